@@ -1,0 +1,148 @@
+"""Byte layouts of what the accelerator reads from memory, declared once.
+
+The compiler packs them, the RTL turns them into structs, the documentation prints them.
+All fields are little-endian and byte aligned.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from hwgate.config import AcceleratorConfig
+
+__all__ = ["Field", "Layout", "Opcode", "descriptor_layout", "header_layout"]
+
+
+class Opcode(IntEnum):
+    """First byte of a descriptor. Zeroed memory is no program."""
+
+    LAYER = 1
+    END = 2
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a layout; ``bits`` is a multiple of eight."""
+
+    name: str
+    bits: int
+    doc: str
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A packed structure, padded with zero bytes to a multiple of ``align`` bytes."""
+
+    name: str
+    fields: tuple[Field, ...]
+    align: int
+
+    @property
+    def bytes(self) -> int:
+        """Size with padding."""
+        used = sum(f.bits for f in self.fields) // 8
+        return -(-used // self.align) * self.align
+
+    def pack(self, values: Mapping[str, int]) -> bytes:
+        """Bytes of a structure; fields that are not named are zero.
+
+        Raises
+        ------
+        KeyError
+            If a name is not a field.
+        ValueError
+            If a value does not fit its field; the sentence names both.
+        """
+        unknown = set(values) - {f.name for f in self.fields}
+        if unknown:
+            raise KeyError(f"The {self.name} has no field {sorted(unknown)[0]!r}; "
+                           f"it has {', '.join(f.name for f in self.fields)}")
+        out = bytearray()
+        for f in self.fields:
+            value = int(values.get(f.name, 0))
+            low = -(1 << (f.bits - 1)) if f.signed else 0
+            high = (1 << (f.bits - f.signed)) - 1
+            if not low <= value <= high:
+                raise ValueError(f"Field {f.name!r} of the {self.name} must be in "
+                                 f"{low}..{high}, not {value}")
+            out += value.to_bytes(f.bits // 8, "little", signed=f.signed)
+        return bytes(out) + bytes(self.bytes - len(out))
+
+    def unpack(self, raw: bytes) -> dict[str, int]:
+        """Inverse of :meth:`pack`."""
+        values, at = {}, 0
+        for f in self.fields:
+            size = f.bits // 8
+            values[f.name] = int.from_bytes(raw[at:at + size], "little", signed=f.signed)
+            at += size
+        return values
+
+    def as_markdown(self) -> str:
+        """Table of byte offsets for the documentation."""
+        rows, at = [], 0
+        for f in self.fields:
+            kind = f"{'i' if f.signed else 'u'}{f.bits}"
+            rows.append(f"| {at} | `{f.name}` | {kind} | {f.doc} |")
+            at += f.bits // 8
+        return "\n".join(["| Byte | Field | Type | Description |", "|---|---|---|---|", *rows])
+
+
+def descriptor_layout() -> Layout:
+    """Descriptor of one layer; a program is a run of them that ends with ``Opcode.END``."""
+    return Layout("layer descriptor", (
+        Field("opcode", 8, "1: run a layer, 2: end of the program"),
+        Field("bank_mode", 8, "1: 1x1 kernel, the nine banks hold nine channel groups of a pixel"),
+        Field("reduce", 8, "1: all pixels accumulate into one psum (folded average pooling)"),
+        Field("relu", 8, "1: outputs clamp at zero"),
+        Field("digest", 32, "configuration digest; another one stops the engine"),
+        Field("pad", 8, "rows and columns of padding on each side, 0..2"),
+        Field("step", 8, "distance of neighbouring windows in pixels, 1..3; 3 in bank mode"),
+        Field("tiles", 16, "tiles (images) of the layer"),
+        Field("in_address", 32, "first byte of the input feature maps"),
+        Field("in_stride", 32, "bytes from one tile's input to the next one's"),
+        Field("in_width", 16, "input pixels of a row"),
+        Field("in_planes", 16, "channel groups of the input"),
+        Field("plane_words", 16, "input pixels of a channel group"),
+        Field("plane_beats", 16, "beats of a channel group"),
+        Field("row_end", 16, "pad + input rows"),
+        Field("col_end", 16, "pad + input columns"),
+        Field("row_words", 16, "window memory words of one row of a bank"),
+        Field("group_words", 16, "window memory words of one channel group (bank mode: of nine)"),
+        Field("out_width", 16, "windows of a row"),
+        Field("out_pixels", 16, "windows of a tile"),
+        Field("out_channels", 16, "output channels: one job each per tile"),
+        Field("slot_words", 16, "output column words of one job"),
+        Field("weights_address", 32, "first byte of the job of output channel 0"),
+        Field("job_stride", 32, "bytes from one job to the next"),
+        Field("cond_offset", 32, "bytes from a job to its conditional blocks"),
+        Field("first_blocks", 16, "base blocks in a job's first request"),
+        Field("first_beats", 16, "beats of a job's first request: header and first base blocks"),
+        Field("out_address", 32, "first byte of the output feature maps"),
+        Field("out_stride", 32, "bytes from one tile's output to the next one's"),
+        Field("out_planes", 16, "channel groups of the output"),
+        Field("out_beats", 16, "beats of an output channel group"),
+        Field("store_width", 16, "pixels of an output row, after pooling"),
+        Field("store_pixels", 16, "pixels of an output channel group, after pooling"),
+        Field("pool", 8, "edge of the max pooling window, and its stride; 1: none"),
+        Field("last_channels", 8, "channels in the last output group, 1..R"),
+    ), align=16)
+
+
+def header_layout(config: AcceleratorConfig) -> Layout:
+    """Header of one job: all that an output channel needs besides its weights."""
+    passes = config.buffers.passes
+    return Layout("job header", (
+        Field("threshold", 32, "the gate opens iff base psum > threshold", signed=True),
+        Field("bias_closed", 32, "added to the psum of a closed pixel", signed=True),
+        Field("bias_open", 32, "added to the psum of an open pixel", signed=True),
+        Field("mult_closed", 16, "fixed-point scale of a closed pixel", signed=True),
+        Field("mult_open", 16, "fixed-point scale of an open pixel", signed=True),
+        Field("mult_residual", 16, "scale of the residual operand", signed=True),
+        Field("shift", 8, "right shift of the requantizer, 1..47"),
+        Field("gated", 8, "1: the last base pass decides, 0: every pixel takes `open`"),
+        Field("base_blocks", 16, "weight blocks of the base path: bits set in its bitmap"),
+        Field("cond_blocks", 16, "weight blocks of the conditional path"),
+        Field("base_bitmap", passes, "channel groups with base weights"),
+        Field("cond_bitmap", passes, "channel groups with conditional weights"),
+    ), align=config.bus.bytes)

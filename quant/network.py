@@ -1,0 +1,137 @@
+"""Integer networks: the representation that golden model, compiler and cost model share."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgate.config import AcceleratorConfig
+
+__all__ = ["Activations", "QuantizedLayer", "QuantizedNetwork"]
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """One integer layer: convolution, gate, requantization and max pooling, in this order.
+
+    Parameters
+    ----------
+    name : str
+        Module path in the PyTorch model.
+    weight : int8 (Co, Ci, K, K)
+        K is 3 or 1.
+    base : bool (Co, Ci)
+        Input channels that belong to the base path of each output channel; all true if ungated.
+    threshold : int64 (Co,) or None
+        A gate opens iff the base psum is greater. None for an ungated layer.
+    bias, mult : int64 (Co, 2)
+        Requantization for closed (0) and open (1) pixels; an ungated layer uses ``open``.
+    shift : int64 (Co,)
+    in_shape : (Ci, H, W)
+        Input of one image.
+    padding, stride : int
+    relu : bool
+        Outputs clamp at zero.
+    pool : int
+        Edge and stride of the max pooling after the layer; 1 for none. Remainders are dropped.
+    reduce : bool
+        Sum all pixels' psums into one before requantization: average pooling folded into a
+        linear layer, whose kernel is 1x1.
+    in_scale, out_scale : float
+        Real value of one step of the input and the output.
+    """
+
+    name: str
+    weight: NDArray[np.int8]
+    base: NDArray[np.bool_]
+    threshold: NDArray[np.int64] | None
+    bias: NDArray[np.int64]
+    mult: NDArray[np.int64]
+    shift: NDArray[np.int64]
+    in_shape: tuple[int, int, int]
+    padding: int = 0
+    stride: int = 1
+    relu: bool = True
+    pool: int = 1
+    reduce: bool = False
+    in_scale: float = 1.0
+    out_scale: float = 1.0
+
+    @property
+    def gated(self) -> bool:
+        return self.threshold is not None
+
+    @property
+    def kernel(self) -> int:
+        return self.weight.shape[2]
+
+    @property
+    def conv_shape(self) -> tuple[int, int, int]:
+        """(Co, Ho, Wo) of the convolution, before summing or pooling pixels."""
+        _, height, width = self.in_shape
+        grow = 2 * self.padding - self.kernel
+        return (self.weight.shape[0], (height + grow) // self.stride + 1,
+                (width + grow) // self.stride + 1)
+
+    @property
+    def decision_shape(self) -> tuple[int, int, int]:
+        """(Co, H, W) of psums, decisions and requantized values, before max pooling."""
+        channels, height, width = self.conv_shape
+        return (channels, 1, 1) if self.reduce else (channels, height, width)
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(Co, H, W) of the layer's output."""
+        channels, height, width = self.decision_shape
+        return channels, height // self.pool, width // self.pool
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image with every gate open."""
+        channels, height, width = self.conv_shape
+        return channels * height * width * self.weight[0].size
+
+    @cached_property
+    def base_macs(self) -> int:
+        """Multiply-accumulates of one image with every gate closed."""
+        _, height, width = self.conv_shape
+        return height * width * int(self.base.sum()) * self.kernel**2
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one layer computes for a batch of N images.
+
+    Parameters
+    ----------
+    output : int8 (N, Co, H, W)
+        After max pooling.
+    psum : int64 (N, Co, H, W)
+        Final partial sums, before requantization and pooling.
+    decision : bool (N, Co, H, W)
+        True where the gate opened; all true for an ungated layer.
+    """
+
+    output: NDArray[np.int8]
+    psum: NDArray[np.int64]
+    decision: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class QuantizedNetwork:
+    """Integer golden model of a whole network for one accelerator configuration.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    layers : tuple of QuantizedLayer
+        Each feeds the next one.
+    image_mean, image_std : float or (C,) array
+        Normalization of a float image before quantization with ``layers[0].in_scale``.
+    """
+
+    config: AcceleratorConfig
+    layers: tuple[QuantizedLayer, ...]
+    image_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    image_std: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))

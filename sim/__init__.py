@@ -1,0 +1,1 @@
+"""Verilator runner, cocotb benches, bus and memory models."""
