@@ -140,7 +140,8 @@ class MemoryTiming:
     write_latency : int
         Cycles from the last data handshake of a burst to its response, at least 1.
     beat_interval : int
-        Cycles per beat of each of the two data channels: 1 is the full bus width every cycle.
+        Cycles per beat of the read channel: 1 is the full bus width every cycle. Writes are
+        taken as they come.
     """
 
     read_latency: int = 30

@@ -105,6 +105,7 @@ def descriptor_layout() -> Layout:
         Field("in_planes", 16, "channel groups of the input"),
         Field("plane_words", 16, "input pixels of a channel group"),
         Field("plane_beats", 16, "beats of a channel group"),
+        Field("tile_beats", 32, "beats of a tile: all its channel groups"),
         Field("row_end", 16, "pad + input rows"),
         Field("col_end", 16, "pad + input columns"),
         Field("row_words", 16, "window memory words of one row of a bank"),
@@ -124,6 +125,7 @@ def descriptor_layout() -> Layout:
         Field("out_beats", 16, "beats of an output channel group"),
         Field("store_width", 16, "pixels of an output row, after pooling"),
         Field("store_pixels", 16, "pixels of an output channel group, after pooling"),
+        Field("pool_words", 16, "pool x out_width: windows of the rows that one output row pools"),
         Field("pool", 8, "edge of the max pooling window, and its stride; 1: none"),
         Field("last_channels", 8, "channels in the last output group, 1..R"),
     ), align=16)

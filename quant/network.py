@@ -1,14 +1,16 @@
 """Integer networks: the representation that golden model, compiler and cost model share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.config import AcceleratorConfig
+from hwgate.errors import UserError
 
-__all__ = ["Activations", "QuantizedLayer", "QuantizedNetwork"]
+__all__ = ["Activations", "QuantizedLayer", "QuantizedNetwork", "check_images"]
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,76 @@ class QuantizedNetwork:
     layers: tuple[QuantizedLayer, ...]
     image_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     image_std: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
+
+    def quantize_images(self, images: Any) -> NDArray[np.int8]:
+        """Input integers of a batch of images.
+
+        Parameters
+        ----------
+        images : float or int8 (N, C, H, W)
+            NumPy array or torch tensor on the CPU. Floats are normalized, divided by the input
+            scale, rounded half to even and clamped; int8 is taken as quantized already.
+
+        Returns
+        -------
+        int8 (N, C, H, W)
+
+        Raises
+        ------
+        UserError
+            For a wrong type, an empty batch, a wrong shape or a value out of range.
+        """
+        shape = self.layers[0].in_shape
+        low, high = self.config.formats.limits(self.config.formats.activation)
+        values = check_images(images, shape)
+        if values.dtype == np.int8:
+            if values.min() < low or values.max() > high:
+                raise UserError(f"Quantized images must be in {low}..{high}, "
+                                f"not {values.min()}..{values.max()}")
+            return np.ascontiguousarray(values)
+        mean, std = (np.reshape(v, (-1, 1, 1)) for v in (self.image_mean, self.image_std))
+        steps = np.rint((values.astype(np.float64) - mean) / std / self.layers[0].in_scale)
+        return np.clip(steps, low, high).astype(np.int8)
+
+    def run(self, images: Any) -> tuple[Activations, ...]:
+        """What every layer computes for a batch (see :meth:`quantize_images`), in order."""
+        from .golden import run_layer  # it builds on the types of this module
+
+        results: list[Activations] = []
+        x = self.quantize_images(images)
+        for layer in self.layers:
+            results.append(run_layer(layer, x, self.config.formats))
+            x = results[-1].output
+        return tuple(results)
+
+    def __call__(self, images: Any) -> NDArray[np.int8]:
+        """Outputs of the last layer, flat: int8 logits (N, classes)."""
+        output = self.run(images)[-1].output
+        return output.reshape(len(output), -1)
+
+    def force_open(self) -> "QuantizedNetwork":
+        """The dense network: no gates, the same weights, the parameters of open pixels."""
+        return replace(self, layers=tuple(
+            replace(layer, threshold=None, base=np.ones_like(layer.base))
+            for layer in self.layers))
+
+
+def check_images(images: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
+    """``images`` as a NumPy array of float or int8 (N, *shape), N >= 1.
+
+    Raises
+    ------
+    UserError
+        One sentence, for a wrong type, shape or value, or an empty batch.
+    """
+    values = np.asarray(images.detach() if hasattr(images, "detach") else images)
+    if values.dtype != np.int8 and not np.issubdtype(values.dtype, np.floating):
+        raise UserError(f"Images must be float or int8, not {values.dtype}")
+    if values.ndim != 4 or values.shape[1:] != tuple(shape):
+        raise UserError(f"Images must have the shape (N, {', '.join(map(str, shape))}), "
+                        f"not {values.shape}")
+    if len(values) == 0:
+        raise UserError("A batch must have at least one image, not 0")
+    if not np.isfinite(values).all():
+        raise UserError("Images must be finite, not NaN or infinite")
+    return values

@@ -1,0 +1,65 @@
+# Every command sets up all it needs in .venv, once, with the versions of constraints.txt.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LINKS := build/typing/hwgate
+
+.PHONY: help demo test bench lint docs clean
+
+help:
+	@echo "make demo   from a gated network to a verified accelerator (ARGS='--images 64', ...)"
+	@echo "make test   all tests (ARGS='-m \"not slow\"', ...)"
+	@echo "make bench  utilisation of dense layers, beside published figures"
+	@echo "make lint   style and types"
+	@echo "make docs   the tables of docs/ that come from the code"
+	@echo "make clean  removes build/ and .venv/"
+
+demo: $(STAMP)
+	@$(BIN)/hwgate demo $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)
+	@$(BIN)/python -m hwgate.bench $(ARGS)
+
+# mypy cannot follow setup.py's mapping of the top-level folders; links lay them out for it.
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/python -m hwgate.docs_gen --check
+	@rm -rf build/typing && mkdir -p $(LINKS)
+	@ln -s $(CURDIR)/hwgate/* $(CURDIR)/rtl $(CURDIR)/quant $(CURDIR)/sim $(LINKS)/
+	@$(BIN)/mypy
+
+docs: $(STAMP)
+	@$(BIN)/python -m hwgate.docs_gen
+
+clean:
+	rm -rf build $(VENV)
+
+# The stamp comes last, so a set-up that fails is repeated.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@rm -f $@; \
+	python=; \
+	for p in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	    if command -v $$p >/dev/null 2>&1 && $$p -c 'import ensurepip, sys, venv; \
+	sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python=$$p; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "hwgate needs Python 3.11 or newer with venv (Debian, Ubuntu: apt install python3-venv)" >&2; \
+	    exit 1; \
+	fi; \
+	found=; \
+	for c in $${CXX:-c++ g++ clang++}; do \
+	    if command -v $$c >/dev/null 2>&1; then found=$$c; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "hwgate needs a C++ compiler (Debian, Ubuntu: apt install g++)" >&2; \
+	    exit 1; \
+	fi; \
+	echo "Setting up $(VENV) (once; PyTorch is large)"; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV) || exit 1; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check \
+	    --constraint constraints.txt --editable '.[test]' || exit 1; \
+	touch $@

@@ -1,0 +1,259 @@
+"""Channel-gated layers for PyTorch (Hua et al., "Channel Gating Neural Networks", NeurIPS 2019)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hwgate.errors import UserError
+
+__all__ = ["ChannelShuffle", "GatedConv2d", "LayerMacs", "MacSummary", "force_open", "gated_layers",
+           "mac_summary", "parameter_groups", "threshold_loss"]
+
+
+class _Step(torch.autograd.Function):
+    """``u > 0`` forward, the gradient of ``sigmoid(alpha * u)`` backward."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, alpha: float, sparse: bool) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.alpha, ctx.sparse = alpha, sparse
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (u,), (grad,) = ctx.saved_tensors, grads
+        soft = torch.sigmoid(ctx.alpha * u)
+        out = grad * ctx.alpha * soft * (1 - soft)
+        return (out * (u > 0) if ctx.sparse else out), None, None
+
+
+class GatedConv2d(nn.Conv2d):
+    """Drop-in for the ``Conv2d`` of a Conv-BN-ReLU block that skips work where it can.
+
+    The base path ``yp`` sums 1/G of the input channels. Per output activation, a gate opens iff
+    ``(yp - mean) / sqrt(var + eps) > delta[c]``, strictly; only there is the conditional path
+    ``yr``, the other channels, added: ``y = yp + d * yr``. Mean and variance are those of an
+    affine-free batch norm of ``yp``; ``delta`` is learned.
+
+    The gradient of the decision is that of ``sigmoid(alpha * (norm(yp) - delta))``, with
+    ``dL/dd = dL/dy * yr``.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, bias
+        As for ``Conv2d``; without a bias by default, since a batch norm follows. A bias is added
+        to open and closed activations alike and is not seen by the gate.
+    gate_groups : int
+        G; divides ``in_channels``, and ``out_channels`` if ``grouping``. At least 2.
+    grouping : bool
+        Output group i has input group i as its base path, instead of group 0 for all.
+    alpha : float
+        Steepness of the surrogate gradient, positive.
+    sparse_bp : bool
+        No gradient flows through closed gates.
+
+    Attributes
+    ----------
+    delta : Parameter (out_channels,)
+        Thresholds on normalized base partial sums, initially 0.
+    base : bool tensor (out_channels, in_channels)
+        Input channels of the base path of each output channel.
+    force_open : bool
+        Open every gate: the layer is then an ordinary convolution with the same weights.
+    decision : bool tensor (N, out_channels, H, W) or None
+        Decisions of the last forward pass.
+
+    Raises
+    ------
+    UserError
+        For a group count that does not divide the channels, or an alpha that is not positive.
+    """
+
+    decision: Tensor | None
+    base: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
+                 stride: int | tuple[int, int] = 1, padding: int | str | tuple[int, int] = 0,
+                 bias: bool = False, *, gate_groups: int = 4, grouping: bool = False,
+                 alpha: float = 2.0, sparse_bp: bool = False) -> None:
+        if gate_groups < 2:
+            raise UserError(f"Gate group count must be at least 2, not {gate_groups!r}")
+        if in_channels % gate_groups:
+            raise UserError(f"Gate group count must divide the {in_channels} input channels, "
+                            f"which {gate_groups} does not")
+        if grouping and out_channels % gate_groups:
+            raise UserError(f"Gate group count must divide the {out_channels} output channels of "
+                            f"a grouped gate, which {gate_groups} does not")
+        if not alpha > 0:
+            raise UserError(f"Alpha of a gate must be positive, not {alpha!r}")
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        self.gate_groups, self.grouping = gate_groups, grouping
+        self.alpha, self.sparse_bp = alpha, sparse_bp
+        self.gate_norm = nn.BatchNorm2d(out_channels, affine=False)
+        self.delta = nn.Parameter(torch.zeros(out_channels))
+        inputs = torch.arange(in_channels) * gate_groups // in_channels
+        outputs = torch.arange(out_channels) * gate_groups // out_channels
+        self.register_buffer("base", inputs == (outputs if grouping else 0 * outputs)[:, None],
+                             persistent=False)
+        self.force_open = False
+        self.decision = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, Ci, H, W) to (N, Co, Ho, Wo); records :attr:`decision`."""
+        base, conditional = self._paths(input)
+        if self.force_open:
+            self.decision = torch.ones_like(base, dtype=torch.bool)
+            out = base + conditional
+        else:
+            margin = self.gate_norm(base) - self.delta[:, None, None]
+            opened = _Step.apply(margin, self.alpha, self.sparse_bp)
+            self.decision = opened.detach() > 0
+            out = base + opened * conditional
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+    def _paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Partial sums of the base and of the conditional path."""
+        groups, width = self.gate_groups, self.in_channels // self.gate_groups
+        if self.grouping:
+            blocks = self.weight.unflatten(0, (groups, -1)).unflatten(2, (groups, width))
+            diagonal = torch.cat([blocks[i, :, i] for i in range(groups)])
+            rest = self.weight * ~self.base[:, :, None, None]
+            return self._convolve(x, diagonal, groups), self._convolve(x, rest)
+        return (self._convolve(x[:, :width], self.weight[:, :width]),
+                self._convolve(x[:, width:], self.weight[:, width:]))
+
+    def _convolve(self, x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
+        return F.conv2d(x, weight, None, self.stride, self.padding, groups=groups)
+
+    @property
+    def density(self) -> float:
+        """Share of open decisions in the last forward pass; 1 before the first."""
+        return 1.0 if self.decision is None else float(self.decision.float().mean())
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, gate_groups={self.gate_groups}, grouping={self.grouping}"
+
+
+class ChannelShuffle(nn.Module):
+    """Interleaves the channels of ``groups`` groups: channel i of group g becomes i*groups + g.
+
+    Between grouped gated layers, so that information crosses groups. Free in hardware.
+
+    Parameters
+    ----------
+    groups : int
+        Must divide the channels of the input.
+    """
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}"
+
+
+def gated_layers(model: nn.Module) -> Iterator[tuple[str, GatedConv2d]]:
+    """Module path and layer of each gated convolution of a model."""
+    for name, module in model.named_modules():
+        if isinstance(module, GatedConv2d):
+            yield name, module
+
+
+def force_open(model: nn.Module, opened: bool = True) -> nn.Module:
+    """Set ``force_open`` of all gated layers of a model, and return the model."""
+    for _, layer in gated_layers(model):
+        layer.force_open = opened
+    return model
+
+
+def threshold_loss(model: nn.Module, target: float) -> Tensor:
+    """``sum over layers and channels of (delta_c - target)^2``, without its factor lambda.
+
+    Raising the target closes gates: it trades accuracy for speed.
+    """
+    terms = [(layer.delta - target).square().sum() for _, layer in gated_layers(model)]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for an optimizer: weights with decay, thresholds and 1-D parameters without."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+
+
+@dataclass(frozen=True)
+class LayerMacs:
+    """Multiply-accumulates of one layer over a batch: with every gate open, and as decided."""
+
+    name: str
+    dense: int
+    done: int
+
+
+@dataclass(frozen=True)
+class MacSummary:
+    """Multiply-accumulates of a model over a batch, layer by layer in the order they ran."""
+
+    layers: tuple[LayerMacs, ...]
+
+    @property
+    def dense(self) -> int:
+        return sum(layer.dense for layer in self.layers)
+
+    @property
+    def done(self) -> int:
+        return sum(layer.done for layer in self.layers)
+
+    @property
+    def reduction(self) -> float:
+        """Dense MACs / MACs done; 1 for a model without layers that multiply."""
+        return self.dense / self.done if self.done else 1.0
+
+
+def mac_summary(model: nn.Module, images: Tensor) -> MacSummary:
+    """Multiply-accumulates of a model in evaluation mode over a batch of images.
+
+    A convolution costs ``Co*Ho*Wo*K*K*Ci/groups`` per image; of a gated one the base path always,
+    the conditional path per open decision. Linear layers count, batch norms and pools do not.
+    """
+    found: list[LayerMacs] = []
+
+    def record(name: str, module: nn.Module, output: Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            macs = output.numel() * module.in_features
+            found.append(LayerMacs(name, macs, macs))
+            return
+        assert isinstance(module, nn.Conv2d)
+        dense = output.numel() * module.weight[0].numel()
+        done = dense
+        if isinstance(module, GatedConv2d):
+            assert module.decision is not None
+            taps = module.weight[0, 0].numel()
+            per_channel = output.numel() // module.out_channels
+            opened = module.decision.sum(dim=(0, 2, 3))
+            done = taps * (int(module.base.sum()) * per_channel
+                           + int((opened * (~module.base).sum(dim=1)).sum()))
+        found.append(LayerMacs(name, dense, done))
+
+    hooks = [module.register_forward_hook(lambda m, _, y, name=name: record(name, m, y))
+             for name, module in model.named_modules()
+             if isinstance(module, (nn.Conv2d, nn.Linear))]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return MacSummary(tuple(found))

@@ -1,0 +1,106 @@
+"""Integer golden model of one layer, written from the numeric contract (architecture, section 2).
+
+Pure functions of integers. What a whole network computes is :meth:`QuantizedNetwork.run`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgate.config import FormatConfig
+
+from .gate import decide
+from .network import Activations, QuantizedLayer
+from .requantize import requantize
+
+__all__ = ["base_psum", "convolve", "max_pool", "output_limits", "psum_bound", "run_layer"]
+
+#: Integers up to here are exact in float64, whose matrix product is fast.
+_EXACT = 1 << 53
+
+
+def convolve(x: NDArray[np.int8], weight: NDArray[np.int8], padding: int = 0,
+             stride: int = 1) -> NDArray[np.int64]:
+    """Exact cross-correlation with zero padding.
+
+    Parameters
+    ----------
+    x : int8 (N, Ci, H, W)
+    weight : int8 (Co, Ci, K, K)
+    padding, stride : int
+
+    Returns
+    -------
+    int64 (N, Co, Ho, Wo)
+        ``Ho = (H + 2*padding - K) // stride + 1``, likewise ``Wo``.
+    """
+    kernel = weight.shape[2]
+    assert weight[0].size * (1 << 14) < _EXACT
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
+    sums = np.tensordot(windows[:, :, ::stride, ::stride], weight.astype(np.float64),
+                        axes=((1, 4, 5), (1, 2, 3)))
+    return np.moveaxis(sums, 3, 1).astype(np.int64)
+
+
+def max_pool(x: NDArray[np.int8], edge: int) -> NDArray[np.int8]:
+    """Maxima of disjoint ``edge`` x ``edge`` squares of (N, C, H, W); remainders are dropped."""
+    count, channels, height, width = x.shape
+    rows, columns = height // edge, width // edge
+    squares = x[:, :, :rows * edge, :columns * edge]
+    return squares.reshape(count, channels, rows, edge, columns, edge).max(axis=(3, 5))
+
+
+def output_limits(layer: QuantizedLayer, formats: FormatConfig) -> tuple[int, int]:
+    """Smallest and largest output of a layer: those of the format, from zero after a ReLU."""
+    low, high = formats.limits(formats.activation)
+    return (0 if layer.relu else low), high
+
+
+def psum_bound(layer: QuantizedLayer, formats: FormatConfig) -> NDArray[np.int64]:
+    """Magnitude (Co,) that no partial sum of a layer exceeds, whatever the input and the order."""
+    largest = -formats.limits(formats.activation)[0]
+    _, height, width = layer.conv_shape
+    pixels = height * width if layer.reduce else 1
+    return np.abs(layer.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * largest * pixels
+
+
+def base_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Partial sums (N, Co, H, W) of the base path: what the gate of a layer sees."""
+    return _psum(layer, x, layer.weight * layer.base[:, :, None, None])
+
+
+def run_layer(layer: QuantizedLayer, x: NDArray[np.int8],
+              formats: FormatConfig = FormatConfig()) -> Activations:
+    """All that one layer computes: convolution, gate, requantization and max pooling.
+
+    Parameters
+    ----------
+    layer : QuantizedLayer
+    x : int8 (N, Ci, H, W)
+        ``x.shape[1:]`` is ``layer.in_shape``.
+    formats : FormatConfig
+        Its activation width sets the clamp.
+
+    Returns
+    -------
+    Activations
+    """
+    assert x.dtype == np.int8 and x.shape[1:] == layer.in_shape, (x.dtype, x.shape)
+    psum = _psum(layer, x, layer.weight)
+    decision = np.ones(psum.shape, bool)
+    if layer.threshold is not None:
+        base = base_psum(layer, x)
+        decision = decide(base, layer.threshold[:, None, None])
+        psum = np.where(decision, psum, base)
+    bias, mult = (np.where(decision, values[:, 1, None, None], values[:, 0, None, None])
+                  for values in (layer.bias, layer.mult))
+    low, high = output_limits(layer, formats)
+    output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high).astype(np.int8)
+    return Activations(max_pool(output, layer.pool), psum, decision)
+
+
+def _psum(layer: QuantizedLayer, x: NDArray[np.int8],
+          weight: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Convolution with ``weight`` in place of the layer's, summed over pixels if it reduces."""
+    psum = convolve(x, weight, layer.padding, layer.stride)
+    return psum.sum(axis=(2, 3), keepdims=True) if layer.reduce else psum

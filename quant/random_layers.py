@@ -1,0 +1,205 @@
+"""Random small networks for hardware tests, with both outcomes of every gate by construction."""
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgate.config import TAPS, AcceleratorConfig
+
+from .golden import base_psum, psum_bound, run_layer
+from .network import QuantizedLayer, QuantizedNetwork
+from .requantize import SHIFTS
+
+__all__ = ["DENSITIES", "Limits", "fits", "random_images", "random_network"]
+
+#: How the gates of a layer decide: all closed; all open; some of each in every channel, with
+#: ties; thresholds at the limits of their 32 bits; one of these drawn for every channel.
+DENSITIES = ("closed", "open", "mixed", "extremes", "any")
+
+_INT32 = (-(1 << 31), (1 << 31) - 1)
+_CALIBRATION = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Largest random network: layers, rows or columns of the input, channels of any layer."""
+
+    layers: int = 3
+    size: int = 10
+    channels: int = 24
+
+
+def fits(layer: QuantizedLayer, config: AcceleratorConfig) -> bool:
+    """Whether one image of a layer fits the buffers of ``config`` without tiling."""
+    channels, height, width = layer.in_shape
+    out_channels, out_height, out_width = layer.conv_shape
+    if min(layer.out_shape) < 1 or min(layer.conv_shape) < 1:
+        return False
+    buffers, groups = config.buffers, ceil(channels / config.channels)
+    if layer.kernel == 1:
+        words = height * width * ceil(groups / TAPS)
+    else:
+        rows, columns = height + 2 * layer.padding, width + 2 * layer.padding
+        words = ceil(rows / 3) * ceil(columns / 3) * groups
+    pixels = out_height * out_width
+    out_words = ceil(out_channels / config.lanes) * ceil(pixels / config.beat_pixels)
+    return (words <= buffers.window_words and pixels <= buffers.pixels
+            and out_words <= buffers.output_words and groups <= buffers.passes)
+
+
+def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
+                   layers: int | None = None, gated: bool | None = None,
+                   density: str | None = None, reduce: bool | None = None,
+                   limits: Limits = Limits()) -> QuantizedNetwork:
+    """A random network that the accelerator can run.
+
+    Layers are 3x3 convolutions of random size, padding, pooling and ReLU; base paths are whole
+    channel groups, the first ones, a block diagonal, or any. Requantization uses the range of
+    the outputs, with some factors negative, some channels at the limits of their fields.
+
+    Parameters
+    ----------
+    rng : numpy Generator
+    config : AcceleratorConfig
+    layers : int, optional
+        Number of layers.
+    gated : bool, optional
+        Whether layers are gated; one with a single channel group has no conditional path and
+        never is.
+    density : str, optional
+        One of :data:`DENSITIES`, for all gated layers.
+    reduce : bool, optional
+        Whether the last layer is a 1x1 layer that sums its pixels.
+    limits : Limits
+
+    Notes
+    -----
+    What is not given is drawn, afresh for every layer.
+    """
+    count = int(rng.integers(1, limits.layers + 1)) if layers is None else layers
+    last_reduces = bool(rng.random() < 0.4) if reduce is None else reduce
+    channels = _size(rng, limits.channels)
+    if gated and channels <= config.channels:
+        channels = min(limits.channels, channels + config.channels)
+    shape = (channels, _size(rng, limits.size), _size(rng, limits.size))
+    x = _images(rng, config, (_CALIBRATION, *shape))
+    made: list[QuantizedLayer] = []
+    for index in range(count):
+        final = last_reduces and index == count - 1
+        layer = _shape_layer(rng, config, f"layer{index}", x.shape[1:], final, limits)
+        if layer is None:  # the maps have become too small for another layer
+            break
+        gates = bool(rng.random() < 0.75) if gated is None else gated
+        if gates and not layer.reduce:
+            layer = _gate(rng, config, layer, x, density or str(rng.choice(DENSITIES)))
+        layer = _scale(rng, config, layer, x)
+        made.append(layer)
+        x = run_layer(layer, x, config.formats).output
+    if not made:
+        return random_network(rng, config, layers=layers, gated=gated, density=density,
+                              reduce=reduce, limits=limits)
+    return QuantizedNetwork(config, tuple(made))
+
+
+def random_images(rng: np.random.Generator, network: QuantizedNetwork, n: int) -> NDArray[np.int8]:
+    """``n`` random inputs of a random network: int8 over the whole range, a third zeros."""
+    return _images(rng, network.config, (n, *network.layers[0].in_shape))
+
+
+def _size(rng: np.random.Generator, largest: int) -> int:
+    return int(rng.integers(1, largest + 1))
+
+
+def _images(rng: np.random.Generator, config: AcceleratorConfig,
+            shape: tuple[int, ...]) -> NDArray[np.int8]:
+    low, high = config.formats.limits(config.formats.activation)
+    values = rng.integers(low, high + 1, shape) * (rng.random(shape) < 2 / 3)
+    return values.astype(np.int8)
+
+
+def _shape_layer(rng: np.random.Generator, config: AcceleratorConfig, name: str,
+                 in_shape: tuple[int, ...], reduce: bool,
+                 limits: Limits) -> QuantizedLayer | None:
+    """An ungated layer that fits, with random weights and trivial requantization, or None."""
+    channels, height, width = in_shape
+    for _ in range(100):
+        outputs = _size(rng, limits.channels)
+        kernel, padding = (1, 0) if reduce else (3, int(rng.integers(2)))
+        pool = 1 if reduce else int(rng.choice([1, 1, 2, 3]))
+        if min(height, width) + 2 * padding < kernel:
+            continue
+        layer = QuantizedLayer(
+            name, np.ones((outputs, channels, kernel, kernel), np.int8),
+            np.ones((outputs, channels), bool), None,
+            np.zeros((outputs, 2), np.int64), np.ones((outputs, 2), np.int64),
+            np.ones(outputs, np.int64), (channels, height, width), padding=padding,
+            relu=not reduce and bool(rng.random() < 0.7), pool=pool, reduce=reduce)
+        if fits(layer, config):
+            return replace(layer, weight=_weights(rng, config, layer))
+    return None
+
+
+def _weights(rng: np.random.Generator, config: AcceleratorConfig,
+             layer: QuantizedLayer) -> NDArray[np.int8]:
+    """Weights over the whole range, or over as much of it as the accumulator can take."""
+    room = (1 << (config.formats.accumulator - 1)) - 1
+    ones = int(psum_bound(layer, config.formats).max())
+    largest = min(config.formats.limits(config.formats.weight)[1], room // ones)
+    return rng.integers(-largest, largest + 1, layer.weight.shape).astype(np.int8)
+
+
+def _gate(rng: np.random.Generator, config: AcceleratorConfig, layer: QuantizedLayer,
+          x: NDArray[np.int8], density: str) -> QuantizedLayer:
+    """The layer with a base path and thresholds, if it has two channel groups or more."""
+    outputs, channels = layer.base.shape
+    groups = ceil(channels / config.channels)
+    if groups < 2:
+        return layer
+    kind, parts = rng.choice(["first", "diagonal", "any"]), min(int(rng.choice([2, 4])), groups)
+    slices = np.array_split(np.arange(groups), parts)
+    base_groups = np.zeros((outputs, groups), bool)
+    for output in range(outputs):
+        if kind == "any":
+            chosen = rng.permutation(groups)[:int(rng.integers(1, groups))]
+        else:
+            chosen = slices[0 if kind == "first" else output * parts // outputs]
+        base_groups[output, chosen] = True
+    base = np.repeat(base_groups, config.channels, axis=1)[:, :channels]
+    layer = replace(layer, base=base, threshold=np.zeros(outputs, np.int64))
+    return replace(layer, threshold=_thresholds(rng, base_psum(layer, x), density))
+
+
+def _thresholds(rng: np.random.Generator, psums: NDArray[np.int64],
+                density: str) -> NDArray[np.int64]:
+    """One threshold per channel of (N, Co, H, W) base psums."""
+    out = np.zeros(psums.shape[1], np.int64)
+    for channel in range(len(out)):
+        values = np.sort(psums[:, channel].ravel())
+        kind = str(rng.choice(DENSITIES[:-1])) if density == "any" else density
+        out[channel] = {
+            "closed": values[-1] if rng.random() < 0.3 else _INT32[1],
+            "open": values[0] - 1 if rng.random() < 0.3 else _INT32[0],
+            "mixed": values[int(rng.integers(len(values)))],
+            "extremes": rng.choice([_INT32[0], _INT32[0] + 1, _INT32[1] - 1, _INT32[1], -1, 0]),
+        }[kind]
+    return out
+
+
+def _scale(rng: np.random.Generator, config: AcceleratorConfig, layer: QuantizedLayer,
+           x: NDArray[np.int8]) -> QuantizedLayer:
+    """The layer with requantization that spreads outputs over their range."""
+    outputs = layer.weight.shape[0]
+    spread = max(run_layer(layer, x, config.formats).psum.std(), 1.0)
+    low, high = config.formats.limits(config.formats.multiplier)
+    mult = rng.integers(high // 2, high + 1, (outputs, 2)) * rng.choice([1, 1, 1, -1], (outputs, 2))
+    steps = config.formats.limits(config.formats.activation)[1] / 2
+    places = np.log2(spread * high / steps) + rng.uniform(-1, 1, outputs)
+    shift = np.clip(np.rint(places), *SHIFTS).astype(np.int64)
+    bias = np.rint(rng.normal(0, spread, (outputs, 2))).astype(np.int64)
+    extreme = rng.random(outputs) < 0.1
+    mult[extreme] = rng.choice([low, -1, 0, 1, high], (int(extreme.sum()), 2))
+    bias[extreme] = rng.choice([_INT32[0], -1, 0, 1, _INT32[1]], (int(extreme.sum()), 2))
+    shift[extreme] = rng.choice([SHIFTS[0], 16, SHIFTS[1]], int(extreme.sum()))
+    return replace(layer, mult=mult.astype(np.int64), bias=bias, shift=shift)

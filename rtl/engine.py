@@ -1,0 +1,161 @@
+"""Engine: the whole accelerator behind its two buses."""
+
+from amaranth import Module, Mux, ResetInserter, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgate.config import AcceleratorConfig
+from hwgate.regs import COUNTER_BITS, counter_names, engine_registers
+from hwgate.results import LANE_COUNTERS, STREAMS
+from hwgate.rtl.axi import axi4_signature, axi_lite_signature
+from hwgate.rtl.lane import Lane, lane_signature
+from hwgate.rtl.loader import Loader
+from hwgate.rtl.reader import Reader
+from hwgate.rtl.regs import RegisterBank
+from hwgate.rtl.sequencer import Sequencer
+from hwgate.rtl.shared import SharedInstance
+from hwgate.rtl.store import Store
+from hwgate.rtl.structs import event_layout
+from hwgate.rtl.unpack import Unpack
+from hwgate.rtl.writer import Writer
+
+__all__ = ["LANE_MODULE", "Engine", "monitor_signature"]
+
+#: Verilog module that all lanes share.
+LANE_MODULE = "hwgate_lane"
+
+
+def monitor_signature(config: AcceleratorConfig) -> wiring.Signature:
+    """Ports for simulation: layer strobe, counters and one event per output and lane."""
+    return wiring.Signature({
+        "layer_done": Out(1),
+        "counters": Out(data.ArrayLayout(COUNTER_BITS, len(counter_names(config)))),
+        "events": Out(data.ArrayLayout(event_layout(), config.lanes))})
+
+
+class Engine(wiring.Component):
+    """Lanes, loader, store and sequencer on one AXI4 manager, controlled through AXI4-Lite.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Members
+    -------
+    m_axi : Out
+        Off-chip memory.
+    s_axil : In
+        Registers, see :func:`hwgate.regs.engine_registers`.
+    irq : Out
+        ``STATUS.done`` while ``CONTROL.irq_enable`` is set.
+    monitor : Out
+        See :func:`monitor_signature`; unconnected on a board.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__({
+            "m_axi": Out(axi4_signature(config)), "s_axil": In(axi_lite_signature()),
+            "irq": Out(1), "monitor": Out(monitor_signature(config))})
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        clear = Signal()
+        clearable = ResetInserter(clear)
+        m.submodules.bank = bank = RegisterBank(engine_registers(config))
+        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.loader = loader = clearable(Loader(config))
+        m.submodules.store = store = clearable(Store(config))
+        m.submodules.unpack = unpack = clearable(Unpack(config))
+        # Priority: descriptors, conditional weights, headers and base weights, windows.
+        conds = range(1, 1 + config.lanes)
+        bases = range(1 + config.lanes, 1 + 2 * config.lanes)
+        windows = 1 + 2 * config.lanes
+        m.submodules.reader = reader = clearable(Reader(config, windows + 1))
+        m.submodules.writer = writer = clearable(Writer(config))
+        lanes = [SharedInstance(lane_signature(config), lambda: Lane(config), LANE_MODULE, clear)
+                 for _ in range(config.lanes)]
+        for n, lane in enumerate(lanes):
+            m.submodules[f"lane{n}"] = lane
+            m.d.comb += lane.lane.eq(n)
+
+        for channels in (reader.bus, writer.bus):
+            for name, member in channels.signature.members.items():
+                port, here = getattr(self.m_axi, name), getattr(channels, name)
+                m.d.comb += port.eq(here) if member.flow is Out else here.eq(port)
+
+        # Requests and their answers.
+        wiring.connect(m, sequencer.o, reader.i[0])
+        wiring.connect(m, loader.o, reader.i[windows])
+        for lane, cond, base in zip(lanes, conds, bases):
+            wiring.connect(m, lane.cond, reader.i[cond])
+            wiring.connect(m, lane.base, reader.i[base])
+            m.d.comb += reader.header[base].eq(lane.header)
+        m.d.comb += [
+            reader.halt.eq(sequencer.halt),
+            sequencer.valid.eq(reader.valid & (reader.source == 0)),
+            sequencer.data.eq(reader.data), sequencer.last.eq(reader.last),
+            loader.valid.eq(reader.valid & (reader.source == windows)),
+            loader.data.eq(reader.data),
+            unpack.valid.eq(reader.valid & (reader.source != 0) & (reader.source != windows)),
+            unpack.data.eq(reader.data), unpack.last.eq(reader.last),
+            unpack.header.eq(reader.o_header)]
+        owner = Signal.like(reader.source)
+        m.d.sync += owner.eq(reader.source)
+        for lane, cond, base in zip(lanes, conds, bases):
+            m.d.comb += [
+                lane.header_valid.eq(unpack.header_valid & (owner == base)),
+                lane.base_valid.eq(unpack.block_valid & (owner == base)),
+                lane.cond_valid.eq(unpack.block_valid & (owner == cond)),
+                lane.job_header.eq(unpack.o_header), lane.block.eq(unpack.o_block)]
+
+        # A layer.
+        for block in (loader, store, *lanes):
+            m.d.comb += [block.start.eq(sequencer.begin), block.layer.eq(sequencer.layer)]
+        for n, lane in enumerate(lanes):
+            m.d.comb += [
+                store.lanes[n].eq(lane.status), loader.lanes[n].eq(lane.status),
+                lane.write.eq(loader.write), lane.progress.loaded_tile.eq(loader.tile),
+                lane.progress.loaded_plane.eq(loader.plane),
+                lane.progress.stored_tile.eq(store.stored_tile),
+                lane.column_address.eq(store.address), store.columns[n].eq(lane.column),
+                self.monitor.events[n].eq(lane.event)]
+        wiring.connect(m, store.o, writer.i)
+        wiring.connect(m, store.beat, writer.beat)
+        m.d.comb += [
+            store.room.eq(writer.room), store.writer_idle.eq(writer.idle),
+            store.halt.eq(sequencer.halt), clear.eq(sequencer.clear),
+            sequencer.start.eq(bank.control__start), sequencer.program.eq(bank.program__address),
+            sequencer.finished.eq(store.finished), sequencer.read_error.eq(reader.error),
+            sequencer.write_error.eq(writer.error),
+            sequencer.quiet.eq(reader.idle & writer.idle & ~store.busy)]
+        wiring.connect(m, wiring.flipped(self.s_axil), bank.bus)
+        m.d.comb += [
+            bank.status__busy.eq(sequencer.busy), bank.status__done.eq(sequencer.done),
+            bank.status__error.eq(sequencer.error), bank.layers__value.eq(sequencer.layers),
+            self.irq.eq(sequencer.done & bank.control__irq_enable),
+            self.monitor.layer_done.eq(sequencer.layer_done)]
+        self._count(m, bank, sequencer, reader, writer, lanes)
+        return m
+
+    def _count(self, m, bank, sequencer, reader, writer, lanes):
+        """Counters of the run: cycles, bytes of each stream, activity of each lane."""
+        beats = {
+            "program": reader.beat & (reader.beat_source == 0),
+            "conditional": reader.beat & (reader.beat_source >= 1)
+            & (reader.beat_source <= len(lanes)),
+            "base": reader.beat & (reader.beat_source > len(lanes))
+            & (reader.beat_source <= 2 * len(lanes)),
+            "windows": reader.beat & (reader.beat_source == 1 + 2 * len(lanes)),
+            "output": writer.bus.wvalid & writer.bus.wready}
+        steps = {"cycles": 1}
+        steps |= {f"bytes_{name}": Mux(beats[name], self.config.bus.bytes, 0) for name in STREAMS}
+        steps |= {f"lane{n}_{name}": lane.activity[bit] for n, lane in enumerate(lanes)
+                  for bit, name in enumerate(LANE_COUNTERS)}
+        for counter, name in zip(self.monitor.counters, counter_names(self.config)):
+            m.d.comb += getattr(bank, f"{name}__value").eq(counter)
+            with m.If(bank.control__start & ~sequencer.busy):
+                m.d.sync += counter.eq(0)
+            with m.Elif(sequencer.busy):
+                m.d.sync += counter.eq(counter + steps[name])

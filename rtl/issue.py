@@ -1,0 +1,183 @@
+"""Issue: starts a lane's passes and sends their windows into the pipeline."""
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgate.config import AcceleratorConfig
+from hwgate.results import LANE_COUNTERS
+from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
+from hwgate.rtl.pixels import PixelCounter
+from hwgate.rtl.structs import descriptor_struct, pixel_layout
+from hwgate.rtl.weights import pass_layout
+
+__all__ = ["ISSUE_LATENCY", "Activity", "Issue", "progress_layout", "tag_layout"]
+
+#: Cycles from starting a pass to its first window at the output.
+ISSUE_LATENCY = 2
+
+#: Index of each lane counter in :attr:`Issue.activity`.
+Activity = {name: n for n, name in enumerate(LANE_COUNTERS)}
+
+
+def progress_layout() -> data.StructLayout:
+    """How far the loader and the store are: complete tiles, and planes of the next one."""
+    return data.StructLayout({"loaded_tile": 16, "loaded_plane": 16, "stored_tile": 16})
+
+
+def tag_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """What travels with a window through the pipeline of a lane.
+
+    ``init`` starts the psum from zero, ``gate`` asks for a decision, ``emit`` makes an output,
+    ``last`` ends its pass, ``swap`` begins it, ``cond`` takes weights of the conditional queue.
+    """
+    return data.StructLayout({
+        "valid": 1, "index": (config.buffers.pixels - 1).bit_length(), "init": 1, "gate": 1,
+        "emit": 1, "last": 1, "swap": 1, "cond": 1, "slot": range(JOBS_ALIVE)})
+
+
+class Issue(wiring.Component):
+    """Runs the passes of one job after another: base passes over all windows of the tile, then
+    conditional passes over the task list, which the first of them reads while the gate still
+    writes it. One window per cycle; a pass that can start does so without a lost cycle.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Members
+    -------
+    start : In
+        A layer begins.
+    layer : In
+        Layer descriptor; stable while the layer runs.
+    jobs, fresh, take, no_more
+        Job slots of :class:`JobFetch`.
+    progress : In
+        See :func:`progress_layout`.
+    base, cond : In(stream)
+        Passes whose weights have arrived.
+    task_count, task_valid, task, task_position, task_clear, task_rewind, task_next
+        The task list.
+    drained : In
+        The last gate pass has made all its decisions.
+    o, pixel, address, half : Out
+        A window's tag, position, group address and half of the window memory.
+    activity : Out
+        One bit per lane counter; exactly one is set in each cycle.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        passes = stream.Signature(pass_layout(config))
+        count = (config.buffers.pixels - 1).bit_length() + 1
+        super().__init__({
+            "start": In(1), "layer": In(descriptor_struct()),
+            "jobs": In(data.ArrayLayout(job_layout(config), JOBS_ALIVE)), "fresh": In(JOBS_ALIVE),
+            "take": Out(JOBS_ALIVE), "no_more": In(1), "progress": In(progress_layout()),
+            "base": In(passes), "cond": In(passes),
+            "task_count": In(count), "task_valid": In(1), "task": In(pixel_layout(config)),
+            "task_position": In(count), "task_clear": Out(1), "task_rewind": Out(1),
+            "task_next": Out(1), "drained": In(1),
+            "o": Out(tag_layout(config)), "pixel": Out(pixel_layout(config)),
+            "address": Out((config.buffers.window_words - 1).bit_length()), "half": Out(1),
+            "activity": Out(len(LANE_COUNTERS))})
+
+    def elaborate(self, platform):
+        m = Module()
+        layer, progress = self.layer, self.progress
+        m.submodules.raster = raster = PixelCounter(self.config)
+
+        # The pass that runs.
+        running, begun, tag = Signal(), Signal(), Signal(tag_layout(self.config))
+        address, half = Signal.like(self.address), Signal()
+        issue_base, issue_cond, last, end = Signal(), Signal(), Signal(), Signal()
+        exhausted = self.drained & (self.task_position == self.task_count)
+        m.d.comb += [
+            issue_base.eq(running & ~tag.cond), issue_cond.eq(running & tag.cond & self.task_valid),
+            last.eq(Mux(tag.cond, self.drained & (self.task_position == self.task_count - 1),
+                        raster.last)),
+            end.eq((issue_base | issue_cond) & last
+                   | running & tag.cond & ~issue_cond & exhausted),
+            self.task_next.eq(issue_cond), raster.next.eq(issue_base),
+            raster.step.eq(layer.step), raster.width.eq(layer.out_width),
+            raster.row_words.eq(layer.row_words), raster.count.eq(layer.out_pixels)]
+
+        # The pass that comes next.
+        slot, cond, index = Signal(range(JOBS_ALIVE)), Signal(), Signal(16)
+        job = self.jobs[slot]
+        head = Mux(cond, self.cond.payload.as_value(), self.base.payload.as_value())
+        head = pass_layout(self.config)(head)
+        weights, windows, output, tasks = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            weights.eq(Mux(cond, self.cond.valid, self.base.valid & ((index != 0) | fresh_bit(
+                self.fresh, slot)))),
+            windows.eq((progress.loaded_tile > job.tile)
+                       | (progress.loaded_tile == job.tile)
+                       & (progress.loaded_plane > head.plane)),
+            output.eq((index != 0) | cond | (job.tile < progress.stored_tile + 2)),
+            tasks.eq(~cond | (index != 0) | (self.task_count != 0))]
+        go, skip, free = Signal(), Signal(), Signal()
+        m.d.comb += [
+            free.eq(~running | end),
+            go.eq(free & weights & windows & output & tasks),
+            skip.eq(free & ~tasks & self.drained & ~running),
+            self.base.ready.eq(go & ~cond), self.cond.ready.eq(go & cond)]
+        blocks = Mux(cond, job.header.cond_blocks, job.header.base_blocks)
+        final, gate = Signal(), Signal()
+        m.d.comb += [final.eq(index + 1 == blocks), gate.eq(final & ~cond & job.header.gated[0])]
+        with m.If(go):
+            m.d.comb += [raster.restart.eq(~cond), self.task_rewind.eq(cond),
+                         self.task_clear.eq(gate),
+                         self.take.eq((~cond & (index == 0)) << slot)]
+            m.d.sync += [
+                running.eq(1), begun.eq(0), address.eq(head.base), half.eq(job.tile[0]),
+                tag.cond.eq(cond), tag.slot.eq(slot), tag.init.eq(~cond & (index == 0)),
+                tag.gate.eq(gate), tag.emit.eq(final & ~gate),
+                index.eq(Mux(final, 0, index + 1))]
+            with m.If(final):
+                m.d.sync += [cond.eq(gate), slot.eq(slot + ~gate)]
+        with m.Else():
+            with m.If(end):
+                m.d.sync += running.eq(0)
+            with m.If(issue_base | issue_cond):
+                m.d.sync += begun.eq(1)
+            with m.If(skip):
+                m.d.sync += [cond.eq(0), slot.eq(slot + 1)]
+        with m.If(self.start):
+            m.d.sync += [slot.eq(0), cond.eq(0), index.eq(0)]
+
+        # Into the pipeline; a layer that reduces keeps one psum and makes one output.
+        pixel = Mux(tag.cond, self.task.as_value(), raster.o.as_value())
+        m.d.sync += [
+            self.o.eq(tag), self.o.valid.eq(issue_base | issue_cond), self.o.last.eq(last),
+            self.o.swap.eq(~begun), self.address.eq(address), self.half.eq(half),
+            self.pixel.eq(pixel), self.o.index.eq(pixel_layout(self.config)(pixel).index)]
+        with m.If(layer.reduce[0]):
+            m.d.sync += [self.o.index.eq(0), self.o.init.eq(tag.init & (raster.o.index == 0)),
+                         self.o.emit.eq(tag.emit & last)]
+
+        name = Signal(range(len(LANE_COUNTERS)))
+        m.d.comb += self.activity.eq(1 << name)
+        with m.If(issue_base):
+            m.d.comb += name.eq(Activity["base"])
+        with m.Elif(issue_cond):
+            m.d.comb += name.eq(Activity["conditional"])
+        with m.Elif(running | ~tasks):
+            m.d.comb += name.eq(Activity["gate"])
+        with m.Elif(~cond & (index == 0) & self.no_more & ~fresh_bit(self.fresh, slot)):
+            m.d.comb += name.eq(Activity["idle"])
+        with m.Elif(~weights):
+            m.d.comb += name.eq(Activity["weights"])
+        with m.Elif(~windows):
+            m.d.comb += name.eq(Activity["windows"])
+        with m.Elif(~output):
+            m.d.comb += name.eq(Activity["output"])
+        with m.Else():
+            m.d.comb += name.eq(Activity["turnaround"])
+        return m
+
+
+def fresh_bit(fresh, slot):
+    """The job in ``slot`` has arrived and not started."""
+    return fresh.bit_select(slot, 1)

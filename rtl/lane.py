@@ -1,0 +1,228 @@
+"""Lane: runs jobs from their weights to the activations in its output column."""
+
+from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgate.config import AcceleratorConfig
+from hwgate.results import LANE_COUNTERS
+from hwgate.rtl.burst import request_layout
+from hwgate.rtl.dot import DotProduct, dot_latency
+from hwgate.rtl.fetch import BlockFetch, JobFetch
+from hwgate.rtl.gate import GATE_LATENCY, Gate
+from hwgate.rtl.issue import ISSUE_LATENCY, Issue, progress_layout
+from hwgate.rtl.pixels import PixelCounter
+from hwgate.rtl.psum import PSUM_LATENCY, PSUM_LOOKUP, PsumMemory
+from hwgate.rtl.requantize import REQUANTIZE_LATENCY, Requantize
+from hwgate.rtl.structs import (block_layout, delay, descriptor_struct, event_layout,
+                                header_struct, status_layout, window_write_layout)
+from hwgate.rtl.tasks import TaskList
+from hwgate.rtl.weights import WeightQueue
+from hwgate.rtl.window import WINDOW_LATENCY, WindowMemory
+
+__all__ = ["Lane", "decision_latency", "lane_signature"]
+
+
+def decision_latency(config: AcceleratorConfig) -> int:
+    """Cycles from starting a pass to the decision on its first window."""
+    return ISSUE_LATENCY + WINDOW_LATENCY + dot_latency(config) + PSUM_LATENCY + GATE_LATENCY
+
+
+def lane_signature(config: AcceleratorConfig) -> wiring.Signature:
+    """Members of :class:`Lane`."""
+    requests = stream.Signature(request_layout(config))
+    return wiring.Signature({
+        "lane": In(range(config.lanes)), "start": In(1), "layer": In(descriptor_struct()),
+        "write": In(window_write_layout(config)), "progress": In(progress_layout()),
+        "base": Out(requests), "header": Out(1), "cond": Out(requests),
+        "header_valid": In(1), "job_header": In(header_struct(config)),
+        "base_valid": In(1), "cond_valid": In(1), "block": In(block_layout(config)),
+        "column_address": In((2 * config.buffers.output_words - 1).bit_length()),
+        "column": Out(8 * config.beat_pixels),
+        "status": Out(status_layout()),
+        "activity": Out(len(LANE_COUNTERS)), "event": Out(event_layout())})
+
+
+class Lane(wiring.Component):
+    """One lane of the array: window memory, 9·R multipliers, psum memory, gate, task list,
+    requantizer and output column.
+
+    Works through its jobs by itself; meets the others only at the read arbiter, at the loader,
+    which frees no half before every lane has left it, and at the store.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Members
+    -------
+    lane : In
+        Index of the lane; constant.
+    start, layer : In
+        A layer begins; its descriptor, stable while it runs.
+    write, progress : In
+        Windows from the loader; how far loader and store are.
+    base, cond : Out(stream)
+        Read requests for a job's base and conditional weights; ``header`` marks those of
+        ``base`` that begin with a job header.
+    header_valid, header, base_valid, cond_valid, block : In
+        The answers, unpacked.
+    column_address, column : In, Out
+        Word of the output column for the store, one cycle later; the address includes the half.
+    status : Out
+        How far the lane is, see :func:`status_layout`.
+    activity : Out
+        One bit per lane counter; exactly one is set in each cycle.
+    event : Out
+        Monitor event.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__(lane_signature(config))
+
+    def elaborate(self, platform):
+        m = Module()
+        config, layer = self.config, self.layer
+        m.submodules.fetch = fetch = JobFetch(config)
+        m.submodules.base_fetch = base_fetch = BlockFetch(config)
+        m.submodules.cond_fetch = cond_fetch = BlockFetch(config)
+        m.submodules.base_queue = base_queue = WeightQueue(config)
+        m.submodules.cond_queue = cond_queue = WeightQueue(config)
+        m.submodules.issue = issue = Issue(config)
+        m.submodules.tasks = tasks = TaskList(config)
+
+        # Weights: fetched, queued, announced to the issue unit.
+        wiring.connect(m, fetch.o, base_fetch.i)
+        wiring.connect(m, wiring.flipped(self.base), base_fetch.o)
+        wiring.connect(m, wiring.flipped(self.cond), cond_fetch.o)
+        wiring.connect(m, base_queue.o, issue.base)
+        wiring.connect(m, cond_queue.o, issue.cond)
+        for queue, fetcher, push in ((base_queue, base_fetch, self.base_valid),
+                                     (cond_queue, cond_fetch, self.cond_valid)):
+            m.d.comb += [
+                queue.push.eq(push), queue.block.eq(self.block), fetcher.swap.eq(queue.swap),
+                queue.group_words.eq(layer.group_words), queue.in_planes.eq(layer.in_planes),
+                queue.bank_mode.eq(layer.bank_mode), fetcher.first_blocks.eq(layer.first_blocks),
+                fetcher.first_beats.eq(layer.first_beats)]
+        done = Signal()
+        m.d.comb += [
+            fetch.lane.eq(self.lane), fetch.start.eq(self.start), fetch.layer.eq(layer),
+            self.header.eq(base_fetch.header), fetch.header_valid.eq(self.header_valid),
+            fetch.header.eq(self.job_header), fetch.done.eq(done), base_queue.load.eq(self.header_valid),
+            base_queue.bitmap.eq(self.job_header.base_bitmap)]
+
+        # Issue.
+        drained = Signal()
+        m.d.comb += [
+            issue.start.eq(self.start), issue.layer.eq(layer), issue.jobs.eq(fetch.jobs),
+            issue.fresh.eq(fetch.fresh), fetch.take.eq(issue.take),
+            issue.no_more.eq(fetch.finished), issue.progress.eq(self.progress),
+            issue.task_count.eq(tasks.count), issue.task_valid.eq(tasks.valid),
+            issue.task.eq(tasks.o), issue.task_position.eq(tasks.position),
+            tasks.clear.eq(issue.task_clear), tasks.rewind.eq(issue.task_rewind),
+            tasks.next.eq(issue.task_next), issue.drained.eq(drained),
+            self.activity.eq(issue.activity)]
+
+        tag, psum, opened = self._datapath(m, issue, base_queue, cond_queue, fetch.jobs)
+        job = fetch.jobs[tag.slot]
+        deciding, emit = Signal(), Signal()
+        m.d.comb += [deciding.eq(tag.valid & tag.gate),
+                     emit.eq(tag.valid & (tag.emit | tag.gate & ~opened))]
+
+        # Decisions come in raster order, so a second counter knows their positions.
+        m.submodules.raster = raster = PixelCounter(config)
+        m.d.comb += [
+            raster.restart.eq(self.start | deciding & tag.last), raster.next.eq(deciding),
+            raster.step.eq(layer.step), raster.width.eq(layer.out_width),
+            raster.row_words.eq(layer.row_words), raster.count.eq(layer.out_pixels),
+            tasks.append.eq(deciding & opened), tasks.pixel.eq(raster.o)]
+        with m.If(issue.task_clear):
+            m.d.sync += drained.eq(0)
+        with m.Elif(deciding & tag.last):
+            m.d.sync += drained.eq(1)
+
+        # The first open gate of a job asks for its conditional weights.
+        m.d.comb += [
+            cond_fetch.i.valid.eq(tasks.append & (tasks.count == 0)),
+            cond_fetch.i.payload.address.eq(job.conditional),
+            cond_fetch.i.payload.blocks.eq(job.header.cond_blocks),
+            cond_queue.load.eq(cond_fetch.i.valid),
+            cond_queue.bitmap.eq(job.header.cond_bitmap)]
+
+        # Outputs: every pixel is emitted once, so counting them ends the job.
+        emitted, job_end = Signal(16), Signal()
+        m.d.comb += job_end.eq(emit & (emitted == Mux(layer.reduce[0], 1, layer.out_pixels) - 1))
+        with m.If(emit):
+            m.d.sync += emitted.eq(Mux(job_end, 0, emitted + 1))
+        m.submodules.requantize = requantize = Requantize(config)
+        m.d.comb += [
+            requantize.psum.eq(psum), requantize.relu.eq(layer.relu[0]),
+            requantize.bias.eq(Mux(opened, job.header.bias_open, job.header.bias_closed)),
+            requantize.mult.eq(Mux(opened, job.header.mult_open, job.header.mult_closed)),
+            requantize.shift.eq(job.header.shift),
+            self.event.valid.eq(emit), self.event.channel.eq(job.channel),
+            self.event.tile.eq(job.tile), self.event.pixel.eq(tag.index),
+            self.event.psum.eq(psum), self.event.decision.eq(opened)]
+        self._column(m, tag, job, emit, requantize.o)
+        finish = delay(m, Cat(job_end, job.tile_last), REQUANTIZE_LATENCY, name="finish")
+        m.d.comb += [done.eq(finish[0]), self.status.absent.eq(layer.out_channels <= self.lane)]
+        with m.If(self.start):
+            m.d.sync += [self.status.tile.eq(0), self.status.jobs.eq(0)]
+        with m.Elif(done):
+            m.d.sync += self.status.jobs.eq(self.status.jobs + 1)
+            with m.If(finish[1]):
+                m.d.sync += [self.status.tile.eq(self.status.tile + 1), self.status.jobs.eq(0)]
+        return m
+
+    def _datapath(self, m, issue, base_queue, cond_queue, jobs):
+        """Window, dot product, psum, gate. Returns (tag, psum, decision) of a window."""
+        config, layer = self.config, self.layer
+        m.submodules.window = window = WindowMemory(config)
+        m.submodules.dot = dot = DotProduct(config)
+        m.submodules.psum = psum = PsumMemory(config)
+        m.submodules.gate = gate = Gate(config)
+        m.d.comb += [
+            window.write.eq(self.write), window.pixel.eq(issue.pixel),
+            window.base.eq(issue.address), window.half.eq(issue.half), window.pad.eq(layer.pad),
+            window.row_end.eq(layer.row_end), window.col_end.eq(layer.col_end),
+            window.row_words.eq(layer.row_words), window.bank_mode.eq(layer.bank_mode)]
+
+        swap = delay(m, issue.o, WINDOW_LATENCY - 1, name="at_swap")
+        weights = Signal(block_layout(config))
+        m.d.comb += [base_queue.swap.eq(swap.valid & swap.swap & ~swap.cond),
+                     cond_queue.swap.eq(swap.valid & swap.swap & swap.cond)]
+        with m.If(base_queue.swap):
+            m.d.sync += weights.eq(base_queue.weights)
+        with m.If(cond_queue.swap):
+            m.d.sync += weights.eq(cond_queue.weights)
+        m.d.comb += [dot.window.eq(window.o), dot.weights.eq(weights), psum.dot.eq(dot.o)]
+
+        lookup = delay(m, swap, 1 + dot_latency(config) - PSUM_LOOKUP, name="at_lookup")
+        m.d.comb += [psum.valid.eq(lookup.valid), psum.pixel.eq(lookup.index),
+                     psum.init.eq(lookup.init)]
+        compare = delay(m, lookup, PSUM_LOOKUP + PSUM_LATENCY, name="at_gate")
+        m.d.comb += [gate.gate.eq(compare.gate), gate.psum.eq(psum.o),
+                     gate.threshold.eq(jobs[compare.slot].header.threshold)]
+        return delay(m, compare, GATE_LATENCY, name="decided"), gate.o_psum, gate.open
+
+    def _column(self, m, tag, job, emit, activation):
+        """Write an activation by pixel address; the store reads whole words."""
+        config = self.config
+        pixels = config.beat_pixels
+        shift = (pixels - 1).bit_length()
+        layout = data.ArrayLayout(unsigned(8), pixels)
+        m.submodules.column = ram = memory.Memory(shape=layout, init=[],
+                                                  depth=2 * config.buffers.output_words)
+        write, read = ram.write_port(granularity=1), ram.read_port()
+        bits = (config.buffers.output_words - 1).bit_length()
+        place = data.StructLayout({"enable": pixels, "word": bits, "half": 1})
+        here = Signal(place)
+        m.d.comb += [
+            here.enable.eq(emit << tag.index[:shift]), here.half.eq(job.tile[0]),
+            here.word.eq(job.column + (tag.index >> shift))]
+        later = delay(m, here, REQUANTIZE_LATENCY, name="place")
+        m.d.comb += [
+            write.en.eq(later.enable), write.addr.eq(Cat(later.word, later.half)),
+            write.data.eq(Cat(activation for _ in range(pixels))),
+            read.addr.eq(self.column_address), read.en.eq(1), self.column.eq(read.data)]

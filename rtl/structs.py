@@ -1,0 +1,71 @@
+"""Structs and strobes that several blocks exchange."""
+
+from amaranth import Module, Signal, signed, unsigned
+from amaranth.lib import data
+
+from hwgate.config import TAPS, AcceleratorConfig
+from hwgate.layouts import Layout, descriptor_layout, header_layout
+
+__all__ = ["block_layout", "delay", "descriptor_struct", "event_layout", "header_struct",
+           "pixel_layout", "status_layout", "window_write_layout"]
+
+
+def _struct(layout: Layout) -> data.StructLayout:
+    padding = 8 * layout.bytes - sum(f.bits for f in layout.fields)
+    members = {f.name: signed(f.bits) if f.signed else unsigned(f.bits) for f in layout.fields}
+    return data.StructLayout(members | ({"padding": padding} if padding else {}))
+
+
+def descriptor_struct() -> data.StructLayout:
+    """Layer descriptor as it lies in memory."""
+    return _struct(descriptor_layout())
+
+
+def header_struct(config: AcceleratorConfig) -> data.StructLayout:
+    """Job header as it lies in memory."""
+    return _struct(header_layout(config))
+
+
+def block_layout(config: AcceleratorConfig) -> data.ArrayLayout:
+    """Weight block, and window: R signed bytes of each of the nine taps."""
+    return data.ArrayLayout(data.ArrayLayout(signed(8), config.channels), TAPS)
+
+
+def pixel_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Position of a window: its number, and its top left corner in the window memory.
+
+    Row y and column x, counted in the padded map, are split into ``y = 3*yq + ym`` and
+    ``x = 3*xq + xm``; ``ya`` is the window memory address of row group ``yq``.
+    """
+    words = (config.buffers.window_words - 1).bit_length()
+    return data.StructLayout({
+        "index": (config.buffers.pixels - 1).bit_length(),
+        "yq": words, "ym": 2, "ya": words, "xq": words, "xm": 2})
+
+
+def window_write_layout(config: AcceleratorConfig) -> data.ArrayLayout:
+    """Write strobes of the nine banks of a window memory; ``address`` includes the half."""
+    return data.ArrayLayout(data.StructLayout({
+        "enable": 1,
+        "address": (2 * config.buffers.window_words - 1).bit_length(),
+        "data": 8 * config.channels}), TAPS)
+
+
+def status_layout() -> data.StructLayout:
+    """How far a lane is: complete tiles, and jobs of the next one. ``absent``: it has no job."""
+    return data.StructLayout({"tile": 16, "jobs": 16, "absent": 1})
+
+
+def event_layout() -> data.StructLayout:
+    """Monitor event of one requantized output; the same for every configuration."""
+    return data.StructLayout({"valid": 1, "channel": 16, "tile": 16, "pixel": 16,
+                              "psum": signed(32), "decision": 1})
+
+
+def delay(m: Module, value, cycles: int, *, name: str):
+    """``value`` as it was ``cycles`` cycles ago; all zero after reset."""
+    for stage in range(1, cycles + 1):
+        after = Signal(value.shape(), name=f"{name}_{stage}")
+        m.d.sync += after.eq(value)
+        value = after
+    return value

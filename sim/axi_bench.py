@@ -1,0 +1,77 @@
+"""Runs programs on the bare accelerator under random back-pressure on every bus channel.
+
+Memory and control port are cocotbext-axi's, written by others than the engine and its harness:
+about 10 thousand cycles a second, for bits only. Cycles are the business of
+:mod:`hwgate.sim.simulate`.
+"""
+
+import pickle
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgate.config import AcceleratorConfig
+from hwgate.driver import EngineError
+from hwgate.regs import ErrorCause
+from hwgate.sim.build import build_model, generated_verilog, run_bench
+from hwgate.sim.records import Outcome, Start
+
+if TYPE_CHECKING:
+    from hwgate.compiler import Program
+
+__all__ = ["run_start_with_backpressure", "run_with_backpressure"]
+
+
+def run_with_backpressure(program: "Program", images: NDArray[Any], seed: int, *,
+                          deadline: int = 1_000_000) -> NDArray[np.uint8]:
+    """Memory after a run of ``program`` on ``images``, for ``binding.read_output``.
+
+    Parameters
+    ----------
+    program : Program
+    images : (N, C, H, W)
+    seed : int
+        Of the pauses: each channel of both buses gets its own share of cycles in which it waits.
+    deadline : int
+        Cycles after which the engine counts as hung.
+
+    Raises
+    ------
+    EngineError
+        If the engine stops with an error.
+    ToolError
+        If a tool is missing or fails.
+    BenchError
+        If the engine hangs or breaks a rule of the bus.
+    """
+    binding = program.bind(images)
+    outcome = run_start_with_backpressure(
+        program.config, Start(program_address=binding.program_address, memory=binding.memory,
+                              deadline=deadline), seed)
+    cause = outcome.status.error
+    if cause is not ErrorCause.NONE:
+        raise EngineError(f"The engine stopped with error {cause.name}: {cause.doc}", cause)
+    return outcome.memory
+
+
+def run_start_with_backpressure(config: AcceleratorConfig, start: Start, seed: int) -> Outcome:
+    """One start under back-pressure; the outcome has neither snapshots nor events.
+
+    Raises
+    ------
+    ToolError
+        If a tool is missing or fails.
+    BenchError
+        If the engine hangs or breaks a rule of the bus.
+    """
+    model = build_model(generated_verilog(config), "hwgate_top")
+    with tempfile.TemporaryDirectory(prefix="hwgate-") as folder:
+        files = {"HWGATE_JOB": Path(folder) / "job", "HWGATE_OUTCOMES": Path(folder) / "outcome"}
+        files["HWGATE_JOB"].write_bytes(pickle.dumps((config, start)))
+        run_bench(model, "hwgate.sim.bench_axi", seed=seed,
+                  env={name: str(path) for name, path in files.items()})
+        outcome: Outcome = pickle.loads(files["HWGATE_OUTCOMES"].read_bytes())
+    return outcome

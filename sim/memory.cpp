@@ -1,0 +1,210 @@
+// Off-chip memory of fixed latency and bandwidth, and the records of the monitor.
+//
+// One cycle is one call of hwgate_step, at the clock edge that ends it; what it answers is on the
+// bus in the next cycle. Python reaches the storage without copying, through ctypes.
+//
+// Read address, write address and write data are always accepted. Reads are answered in order: a
+// beat is offered no earlier than `read_latency` cycles after its address, and `beat_interval`
+// cycles after the beat before it was taken. A write burst is answered `write_latency` cycles
+// after its last beat. An access outside the memory, or in a failing range, answers SLVERR.
+
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "svdpi.h"
+
+namespace {
+
+constexpr uint8_t OKAY = 0, SLVERR = 2;
+constexpr uint32_t INCR = 1, PAGE = 4096;
+
+struct Burst {
+    uint64_t address, ready;
+    uint32_t beats, taken;
+    bool id, error;
+};
+
+struct Event {
+    uint16_t layer, lane, channel, tile, pixel, decision;
+    int32_t psum;
+};
+static_assert(sizeof(Event) == 16, "hwgate.sim.records.EVENT has the same layout");
+
+struct Range {
+    uint64_t from = 0, to = 0;
+    bool hit(uint64_t address, uint64_t size) const {
+        return address < to && address + size > from;
+    }
+};
+
+std::vector<uint8_t> memory;
+std::vector<Event> events;
+std::vector<uint32_t> snapshots;
+std::string fault;
+uint16_t layer = 0;
+
+uint64_t now = 0, next_read = 0;
+uint32_t read_latency = 2, write_latency = 1, beat_interval = 1;
+uint32_t beat_bytes = 16, counters = 0;
+Range read_errors, write_errors;
+std::deque<Burst> reads, writes, answers;
+bool rvalid = false, bvalid = false;
+
+bool inside(uint64_t address) { return address + beat_bytes <= memory.size(); }
+
+// Protocol rules that the engine must keep (AMBA AXI, ARM IHI 0022); breaking one ends the run.
+void check(const char* channel, uint32_t address, uint32_t length, uint32_t size, uint32_t burst) {
+    char text[160] = "";
+    const uint64_t bytes = uint64_t(length + 1) << size;
+    if (burst != INCR)
+        snprintf(text, sizeof text, "%s at 0x%x has burst type %u, not INCR", channel, address,
+                 burst);
+    else if ((1u << size) != beat_bytes || address % beat_bytes)
+        snprintf(text, sizeof text, "%s at 0x%x with beats of %u bytes is not aligned to the bus",
+                 channel, address, 1u << size);
+    else if (address % PAGE + bytes > PAGE)
+        snprintf(text, sizeof text, "%s at 0x%x of %u beats crosses a 4 KB boundary", channel,
+                 address, length + 1);
+    if (*text && fault.empty()) fault = text;
+}
+
+}  // namespace
+
+extern "C" {
+
+// The bench's side.
+
+uint8_t* hwgate_open(uint64_t size, uint32_t bus_bytes, uint32_t counter_count) {
+    memory.assign(size, 0);
+    beat_bytes = bus_bytes;
+    counters = counter_count;
+    return memory.data();
+}
+
+void hwgate_timing(uint32_t read, uint32_t write, uint32_t interval) {
+    read_latency = read;
+    write_latency = write;
+    beat_interval = interval;
+}
+
+void hwgate_errors(uint64_t read_from, uint64_t read_to, uint64_t write_from, uint64_t write_to) {
+    read_errors.from = read_from, read_errors.to = read_to;
+    write_errors.from = write_from, write_errors.to = write_to;
+}
+
+void hwgate_clear() {
+    events.clear();
+    snapshots.clear();
+    fault.clear();
+    layer = 0;
+}
+
+const Event* hwgate_event_data(uint64_t* count) {
+    *count = events.size();
+    return events.data();
+}
+
+const uint32_t* hwgate_snapshot_data(uint64_t* count) {
+    *count = snapshots.size();
+    return snapshots.data();
+}
+
+const char* hwgate_fault() { return fault.c_str(); }
+
+// The harness's side.
+
+void hwgate_event(uint32_t lane, uint32_t channel, uint32_t tile, uint32_t pixel, int32_t psum,
+                  svBit decision) {
+    events.push_back({layer, uint16_t(lane), uint16_t(channel), uint16_t(tile), uint16_t(pixel),
+                      uint16_t(decision), psum});
+}
+
+void hwgate_layer_done(const svBitVecVal* values) {
+    snapshots.insert(snapshots.end(), values, values + counters);
+    layer++;
+}
+
+void hwgate_step(svBit rst, svBit arvalid, uint32_t araddr, uint32_t arlen, uint32_t arsize,
+                 uint32_t arburst, svBit arid, svBit rready, svBit awvalid, uint32_t awaddr,
+                 uint32_t awlen, uint32_t awsize, uint32_t awburst, svBit awid, svBit wvalid,
+                 const svBitVecVal* wdata, uint32_t wstrb, svBit wlast, svBit bready,
+                 svBit* out_rvalid, svBitVecVal* rdata, uint8_t* rresp, svBit* rlast, svBit* rid,
+                 svBit* out_bvalid, uint8_t* bresp, svBit* bid, svBit* out_fault) {
+    if (rst) {
+        reads.clear(), writes.clear(), answers.clear();
+        rvalid = bvalid = false;
+        arvalid = awvalid = wvalid = 0;
+        next_read = now;
+    }
+    // Handshakes of the cycle that ends here.
+    if (rvalid && rready) {
+        rvalid = false;
+        next_read = now + beat_interval;
+        Burst& burst = reads.front();
+        if (++burst.taken == burst.beats) reads.pop_front();
+    }
+    if (bvalid && bready) {
+        bvalid = false;
+        answers.pop_front();
+    }
+    if (arvalid) {
+        check("Read", araddr, arlen, arsize, arburst);
+        reads.push_back({araddr, now + read_latency, arlen + 1, 0, bool(arid), false});
+    }
+    if (awvalid) {
+        check("Write", awaddr, awlen, awsize, awburst);
+        writes.push_back({awaddr, 0, awlen + 1, 0, bool(awid), false});
+    }
+    if (wvalid) {
+        if (writes.empty()) {
+            if (fault.empty()) fault = "Write data came before its address";
+        } else {
+            Burst& burst = writes.front();
+            const uint64_t at = burst.address + uint64_t(burst.taken) * beat_bytes;
+            const bool error = !inside(at) || write_errors.hit(at, beat_bytes);
+            const auto* bytes = reinterpret_cast<const uint8_t*>(wdata);
+            for (uint32_t i = 0; !error && i < beat_bytes; i++)
+                if (wstrb >> i & 1) memory[at + i] = bytes[i];
+            burst.error |= error;
+            const bool last = ++burst.taken == burst.beats;
+            if (last != bool(wlast) && fault.empty())
+                fault = "Write burst has its last beat at the wrong place";
+            if (last) {
+                burst.ready = now + write_latency;
+                answers.push_back(burst);
+                writes.pop_front();
+            }
+        }
+    }
+    // Answers of the next cycle.
+    now++;
+    if (!rvalid && !reads.empty() && now >= reads.front().ready && now >= next_read) rvalid = true;
+    if (!bvalid && !answers.empty() && now >= answers.front().ready) bvalid = true;
+    *out_rvalid = rvalid;
+    *rresp = OKAY, *rlast = 0, *rid = 0;
+    if (rvalid) {
+        const Burst& burst = reads.front();
+        const uint64_t at = burst.address + uint64_t(burst.taken) * beat_bytes;
+        const bool error = !inside(at) || read_errors.hit(at, beat_bytes);
+        if (error)
+            memset(rdata, 0, 16);
+        else
+            memcpy(rdata, &memory[at], beat_bytes);
+        *rresp = error ? SLVERR : OKAY;
+        *rlast = burst.taken + 1 == burst.beats;
+        *rid = burst.id;
+    }
+    *out_bvalid = bvalid;
+    *bresp = OKAY, *bid = 0;
+    if (bvalid) {
+        *bresp = answers.front().error ? SLVERR : OKAY;
+        *bid = answers.front().id;
+    }
+    *out_fault = !fault.empty();
+}
+
+}  // extern "C"
