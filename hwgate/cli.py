@@ -68,7 +68,7 @@ def _options(version: Annotated[bool, typer.Option(
 
 @app.command()
 def demo(
-    images: Annotated[int, typer.Option(help="Test images that the hardware runs.")] = 32,
+    images: Annotated[int, typer.Option(help="Test images that the hardware runs.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     base: _Preset = "digits", lanes: _Lanes = None, channels: _Channels = None,
     bus: _Bus = None,

@@ -65,7 +65,7 @@ def _accuracy(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     return float(np.mean(logits.reshape(len(logits), -1).argmax(axis=1) == labels))
 
 
-def run_demo(config: AcceleratorConfig, *, images: int = 32, seed: int = 0,
+def run_demo(config: AcceleratorConfig, *, images: int = 64, seed: int = 0,
              step: Callable[[str], None] = lambda _: None,
              progress: "Callable[[Epoch], None] | None" = None) -> Demo:
     """Train, quantize and evaluate the digits network.

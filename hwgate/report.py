@@ -93,7 +93,8 @@ def _paper(image: NDArray[Any], low: float, high: float) -> NDArray[np.float64]:
     return np.repeat((255 - 235 * scaled.mean(axis=0))[..., None], 3, axis=2)
 
 
-def decision_map(picture: NDArray[Any], decision: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def decision_map(picture: NDArray[Any], decision: NDArray[np.bool_],
+                 top: float = 1.0) -> NDArray[np.uint8]:
     """Share of open channels of each pixel, laid over its image.
 
     Parameters
@@ -102,6 +103,8 @@ def decision_map(picture: NDArray[Any], decision: NDArray[np.bool_]) -> NDArray[
         0..255.
     decision : bool (Co, h, w)
         At the layer's own resolution.
+    top : float
+        Share that gets the full colour, above 0.
 
     Returns
     -------
@@ -116,7 +119,7 @@ def decision_map(picture: NDArray[Any], decision: NDArray[np.bool_]) -> NDArray[
                          for n, m in zip(shape, values.shape[:2], strict=True))
         return values[rows][:, columns]
 
-    alpha = _OPACITY * grow(share)[..., None]
+    alpha = _OPACITY * np.minimum(grow(share) / top, 1)[..., None]
     faint = 255 - _UNDERLAY * (255 - grow(picture))
     return np.round((1 - alpha) * faint + alpha * _OPEN).clip(0, 255).astype(np.uint8)
 
@@ -173,18 +176,20 @@ def _gallery(evaluation: Evaluation, pictures: Pictures, most: int) -> dict[str,
     gated = [layer for layer in run.layers if layer.gated]
     count = min(most, len(pictures.images), evaluation.images)
     low, high = float(np.min(pictures.images)), float(np.max(pictures.images))
+    top = max(float(layer.activations.decision[:count].mean(axis=1).max()) for layer in gated)
+    top = top or 1.0
     rows = []
     for index in range(count):
         picture = _paper(pictures.images[index], low, high)
         cells = [{"name": layer.name,
                   "share": float(layer.activations.decision[index].mean()),
-                  "data": png(decision_map(picture, layer.activations.decision[index]))}
+                  "data": png(decision_map(picture, layer.activations.decision[index], top))}
                  for layer in gated]
         said = int(np.argmax(run.outputs[index].reshape(-1)))
         true = None if pictures.labels is None else int(pictures.labels[index])
         rows.append({"data": png(np.round(picture).clip(0, 255).astype(np.uint8)),
                      "cells": cells, "said": said, "true": true})
-    return {"layers": [layer.name for layer in gated], "rows": rows}
+    return {"layers": [layer.name for layer in gated], "rows": rows, "top": top}
 
 
 def render(evaluation: Evaluation, *, accuracy: Mapping[str, float] | None = None,

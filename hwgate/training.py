@@ -33,6 +33,8 @@ class Recipe:
         ``rate * penalty * steps``, so short runs need a larger penalty.
     seed : int
         Of the order of the images.
+    threads : int
+        Of the processor. On small maps, more of them mostly wait for each other.
     """
 
     epochs: int
@@ -43,6 +45,7 @@ class Recipe:
     target: float = 1.0
     penalty: float = 1e-4
     seed: int = 0
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -100,36 +103,55 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe,
                         f"not {len(images)} images and {len(labels)} labels")
     if recipe.epochs < 1:
         raise UserError(f"Epoch count must be at least 1, not {recipe.epochs!r}")
-    starts = [at for at in range(0, len(images), recipe.batch) if at + 1 < len(images)]
+    steps = recipe.epochs * len(_starts(images, recipe))
     optimizer = torch.optim.SGD(parameter_groups(model, recipe.weight_decay), lr=recipe.rate,
                                 momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.epochs * len(starts), cycle_momentum=False)
-    shuffle = torch.Generator().manual_seed(recipe.seed)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps,
+                                                   cycle_momentum=False)
+    generator = torch.Generator().manual_seed(recipe.seed)
     history: list[Epoch] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
     model.train()
-    for number in range(1, recipe.epochs + 1):
-        order = torch.randperm(len(images), generator=shuffle)
-        losses, correct, density = 0.0, 0, 0.0
-        for at in starts:
-            chosen = order[at:at + recipe.batch]
-            logits = model(images[chosen])
-            loss = F.cross_entropy(logits, labels[chosen])
-            loss = loss + recipe.penalty * threshold_loss(model, recipe.target)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses += float(loss.detach())
-            correct += int((logits.argmax(1) == labels[chosen]).sum())
-            density += _density(model)
-        seen = len(images) if starts[-1] + recipe.batch >= len(images) else len(images) - 1
-        history.append(Epoch(number, recipe.epochs, losses / len(starts), correct / seen,
-                             density / len(starts)))
-        if report is not None:
-            report(history[-1])
-    model.eval()
+    try:
+        for number in range(1, recipe.epochs + 1):
+            order = torch.randperm(len(images), generator=generator)
+            history.append(_epoch(model, images[order], labels[order], recipe, number,
+                                  optimizer, schedule))
+            if report is not None:
+                report(history[-1])
+    finally:
+        torch.set_num_threads(threads)
+        model.eval()
     return tuple(history)
+
+
+def _starts(images: Tensor, recipe: Recipe) -> list[int]:
+    """First image of each batch; a batch norm cannot train on a single one."""
+    return [at for at in range(0, len(images), recipe.batch) if at + 1 < len(images)]
+
+
+def _epoch(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, number: int,
+           optimizer: torch.optim.Optimizer,
+           schedule: torch.optim.lr_scheduler.LRScheduler) -> Epoch:
+    """One pass over the images in the order given."""
+    starts = _starts(images, recipe)
+    losses, density, seen, correct = 0.0, 0.0, 0, 0
+    for at in starts:
+        batch, wanted = (tensor[at:at + recipe.batch] for tensor in (images, labels))
+        logits = model(batch)
+        loss = F.cross_entropy(logits, wanted)
+        loss = loss + recipe.penalty * threshold_loss(model, recipe.target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses += float(loss.detach())
+        density += _density(model)
+        seen += len(wanted)
+        correct += int((logits.argmax(1) == wanted).sum())
+    return Epoch(number, recipe.epochs, losses / len(starts), correct / seen,
+                 density / len(starts))
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -8,12 +8,14 @@ from hwgate.config import AcceleratorConfig
 from hwgate.rtl.axi import AXI_BURST_INCR, AXI_LEN_BITS, axi4_signature
 from hwgate.rtl.burst import BurstSplitter, request_layout
 
-__all__ = ["BEAT_QUEUE", "Writer", "write_signature"]
+__all__ = ["BEAT_QUEUE", "BURST_QUEUE", "WRITE_BEAT_LATENCY", "Writer", "write_signature"]
 
 #: Beats that wait for the bus.
 BEAT_QUEUE = 16
+#: Cycles from a beat at the input to the same beat on the bus, if nothing is before it.
+WRITE_BEAT_LATENCY = 1
 #: Bursts whose address has been sent and whose data has not.
-_BURST_QUEUE = 4
+BURST_QUEUE = 4
 
 
 def write_signature(config: AcceleratorConfig) -> wiring.Signature:
@@ -58,7 +60,7 @@ class Writer(wiring.Component):
         m = Module()
         bus = self.bus
         m.submodules.splitter = splitter = BurstSplitter(self.config)
-        m.submodules.bursts = bursts = fifo.SyncFIFO(width=AXI_LEN_BITS, depth=_BURST_QUEUE)
+        m.submodules.bursts = bursts = fifo.SyncFIFO(width=AXI_LEN_BITS, depth=BURST_QUEUE)
         m.submodules.beats = beats = fifo.SyncFIFO(width=self.config.bus.data_bits,
                                                    depth=BEAT_QUEUE)
         wiring.connect(m, wiring.flipped(self.i), splitter.i)

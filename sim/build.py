@@ -152,7 +152,8 @@ def run_bench(model: Path, test_module: str, *, test_case: str | None = None,
         variables = {**os.environ, **_cocotb_environment(), **(env or {}),
                      "COCOTB_TOPLEVEL": model.name, "COCOTB_TEST_MODULES": test_module,
                      "COCOTB_RESULTS_FILE": str(results), "COCOTB_RANDOM_SEED": str(seed)}
-        variables["PYTHONPATH"] = os.pathsep.join([*map(str, search), *(p or os.getcwd() for p in sys.path)])
+        variables["PYTHONPATH"] = os.pathsep.join(
+            [*map(str, search), *(folder or os.getcwd() for folder in sys.path)])
         if test_case is not None:
             variables["COCOTB_TEST_FILTER"] = rf"\.{test_case}$"
         trace = ["--trace", "--trace-file", str(waves.resolve())] if waves else []
@@ -276,9 +277,10 @@ def _locked(entry: Path) -> Iterator[None]:
     """Hold the lock of a cache entry."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with (entry.parent / f"{entry.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-    except PermissionError as error:
-        raise ToolError(f"The cache folder {error.filename} must be writable; "
-                        f"set HWGATE_CACHE to another one") from None
+        lock = (entry.parent / f"{entry.name}.lock").open("w")
+    except OSError as error:
+        raise ToolError(f"The cache folder {cache_folder()} must be writable "
+                        f"({error.strerror}); set HWGATE_CACHE to another one") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

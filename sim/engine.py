@@ -1,4 +1,4 @@
-"""Runs memory images on the accelerator in Verilator: the level below :mod:`hwgate.sim.simulate`."""
+"""Runs memory images on the accelerator in Verilator: the level below ``simulate``."""
 
 import pickle
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.regs import counter_names
 from hwgate.sim.build import build_model, generated_verilog, run_bench
-from hwgate.sim.records import Faults, Job, Outcome, Start
+from hwgate.sim.records import NO_FAULTS, Faults, Job, Outcome, Start
 
 __all__ = ["engine_model", "run_engine"]
 
@@ -31,7 +31,7 @@ def engine_model(config: AcceleratorConfig, *, waves: bool = False) -> Path:
 
 
 def run_engine(config: AcceleratorConfig, starts: Sequence[Start], *,
-               timing: MemoryTiming | None = None, faults: Faults | None = None,
+               timing: MemoryTiming = MemoryTiming(), faults: Faults = NO_FAULTS,
                memory_bytes: int | None = None, waves: Path | None = None,
                timeout: float = 3600) -> list[Outcome]:
     """Start one engine several times, one after the other, in one simulator process.
@@ -42,8 +42,8 @@ def run_engine(config: AcceleratorConfig, starts: Sequence[Start], *,
     starts : sequence of Start
         The engine is reset before the first one, and after one that was late or broke the bus
         protocol; otherwise a start meets the engine as the last one left it.
-    timing : MemoryTiming, optional
-    faults : Faults, optional
+    timing : MemoryTiming
+    faults : Faults
         Addresses that answer with an error, besides those outside the memory.
     memory_bytes : int, optional
         Size of the memory; default that of the largest image.
@@ -67,7 +67,7 @@ def run_engine(config: AcceleratorConfig, starts: Sequence[Start], *,
     images = [start.memory.size for start in starts if start.memory is not None]
     size = max(images, default=0) if memory_bytes is None else memory_bytes
     size += -size % config.bus.bytes
-    job = Job(config, tuple(starts), timing or MemoryTiming(), faults or Faults(), size)
+    job = Job(config, tuple(starts), timing, faults, size)
     model = engine_model(config, waves=waves is not None)
     with tempfile.TemporaryDirectory(prefix="hwgate-") as folder:
         files = {"HWGATE_JOB": Path(folder) / "job", "HWGATE_OUTCOMES": Path(folder) / "outcomes"}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.driver import Status
 
-__all__ = ["EVENT", "Faults", "Job", "Outcome", "Start"]
+__all__ = ["EVENT", "Faults", "Job", "NO_FAULTS", "Outcome", "Start"]
 
 #: One output before pooling, as the monitor records it; ``layer`` counts from 0.
 EVENT = np.dtype([("layer", "<u2"), ("lane", "<u2"), ("channel", "<u2"), ("tile", "<u2"),
@@ -45,6 +45,10 @@ class Faults:
 
     reads: tuple[int, int] = (0, 0)
     writes: tuple[int, int] = (0, 0)
+
+
+#: Only what lies outside the memory fails.
+NO_FAULTS = Faults()
 
 
 @dataclass(frozen=True)

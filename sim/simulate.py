@@ -23,7 +23,7 @@ __all__ = ["default_deadline", "simulate"]
 _PATIENCE = 64
 
 
-def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | None = None, *,
+def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming = MemoryTiming(), *,
              deadline: int | None = None, waves: Path | None = None) -> RunResult:
     """Run the Verilog of ``program.config`` in Verilator on a batch of images.
 
@@ -34,7 +34,7 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
     program : Program
     images : (N, C, H, W)
         int8, already quantized, or float.
-    timing : MemoryTiming, optional
+    timing : MemoryTiming
         Of the off-chip memory.
     deadline : int, optional
         Cycles after which the engine counts as hung.

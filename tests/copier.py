@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from hwgate.config import AcceleratorConfig
 
 __all__ = ["CONFIG", "DATA", "Copy", "image", "verilog"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+
 from hwgate.compare import compare
 from hwgate.config import PRESETS, AcceleratorConfig
 from hwgate.evaluate import Evaluation, Pair

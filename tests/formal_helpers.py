@@ -61,7 +61,8 @@ def prove(spec: Any, ports: list[Any], folder: Path, *, depth: int = 3,
         (folder / f"{mode}.sby").write_text(
             "\n".join(f"[{name}]\n{text}\n" for name, text in script.items()))
         sby, yosys, smtbmc, witness, _ = map(_find, _TOOLS)
-        done = subprocess.run([str(sby), "--yosys", str(yosys), "--smtbmc", str(smtbmc),
-                               "--witness", str(witness), "-f", f"{mode}.sby"], cwd=folder,
-                              env={**os.environ, "PATH": _PATH}, capture_output=True, text=True, check=False)
+        command = [str(sby), "--yosys", str(yosys), "--smtbmc", str(smtbmc),
+                   "--witness", str(witness), "-f", f"{mode}.sby"]
+        done = subprocess.run(command, cwd=folder, env={**os.environ, "PATH": _PATH},
+                              capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{mode} failed:\n{done.stdout}{done.stderr}"

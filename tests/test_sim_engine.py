@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from copier import CONFIG, DATA, Copy, image, verilog
+
 from hwgate.config import MemoryTiming
 from hwgate.regs import ErrorCause
 from hwgate.sim import axi_bench, engine
-from hwgate.sim.records import Faults, Start
+from hwgate.sim.records import NO_FAULTS, Faults, Start
 
 BEAT = CONFIG.bus.bytes
 
@@ -18,7 +19,7 @@ def stand_in(monkeypatch):
         monkeypatch.setattr(module, "generated_verilog", lambda config: text)
 
 
-def run(*layers, timing=None, faults=None, **options):
+def run(*layers, timing=MemoryTiming(), faults=NO_FAULTS, **options):
     start = Start(program_address=0, memory=image(layers), **options)
     outcome, = engine.run_engine(CONFIG, [start], timing=timing, faults=faults)
     return outcome
@@ -84,11 +85,11 @@ def test_events_and_snapshots_are_recorded():
 
 
 @pytest.mark.parametrize("layers,faults,cause", [
-    ([Copy(opcode=9)], None, ErrorCause.OPCODE),
-    ([Copy(opcode=0)], None, ErrorCause.OPCODE),
-    ([Copy(digest=1)], None, ErrorCause.DIGEST),
-    ([Copy(source=64 * DATA)], None, ErrorCause.READ),
-    ([Copy(target=64 * DATA)], None, ErrorCause.WRITE),
+    ([Copy(opcode=9)], NO_FAULTS, ErrorCause.OPCODE),
+    ([Copy(opcode=0)], NO_FAULTS, ErrorCause.OPCODE),
+    ([Copy(digest=1)], NO_FAULTS, ErrorCause.DIGEST),
+    ([Copy(source=64 * DATA)], NO_FAULTS, ErrorCause.READ),
+    ([Copy(target=64 * DATA)], NO_FAULTS, ErrorCause.WRITE),
     ([Copy()], Faults(reads=(DATA + 100, DATA + 101)), ErrorCause.READ),
     ([Copy()], Faults(writes=(DATA, 3 * DATA)), ErrorCause.WRITE),
     ([Copy()], Faults(reads=(0, 1)), ErrorCause.READ)])

@@ -6,9 +6,10 @@ import subprocess
 from itertools import pairwise
 from pathlib import Path
 
-import hwgate.sim
 import numpy as np
 import pytest
+
+import hwgate.sim
 from hwgate.sim import toolchain
 
 BEAT, SIZE = 16, 1 << 14

@@ -1,0 +1,90 @@
+"""Cost model: cycles, bytes, MACs and energy of a program, from real decisions."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hwgate.compiler import Program
+from hwgate.config import AcceleratorConfig, MemoryTiming
+from hwgate.energy import energy, sram
+from hwgate.layouts import descriptor_layout
+from hwgate.quant.network import Activations, QuantizedLayer
+from hwgate.results import LayerResult, RunResult
+from hwgate.schedule import OpenPixels, end_cycles, schedule_layer
+
+__all__ = ["estimate", "layer_macs"]
+
+#: Bytes of the word that the energy table's memory accesses are counted in.
+_ACCESS_BYTES = 8
+
+
+def estimate(program: Program, images: NDArray[Any],
+             timing: MemoryTiming | None = None) -> RunResult:
+    """Predict a run: the same fields as :func:`hwgate.simulate`, and equal to them.
+
+    The golden model computes outputs, psums and decisions; the decisions, the program and the
+    timing of the memory determine everything else.
+
+    Parameters
+    ----------
+    program : Program
+    images : (N, C, H, W)
+        int8, already quantized, or float.
+    timing : MemoryTiming, optional
+
+    Returns
+    -------
+    RunResult
+        With source ``"model"``. ``seconds`` is the wall time of the schedule alone, without the
+        golden model.
+
+    Raises
+    ------
+    UserError
+        If the images do not fit the network.
+    """
+    timing, config = timing or MemoryTiming(), program.config
+    binding = program.bind(images)
+    activations = program.network.run(binding.images)
+    begin = time.perf_counter()
+    layers = []
+    for n, (plan, seen) in enumerate(zip(program.plans, activations)):
+        layer = plan.layer
+        opened = OpenPixels.of(seen.decision) if layer.gated else None
+        schedule = schedule_layer(config, timing, plan, binding.descriptors[n], opened, n == 0)
+        layers.append(LayerResult(
+            name=layer.name, macs_dense=layer.macs * len(binding.images),
+            macs=layer_macs(layer, seen), cycles=schedule.cycles, bytes=schedule.bytes,
+            lanes=tuple(schedule.lanes), activations=seen, gated=layer.gated))
+    return RunResult(
+        source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing),
+        end_bytes=descriptor_layout().bytes, multipliers=config.multipliers,
+        seconds=time.perf_counter() - begin, energy=_energy(config, layers))
+
+
+def layer_macs(layer: QuantizedLayer, activations: Activations) -> int:
+    """Multiply-accumulates of a batch, as decided: no padding of channels or windows counted."""
+    decision = activations.decision
+    _, height, width = layer.conv_shape
+    windows = height * width // (decision.shape[2] * decision.shape[3])
+    opened = decision.sum(axis=(0, 2, 3)) * windows
+    conditional = (~layer.base).sum(axis=1) * layer.kernel**2
+    return len(decision) * layer.base_macs + int(opened @ conditional)
+
+
+def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult]) -> Mapping[str, float]:
+    """Joules by contributor, from what the layers counted."""
+    windows = sum(lane["base"] + lane["conditional"] for layer in layers for lane in layer.lanes)
+    products = windows * config.block_bytes
+    outputs = sum(layer.activations.decision.size for layer in layers)
+    decisions = sum(layer.activations.decision.size for layer in layers if layer.gated)
+    window_bytes = config.block_bytes * 2 * config.buffers.window_words
+    psum_bytes = 4 * config.buffers.pixels
+    return energy({
+        "multiply": ("multiply8", products), "add": ("add32", products),
+        "compare": ("compare32", decisions), "requantize": ("add32", 2 * outputs),
+        "window memory": (sram(window_bytes), products / _ACCESS_BYTES),
+        "psum memory": (sram(psum_bytes), 2 * windows * 4 / _ACCESS_BYTES),
+        "off-chip": ("dram", sum(layer.bytes_total for layer in layers) / _ACCESS_BYTES)})

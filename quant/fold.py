@@ -1,0 +1,260 @@
+"""Quantization: folds a trained model into an integer network."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from hwgate.config import AcceleratorConfig, FormatConfig
+from hwgate.errors import CompileError, UserError
+from hwgate.nn import GatedConv2d
+
+from .golden import psum_bound
+from .network import QuantizedLayer, QuantizedNetwork, check_images
+from .requantize import SHIFTS
+from .trace import Block, trace_blocks
+
+__all__ = ["activation_scale", "multipliers", "quantize"]
+
+#: Thresholds and biases are 32-bit fields of a job header.
+_INT32 = (-(1 << 31), (1 << 31) - 1)
+
+#: Requantization of a channel whose output is constant: outputs of 2^-8 steps are in its bias.
+_CONSTANT_BITS = 8
+
+#: Values from which a scale is chosen, at most.
+_SAMPLE = 1 << 20
+
+
+def quantize(model: nn.Module, calibration_images: Any,
+             config: AcceleratorConfig) -> QuantizedNetwork:
+    """Integer golden model of a trained model.
+
+    Weights are symmetric per output channel, activations per tensor. Batch norms and thresholds
+    are folded exactly, average pooling into the linear layer behind it, a channel shuffle into
+    the order of the output channels of the layer before it: psums and decisions of that layer
+    come in the shuffled order.
+
+    Parameters
+    ----------
+    model : Module
+        A chain of Conv2d or GatedConv2d [BatchNorm2d] [ReLU] [MaxPool2d], with ChannelShuffle in
+        between, and AdaptiveAvgPool2d(1), Flatten, Linear at the end. Used in evaluation mode.
+    calibration_images : float (N, C, H, W)
+        NumPy array or torch tensor, typical inputs; their shape is the network's input shape.
+    config : AcceleratorConfig
+
+    Raises
+    ------
+    CompileError
+        For a layer that the accelerator cannot run, named by its module path.
+    UserError
+        For calibration images of a wrong shape or type, or an empty batch.
+    """
+    graph, blocks = trace_blocks(model)
+    images = _calibration(calibration_images, blocks[0])
+    training = model.training
+    try:
+        model.eval()
+        values = _Recorder(graph, blocks).record(images)
+    finally:
+        model.train(training)
+    low, high = config.formats.limits(config.formats.activation)
+    in_scale = activation_scale(images, low, high)
+    shape: tuple[int, int, int] = images.shape[1:]
+    layers: list[QuantizedLayer] = []
+    for block in blocks:
+        outputs = values[block.node.name]
+        # The last outputs are ranked, not passed on: the largest must not be clipped.
+        out_scale = (_step(np.abs(outputs).max(), high) if block is blocks[-1]
+                     else activation_scale(outputs, low, high))
+        layers.append(_fold(block, shape, in_scale, out_scale, config))
+        in_scale, shape = out_scale, layers[-1].out_shape
+    return QuantizedNetwork(config, tuple(layers))
+
+
+def activation_scale(values: NDArray[Any], low: int, high: int) -> float:
+    """Step of a tensor: the one of least squared error, between half and all of its range."""
+    flat = np.asarray(values, np.float64).ravel()
+    flat = flat[::max(1, len(flat) // _SAMPLE)]
+    largest = np.abs(flat).max()
+    steps = [_step(largest * share, high) for share in np.linspace(1, 0.5, 11)]
+    errors = [np.square(np.clip(np.rint(flat / s), low, high) * s - flat).mean() for s in steps]
+    return steps[int(np.argmin(errors))]
+
+
+def multipliers(factor: NDArray[np.float64],
+                formats: FormatConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Integers ``(mult, shift)`` with ``mult / 2^shift`` closest to real factors.
+
+    ``mult`` uses the whole width of the multiplier; its sign is the factor's. Factors too large
+    for the smallest shift saturate.
+    """
+    bits = formats.multiplier - 1
+    fraction, exponent = np.frexp(factor)
+    mult = np.rint(np.ldexp(fraction, bits)).astype(np.int64)
+    shift = bits - exponent.astype(np.int64)
+    full = np.abs(mult) == 1 << bits
+    mult, shift = np.where(full, mult // 2, mult), np.where(full, shift - 1, shift)
+    largest = formats.limits(formats.multiplier)[1]
+    mult = np.where(shift < SHIFTS[0], np.sign(mult) * largest, mult)
+    return mult, np.clip(shift, *SHIFTS)
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a traced model and keeps what each block puts out."""
+
+    def __init__(self, graph: fx.GraphModule, blocks: tuple[Block, ...]) -> None:
+        super().__init__(graph)
+        self._wanted = {block.node.name for block in blocks}
+        self._values: dict[str, NDArray[np.float64]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self._wanted:
+            self._values[n.name] = value.double().numpy()
+        return value
+
+    def record(self, images: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+        """Output values by the name of a block's node, channels as the model orders them."""
+        dtype = next((p.dtype for p in self.module.parameters()), torch.float32)
+        try:
+            with torch.no_grad():
+                self.run(torch.from_numpy(np.ascontiguousarray(images)).to(dtype))
+        except RuntimeError as error:
+            raise UserError(f"The model does not run on calibration images of the shape "
+                            f"{images.shape}: {str(error.__cause__ or error).splitlines()[0]}"
+                            ) from error
+        return self._values
+
+
+def _calibration(images: Any, first: Block) -> NDArray[Any]:
+    """Calibration images as an array, or an error in one sentence."""
+    array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"Calibration images must be float, not {array.dtype}")
+    channels = (first.op.in_channels if isinstance(first.op, nn.Conv2d) else first.op.in_features)
+    if array.ndim != 4 or array.shape[1] != channels:
+        raise UserError(f"Calibration images must have the shape (N, {channels}, H, W), "
+                        f"not {array.shape}")
+    return check_images(array, array.shape[1:])
+
+
+def _step(largest: float, high: int) -> float:
+    return float(largest / high) if largest > 0 else 1.0
+
+
+def _fold(block: Block, in_shape: tuple[int, int, int], in_scale: float, out_scale: float,
+          config: AcceleratorConfig) -> QuantizedLayer:
+    """The integer layer of a block, with its channels in the order the next block wants."""
+    formats, op = config.formats, block.op
+    reduce = isinstance(op, nn.Linear)
+    pixels = in_shape[1] * in_shape[2] if reduce else 1
+    if pixels > 1 and not block.average:
+        raise CompileError(f"Layer {block.name!r} is a linear layer on {in_shape[1]}x{in_shape[2]} "
+                           "pixels; put AdaptiveAvgPool2d(1) before it")
+    weight = _array(block, op.weight)
+    weight = weight[:, :, None, None] if reduce else weight
+    top = formats.limits(formats.weight)[1]
+    largest = np.abs(weight).max(axis=(1, 2, 3))
+    weight_scale = np.where(largest > 0, largest, top) / top
+    integers = np.rint(weight / weight_scale[:, None, None, None]).astype(np.int8)
+    unit = in_scale * weight_scale  # real value of a psum of 1
+    base, threshold = _gate(block, unit, config)
+    gain, offset = _affine(block)
+    layer = QuantizedLayer(
+        block.name, integers, base, threshold, *_nothing(len(weight)), in_shape=in_shape,
+        padding=op.padding[0] if isinstance(op, nn.Conv2d) else 0,  # type: ignore[arg-type]
+        relu=block.relu, pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale)
+    layer = _requantization(layer, gain * unit / (pixels * out_scale), offset / out_scale, formats)
+    return layer if block.order is None else _reorder(layer, block.order.numpy())
+
+
+def _nothing(channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Bias, mult and shift of a layer before they are known."""
+    pairs = np.zeros((channels, 2), np.int64)
+    return pairs, pairs, np.zeros(channels, np.int64)
+
+
+def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
+          ) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
+    """Base mask and thresholds: ``floor((delta * sqrt(var + eps) + mean) / unit)``."""
+    op = block.op
+    if not isinstance(op, GatedConv2d) or op.force_open:
+        return np.ones(op.weight.shape[:2], bool), None
+    base, size = op.base.cpu().numpy(), config.channels
+    for start in range(0, base.shape[1], size):
+        group = base[:, start:start + size]
+        if (group != group[:, :1]).any():
+            raise CompileError(
+                f"Layer {block.name!r} has base paths of {int(base[0].sum())} input channels, "
+                f"which must be a multiple of the {size} channels of a group; choose other "
+                "channels, another gate_groups or a smaller group")
+    norm = op.gate_norm
+    assert norm.running_mean is not None and norm.running_var is not None
+    mean, deviation = _array(block, norm.running_mean), _deviation(block, norm)
+    threshold = np.floor((_array(block, op.delta) * deviation + mean) / unit)
+    return base, np.clip(threshold, *_INT32).astype(np.int64)
+
+
+def _affine(block: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gain and offset (Co,) from a layer's sum, without its bias, to its real output."""
+    channels = len(block.op.weight)
+    bias = np.zeros(channels) if block.op.bias is None else _array(block, block.op.bias)
+    norm = block.norm
+    if norm is None:
+        return np.ones(channels), bias
+    assert norm.running_mean is not None
+    gain = 1 / _deviation(block, norm)
+    shift = np.zeros(channels)
+    if norm.affine:
+        gain, shift = gain * _array(block, norm.weight), _array(block, norm.bias)
+    return gain, (bias - _array(block, norm.running_mean)) * gain + shift
+
+
+def _deviation(block: Block, norm: nn.BatchNorm2d) -> NDArray[np.float64]:
+    assert norm.running_var is not None
+    return np.sqrt(_array(block, norm.running_var) + norm.eps)
+
+
+def _requantization(layer: QuantizedLayer, factor: NDArray[np.float64],
+                    offset: NDArray[np.float64], formats: FormatConfig) -> QuantizedLayer:
+    """The layer with ``output = psum * factor + offset``, both (Co,) in output steps.
+
+    A channel whose output its psum cannot move loses its weights and never opens.
+    """
+    bound, room = psum_bound(layer, formats), formats.limits(formats.accumulator)[1]
+    if bound.max() > room:
+        raise CompileError(
+            f"Layer {layer.name!r} can reach partial sums of {int(bound.max())}, and the "
+            f"{formats.accumulator}-bit accumulator holds {room}; use a wider accumulator, "
+            "narrower weights or fewer channels")
+    mult, shift = multipliers(factor, formats)
+    constant = bound * np.abs(factor) < 0.25
+    mult = np.where(constant, 1 << (formats.multiplier - 2), mult)
+    shift = np.where(constant, formats.multiplier - 2 + _CONSTANT_BITS, shift)
+    bias = np.clip(np.rint(offset / np.ldexp(mult.astype(float), -shift)), *_INT32)
+    threshold = layer.threshold
+    return replace(
+        layer, weight=layer.weight * ~constant[:, None, None, None],
+        threshold=None if threshold is None else np.where(constant, 0, threshold),
+        bias=np.stack([bias, bias], axis=1).astype(np.int64),
+        mult=np.stack([mult, mult], axis=1), shift=shift)
+
+
+def _reorder(layer: QuantizedLayer, order: NDArray[np.int64]) -> QuantizedLayer:
+    """The layer with output channel c taken from channel order[c]."""
+    names = ("weight", "base", "bias", "mult", "shift")
+    threshold = None if layer.threshold is None else layer.threshold[order]
+    return replace(layer, threshold=threshold, **{n: getattr(layer, n)[order] for n in names})
+
+
+def _array(block: Block, tensor: torch.Tensor) -> NDArray[np.float64]:
+    values = tensor.detach().cpu().double().numpy()
+    if not np.isfinite(values).all():
+        raise CompileError(f"Layer {block.name!r} has parameters that are not finite; "
+                           "train it with a smaller learning rate")
+    return values

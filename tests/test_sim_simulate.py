@@ -1,0 +1,135 @@
+"""Assembly of a run's result, with the stand-in as accelerator and copies as layers."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from copier import CONFIG, DATA, Copy, image, verilog
+
+from hwgate.config import MemoryTiming
+from hwgate.driver import EngineError
+from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
+from hwgate.regs import ErrorCause
+from hwgate.results import LANE_COUNTERS, STREAMS
+from hwgate.sim import engine
+from hwgate.sim.simulate import simulate
+
+CHANNELS, EDGE, IMAGES = 4, 4, 3
+PIXELS = EDGE * EDGE
+#: Every output of a layer is one copied beat, so one event.
+BEATS = IMAGES * CHANNELS * PIXELS
+
+
+def layer(name):
+    base = np.zeros((CHANNELS, 8), bool)
+    base[:, :2] = True
+    return QuantizedLayer(
+        name=name, weight=np.zeros((CHANNELS, 8, 3, 3), np.int8), base=base,
+        threshold=np.zeros(CHANNELS, np.int64), bias=np.zeros((CHANNELS, 2), np.int64),
+        mult=np.ones((CHANNELS, 2), np.int64), shift=np.ones(CHANNELS, np.int64),
+        in_shape=(8, EDGE, EDGE), padding=1)
+
+
+NETWORK = QuantizedNetwork(CONFIG, (layer("conv1"), layer("conv2")))
+
+
+@dataclass(frozen=True)
+class Binding:
+    memory: Any
+    program_address: int = 0
+
+    def read_output(self, memory, index):
+        at = [2 * DATA, 2 * DATA + BEATS * CONFIG.bus.bytes][index]
+        words = memory[at:at + BEATS * CONFIG.bus.bytes].view(np.int8)[::CONFIG.bus.bytes]
+        return words.reshape(IMAGES, CHANNELS, EDGE, EDGE)
+
+
+@dataclass(frozen=True)
+class Program:
+    copies: tuple[Copy, ...]
+    network: Any = NETWORK
+    config: Any = CONFIG
+
+    def bind(self, images):
+        return Binding(image(self.copies, size=4 * DATA))
+
+
+FIRST = Copy(beats=BEATS, burst=64)
+SECOND = replace(FIRST, target=2 * DATA + BEATS * CONFIG.bus.bytes)
+INPUTS = np.zeros((IMAGES, 8, EDGE, EDGE), np.int8)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    def choose(**options):
+        text = verilog(**options)
+        monkeypatch.setattr(engine, "generated_verilog", lambda config: text)
+    choose(channels=CHANNELS, pixels=PIXELS)
+    return choose
+
+
+def test_result_has_everything_the_monitor_saw(stand_in):
+    result = simulate(Program((FIRST, SECOND)), INPUTS, MemoryTiming(read_latency=11))
+    words = image([])[DATA:DATA + BEATS * CONFIG.bus.bytes].view("<i4")[::4]
+    psum = words.astype(np.int64).reshape(IMAGES, CHANNELS, EDGE, EDGE)
+    assert result.source == "rtl" and [x.name for x in result.layers] == ["conv1", "conv2"]
+    for found in result.layers:
+        assert np.array_equal(found.activations.psum, psum)
+        assert np.array_equal(found.activations.decision, psum & 1 == 1)
+        assert np.array_equal(found.activations.output, psum.astype(np.int8))
+        assert (found.activations.psum.dtype, found.activations.decision.dtype) == (np.int64, bool)
+        opened = int((psum & 1).sum())
+        assert found.macs == IMAGES * CHANNELS * PIXELS * 2 * 9 + opened * 6 * 9
+        assert found.macs_dense == BEATS * 8 * 9 and found.gated
+        assert found.bytes == {"program": 32, "windows": BEATS * 16, "base": 0, "conditional": 0,
+                               "output": BEATS * 16}
+        assert list(found.bytes) == list(STREAMS)
+        assert [list(lane) for lane in found.lanes] == [list(LANE_COUNTERS)] * CONFIG.lanes
+        assert found.cycles > 2 * BEATS
+    assert result.layers[0].cycles == result.layers[1].cycles
+    assert result.end_bytes == 32 and result.end_cycles > 0
+    assert result.outputs.shape == (IMAGES, CHANNELS, EDGE, EDGE)
+    assert result.seconds > 0 and result.multipliers == CONFIG.multipliers
+
+
+@pytest.mark.parametrize("copies,options,sentence", [
+    ((FIRST, Copy(opcode=9)), {},
+     "The engine stopped with error OPCODE in layer 'conv2' (2 of 2): a descriptor has an "
+     "unknown opcode"),
+    ((Copy(source=64 * DATA), SECOND), {},
+     "The engine stopped with error READ in layer 'conv1' (1 of 2): the memory answered a read "
+     "with an error"),
+    ((FIRST,), {}, "The engine must finish 2 layers, but reports 1 and signalled 1"),
+    ((FIRST, SECOND), {"deadline": 700},
+     "The engine was not done after 700 cycles; it was in layer 'conv2' (2 of 2)"),
+    ((FIRST, replace(SECOND, source=DATA + 2064)), {},
+     "The engine broke the bus protocol in layer 'conv2' (2 of 2): Read at 0x1c10 of 64 beats "
+     "crosses a 4 KB boundary"),
+    ((FIRST, replace(SECOND, beats=BEATS - 1)), {},
+     "Layer 'conv2' must produce every output once, but it produced image 2, channel 3, "
+     "pixel 15 0 times"),
+    ((FIRST, replace(SECOND, beats=BEATS + 1)), {},
+     "Layer 'conv2' must have events of tile 0..2, but the monitor saw tile 3"),
+])
+def test_errors_are_one_sentence(stand_in, copies, options, sentence):
+    with pytest.raises(EngineError) as caught:
+        simulate(Program(copies), INPUTS, **options)
+    assert str(caught.value) == sentence
+    stopped = "stopped with error" in sentence
+    assert (caught.value.cause is not ErrorCause.NONE) == stopped
+
+
+@pytest.mark.parametrize("options,sentence", [
+    ({"channels": 2, "pixels": 16}, "Layer 'conv1' must have events of tile 0..2, but the "
+                                    "monitor saw tile 3"),
+    ({"channels": 8, "pixels": 16}, "Layer 'conv1' must have events of channel 0..3, but the "
+                                    "monitor saw channel 4"),
+    ({"channels": 2, "pixels": 64}, "Layer 'conv1' must have events of pixel 0..15, but the "
+                                    "monitor saw pixel 16"),
+])
+def test_misplaced_events_are_named(stand_in, options, sentence):
+    stand_in(**options)
+    with pytest.raises(EngineError) as caught:
+        simulate(Program((FIRST, SECOND)), INPUTS)
+    assert str(caught.value) == sentence
