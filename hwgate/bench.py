@@ -52,14 +52,14 @@ class Peer:
 
 
 PEERS = (
-    Peer("SCALE-Sim 3.0.0, 8x8, output stationary", "model, no memory stalls", 64,
+    Peer("SCALE-Sim 3.0.0, 8x8 output-stationary", "model, no stalls", 64,
          (40447, 38655, 37759)),
-    Peer("SCALE-Sim 3.0.0, 8x8, weight stationary", "model, no memory stalls", 64,
+    Peer("SCALE-Sim 3.0.0, 8x8 weight-stationary", "model, no stalls", 64,
          (37655, 40031, 49535)),
-    Peer("SCALE-Sim 3.0.0, 16x16, output stationary", "model, no memory stalls", 256,
+    Peer("SCALE-Sim 3.0.0, 16x16 output-stationary", "model, no stalls", 256,
          (11135, 10175, 9695)),
-    Peer("ZigZag 3.9.1, 8x8, mapping search", "model", 64, (39192, 38176, 39214)),
-    Peer("NNgen 1.3.4", "RTL in Verilator, DMA included", 72, (39770, 35482, 37506)),
+    Peer("ZigZag 3.9.1, 8x8 mapping search", "model", 64, (39192, 38176, 39214)),
+    Peer("NNgen 1.3.4", "RTL, DMA included", 72, (39770, 35482, 37506)),
 )
 
 
@@ -105,9 +105,10 @@ def _utilisation(pairs: dict[str, Pair]) -> dict[str, float]:
 
 def _table(rows: Iterable[tuple[str, str, int, Iterable[float]]]) -> Table:
     table = Table(title="Dense utilisation = MACs / (multipliers x cycles)", box=box.SIMPLE_HEAD,
-                  title_justify="left", title_style="bold", pad_edge=False)
-    for index, column in enumerate(("System", "What", "Multipliers", *SHAPES, "total")):
-        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index >= 2)
+                  title_justify="left", title_style="bold", pad_edge=False,
+                  collapse_padding=True)
+    for index, column in enumerate(("System", "What", "Mult.", *SHAPES, "total")):
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=True)
     for name, kind, multipliers, shares in rows:
         table.add_row(name, kind, str(multipliers), *(f"{share:.1%}" for share in shares),
                       style="bold" if name.startswith("hwgate") else "")
@@ -150,7 +151,7 @@ def _bench(config: AcceleratorConfig, output: Path) -> int:
     write_atomic(output, json.dumps(figures, indent=2) + "\n")
     out = console()
     out.print(_table([
-        *((f"hwgate, {batch} image{'s' if batch > 1 else ''}", "RTL in Verilator, AXI included",
+        *((f"hwgate, {batch} image{'s' if batch > 1 else ''}", "RTL, AXI included",
            config.multipliers, shares[batch].values()) for batch in BATCHES),
         *((peer.name, peer.kind, peer.multipliers, peer.utilisation()) for peer in PEERS)]))
     out.print(f"{config.describe()}; {speed:,.0f} RTL cycles per second of wall time.",

@@ -163,6 +163,7 @@ class _Layer:
         self.stored: list[int] = []   # cycle from which each tile has left the output columns
         self.bytes: dict[str, int] = {}
         self.requests: dict[int, _Request] = {}
+        self.windows_end: int | None = None  # cycle from which every window has been loaded
         self.end = 0
 
     def run(self) -> int:
@@ -303,6 +304,7 @@ class _Layer:
                         self.loaded.append(busy - 1 + LOADED_LATENCY)
                 valid, left = grant + 1, left - chunk
                 address += chunk * config.bus.bytes
+        self.windows_end = busy
 
     # Compute
 
@@ -434,5 +436,6 @@ class _Layer:
                 self.bytes["output"] = (self.bytes.get("output", 0)
                                         + d["out_beats"] * config.bus.bytes)
             self.stored.append(at)
-        self.end = max(at, answered + 1)
-        yield
+        while self.windows_end is None:
+            yield
+        self.end = max(at, answered + 1, self.windows_end)

@@ -15,7 +15,7 @@ __all__ = ["console", "counter_table", "evaluation_table", "pair_table", "run_ta
            "stream_table", "summary_table", "tool_table"]
 
 #: Columns the tables need. A narrower terminal breaks lines, but never loses a digit.
-WIDTH = 96
+WIDTH = 100
 
 
 def console(*, stderr: bool = False) -> Console:

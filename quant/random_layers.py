@@ -168,19 +168,20 @@ def _gate(rng: np.random.Generator, config: AcceleratorConfig, layer: QuantizedL
         base_groups[output, chosen] = True
     base = np.repeat(base_groups, config.channels, axis=1)[:, :channels]
     layer = replace(layer, base=base, threshold=np.zeros(outputs, np.int64))
-    return replace(layer, threshold=_thresholds(rng, base_psum(layer, x), density))
+    bound = psum_bound(replace(layer, weight=layer.weight * base[:, :, None, None]), config.formats)
+    return replace(layer, threshold=_thresholds(rng, base_psum(layer, x), bound, density))
 
 
-def _thresholds(rng: np.random.Generator, psums: NDArray[np.int64],
+def _thresholds(rng: np.random.Generator, psums: NDArray[np.int64], bound: NDArray[np.int64],
                 density: str) -> NDArray[np.int64]:
-    """One threshold per channel of (N, Co, H, W) base psums."""
+    """One threshold per channel of (N, Co, H, W) base psums, whose magnitude has a bound (Co,)."""
     out = np.zeros(psums.shape[1], np.int64)
     for channel in range(len(out)):
         values = np.sort(psums[:, channel].ravel())
         kind = str(rng.choice(DENSITIES[:-1])) if density == "any" else density
         out[channel] = {
-            "closed": values[-1] if rng.random() < 0.3 else _INT32[1],
-            "open": values[0] - 1 if rng.random() < 0.3 else _INT32[0],
+            "closed": bound[channel] if rng.random() < 0.5 else _INT32[1],
+            "open": -bound[channel] - 1 if rng.random() < 0.5 else _INT32[0],
             "mixed": values[int(rng.integers(len(values)))],
             "extremes": rng.choice([_INT32[0], _INT32[0] + 1, _INT32[1] - 1, _INT32[1], -1, 0]),
         }[kind]
@@ -198,8 +199,8 @@ def _scale(rng: np.random.Generator, config: AcceleratorConfig, layer: Quantized
     places = np.log2(spread * high / steps) + rng.uniform(-1, 1, outputs)
     shift = np.clip(np.rint(places), *SHIFTS).astype(np.int64)
     bias = np.rint(rng.normal(0, spread, (outputs, 2))).astype(np.int64)
-    extreme = rng.random(outputs) < 0.1
-    mult[extreme] = rng.choice([low, -1, 0, 1, high], (int(extreme.sum()), 2))
-    bias[extreme] = rng.choice([_INT32[0], -1, 0, 1, _INT32[1]], (int(extreme.sum()), 2))
-    shift[extreme] = rng.choice([SHIFTS[0], 16, SHIFTS[1]], int(extreme.sum()))
+    extreme = np.flatnonzero(rng.random(outputs) < 0.1)
+    mult[extreme] = rng.choice([low, -1, 0, 1, high], (len(extreme), 2))
+    bias[extreme] = rng.choice([_INT32[0], -1, 0, 1, _INT32[1]], (len(extreme), 2))
+    shift[extreme] = rng.choice([SHIFTS[0], 16, SHIFTS[1]], len(extreme))
     return replace(layer, mult=mult.astype(np.int64), bias=bias, shift=shift)

@@ -152,7 +152,7 @@ def trace_blocks(model: nn.Module) -> tuple[fx.GraphModule, tuple[Block, ...]]:
             continue
         if node.op not in ("call_module", "call_function", "call_method") or inputs != [value]:
             kind = "adds a residual" if node.target in _ADDITIONS else "branches"
-            raise _unsupported(path, f"{kind}", "make the model a chain of modules without "
+            raise _unsupported(path, kind, "make the model a chain of modules without "
                                "residuals or branches")
         op = model.get_submodule(node.target) if node.op == "call_module" else _functional(node)
         chain.add(path, node, op)
@@ -196,7 +196,8 @@ def _functional(node: fx.Node) -> Any:
 
 
 def _mean(dim: Any) -> nn.Module | None:
-    pixels = dim is not None and sorted(d % 4 for d in torch.atleast_1d(torch.tensor(dim))) == [2, 3]
+    """An average over the pixels, if the dimensions are these."""
+    pixels = isinstance(dim, (tuple, list)) and sorted(d % 4 for d in dim) == [2, 3]
     return nn.AdaptiveAvgPool2d(1) if pixels else None
 
 
@@ -220,7 +221,7 @@ def _check_conv(path: str, conv: nn.Conv2d) -> None:
         same = value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
         if same not in allowed:
             what = name.replace("_", " ")
-            raise _unsupported(path, f"has a {what} of {_show(value)}, and supported is "
+            raise _unsupported(path, f"has {what} {_show(value)}, and supported is "
                                f"{' or '.join(map(str, allowed))}", hint)
 
 

@@ -42,6 +42,8 @@ class Loader(wiring.Component):
         To the window memories, see :func:`window_write_layout`.
     tile, plane : Out
         Loaded tiles, and loaded planes of the next one.
+    idle : Out
+        Every tile of the layer has been written.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -51,7 +53,7 @@ class Loader(wiring.Component):
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
             "o": Out(stream.Signature(request_layout(config))), "valid": In(1),
             "data": In(config.bus.data_bits), "write": Out(window_write_layout(config)),
-            "tile": Out(16), "plane": Out(16)})
+            "tile": Out(16), "plane": Out(16), "idle": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -75,6 +77,7 @@ class Loader(wiring.Component):
         m.d.sync += reserved.eq(reserved + Mux(taken, chunk, 0) - popped)
         with m.FSM():
             with m.State("Idle"):
+                m.d.comb += self.idle.eq(reserved == 0)
                 with m.If(self.start):
                     m.d.sync += [tile.eq(0), origin.eq(layer.in_address)]
                     m.next = "Wait"

@@ -38,8 +38,8 @@ class Store(wiring.Component):
         Word of the output columns, and what it held, one cycle later.
     o, beat : Out(stream)
         Write requests and their beats; ``room`` is the number of beats that can be taken.
-    writer_idle : In
-        Everything written has been answered.
+    others_idle : In
+        Everything written has been answered, and every window loaded, needed or not.
     stored_tile : Out
         Tiles that have left the output columns.
     busy : Out
@@ -58,7 +58,7 @@ class Store(wiring.Component):
                                            config.lanes)),
             "o": Out(stream.Signature(request_layout(config))),
             "beat": Out(stream.Signature(config.bus.data_bits)),
-            "room": In(range(BEAT_QUEUE + 1)), "writer_idle": In(1),
+            "room": In(range(BEAT_QUEUE + 1)), "others_idle": In(1),
             "stored_tile": Out(16), "busy": Out(1), "finished": Out(1)})
 
     @property
@@ -135,7 +135,7 @@ class Store(wiring.Component):
                         with m.If(tile == layer.tiles - 1):
                             m.next = "Flush"
             with m.State("Flush"):
-                with m.If(self.writer_idle):
+                with m.If(self.others_idle):
                     m.d.comb += self.finished.eq(1)
                     m.next = "Idle"
 

@@ -1,0 +1,215 @@
+"""Golden models of gate, requantizer, layer and network against plain Python integers."""
+
+from dataclasses import replace
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwgate.config import AcceleratorConfig, FormatConfig, preset
+from hwgate.errors import UserError
+from hwgate.quant.gate import decide
+from hwgate.quant.golden import base_psum, convolve, max_pool, psum_bound, run_layer
+from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
+from hwgate.quant.random_layers import DENSITIES, fits, random_images, random_network
+from hwgate.quant.requantize import requantize
+
+INT32 = st.integers(-(1 << 31), (1 << 31) - 1)
+INT16 = st.integers(-(1 << 15), (1 << 15) - 1)
+INT8 = st.integers(-128, 127)
+
+
+def test_gate_opens_strictly_above_the_threshold():
+    psums = np.array([-(1 << 31), 6, 7, 8, (1 << 31) - 1])
+    assert decide(psums, np.int64(7)).tolist() == [False, False, False, True, True]
+    assert decide(psums, np.int64(-(1 << 31))).tolist() == [False, True, True, True, True]
+    assert not decide(psums, np.int64((1 << 31) - 1)).any()
+
+
+@given(INT32, INT32, INT16, st.integers(1, 47), st.sampled_from([-128, 0]), INT8, INT16)
+def test_requantize_rounds_half_up_once(psum, bias, mult, shift, low, residual, mult_residual):
+    exact = Fraction((psum + bias) * mult + residual * mult_residual, 1 << shift)
+    wanted = min(max(floor(exact + Fraction(1, 2)), low), 127)
+    assert requantize(psum, bias, mult, shift, low, 127, residual, mult_residual) == wanted
+
+
+@pytest.mark.parametrize("psum,wanted", [(-4, -1), (-3, -1), (-2, 0), (1, 0), (2, 1), (6, 2)])
+def test_requantize_ties(psum, wanted):
+    assert requantize(psum, 0, 1, 2, -128, 127) == wanted
+
+
+def plain_layer(layer, image, formats):
+    """One image through a layer, one integer at a time: output, psums, decisions."""
+    channels, height, width = layer.conv_shape
+    pad, kernel = layer.padding, layer.kernel
+    low, high = formats.limits(formats.activation)
+    if layer.reduce:
+        places = [(0, 0, [(y, x) for y in range(height) for x in range(width)])]
+    else:
+        places = [(y, x, [(y, x)]) for y in range(height) for x in range(width)]
+    values, psums, decisions = (np.zeros(layer.decision_shape, np.int64) for _ in range(3))
+    for c in range(channels):
+        for y, x, pixels in places:
+            sums = [0, 0]
+            for py, px in pixels:
+                for source in range(layer.in_shape[0]):
+                    for i in range(kernel):
+                        for j in range(kernel):
+                            at = py + i - pad, px + j - pad
+                            if 0 <= at[0] < layer.in_shape[1] and 0 <= at[1] < layer.in_shape[2]:
+                                sums[int(layer.base[c, source])] += (
+                                    int(layer.weight[c, source, i, j]) * int(image[source, *at]))
+            opened = layer.threshold is None or sums[1] > int(layer.threshold[c])
+            psum = sums[1] + sums[0] * opened
+            scaled = (psum + int(layer.bias[c, int(opened)])) * int(layer.mult[c, int(opened)])
+            rounded = floor(Fraction(scaled, 1 << int(layer.shift[c])) + Fraction(1, 2))
+            values[c, y, x] = min(max(rounded, 0 if layer.relu else low), high)
+            psums[c, y, x], decisions[c, y, x] = psum, opened
+    edge, (_, out_height, out_width) = layer.pool, layer.out_shape
+    output = np.array([[[values[c, y * edge:(y + 1) * edge, x * edge:(x + 1) * edge].max()
+                         for x in range(out_width)] for y in range(out_height)]
+                       for c in range(channels)])
+    return output, psums, decisions.astype(bool)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("formats", [FormatConfig(), FormatConfig(activation=4, weight=3)],
+                         ids=["int8", "int4"])
+def test_layer_is_the_contract(formats, seed):
+    rng = np.random.default_rng(seed)
+    config = AcceleratorConfig(channels=2, formats=formats)
+    network = random_network(rng, config, layers=2, gated=True, reduce=bool(seed % 2))
+    network = replace(network, layers=tuple(network.layers[:2]))
+    image = random_images(rng, network, 1)
+    for layer, found in zip(network.layers, network.run(image), strict=True):
+        output, psum, decision = plain_layer(layer, image[0], formats)
+        np.testing.assert_array_equal(found.output[0], output)
+        np.testing.assert_array_equal(found.psum[0], psum)
+        np.testing.assert_array_equal(found.decision[0], decision)
+        assert found.output.dtype == np.int8 and found.output.shape[1:] == layer.out_shape
+        image = found.output
+
+
+def test_convolution_is_exact_and_strided():
+    rng = np.random.default_rng(0)
+    x, weight = (rng.integers(-128, 128, shape).astype(np.int8)
+                 for shape in ((2, 5, 7, 6), (3, 5, 3, 3)))
+    for stride in (1, 2):
+        wanted = torch.nn.functional.conv2d(torch.from_numpy(x).long(),
+                                            torch.from_numpy(weight).long(), None, stride, 1)
+        np.testing.assert_array_equal(convolve(x, weight, 1, stride), wanted.numpy())
+
+
+def test_max_pool_drops_remainders():
+    x = np.arange(35, dtype=np.int8).reshape(1, 1, 5, 7)
+    assert max_pool(x, 2).tolist() == [[[[8, 10, 12], [22, 24, 26]]]]
+    assert max_pool(x, 1) is not None and max_pool(x, 3).shape == (1, 1, 1, 2)
+
+
+def tied_layer():
+    """Base psums 1, 2, 3 at three pixels, threshold 2, conditional path worth 100."""
+    return QuantizedLayer(
+        "tie", np.array([[[[1]], [[100]]]], np.int8), np.array([[True, False]]), np.array([2]),
+        np.array([[0, 0]]), np.array([[2, 2]]), np.array([1]), (2, 1, 3))
+
+
+def test_closed_gate_keeps_the_partial_sum_and_ties_close():
+    found = run_layer(tied_layer(), np.array([[[[1, 2, 3]], [[1, 1, 1]]]], np.int8))
+    assert found.decision.ravel().tolist() == [False, False, True]
+    assert found.psum.ravel().tolist() == [1, 2, 103]
+    assert found.output.ravel().tolist() == [1, 2, 103]
+
+
+def test_closed_and_open_pixels_have_their_own_parameters():
+    layer = replace(tied_layer(), bias=np.array([[10, -10]]), mult=np.array([[2, -2]]), relu=False)
+    found = run_layer(layer, np.array([[[[1, 2, 3]], [[1, 1, 1]]]], np.int8))
+    assert found.output.ravel().tolist() == [11, 12, -93]
+
+
+def network(**formats):
+    return QuantizedNetwork(AcceleratorConfig(formats=FormatConfig(**formats)),
+                            (replace(tied_layer(), in_scale=0.5),))
+
+
+def test_images_round_half_to_even_and_clamp():
+    steps = network().quantize_images([[[[0.25, 0.75, 100]], [[-100, -0.75, 0.3]]]])
+    assert steps.tolist() == [[[[0, 2, 127]], [[-128, -2, 1]]]] and steps.dtype == np.int8
+    assert network(activation=4).quantize_images(np.full((1, 2, 1, 3), 9.0)).max() == 7
+    assert torch.equal(torch.from_numpy(network().quantize_images(torch.rand(1, 2, 1, 3)) > 2),
+                       torch.zeros(1, 2, 1, 3, dtype=torch.bool))
+
+
+def test_images_are_normalized():
+    scaled = replace(network(), image_mean=np.array([1.0, 2.0]), image_std=np.array([2.0, 4.0]))
+    assert scaled.quantize_images(np.full((1, 2, 1, 3), 9.0))[0, :, 0, 0].tolist() == [8, 4]
+
+
+def test_integer_images_pass():
+    images = np.array([[[[1, 2, 3]], [[1, 1, 1]]]], np.int8)
+    np.testing.assert_array_equal(network().quantize_images(images), images)
+    assert network()(images).tolist() == [[1, 2, 103]]
+
+
+@pytest.mark.parametrize("images,sentence", [
+    (np.zeros((1, 2, 1, 3), np.uint8), "Images must be float or int8, not uint8"),
+    (np.zeros((2, 1, 3)), "Images must have the shape (N, 2, 1, 3), not (2, 1, 3)"),
+    (np.zeros((1, 2, 3, 1)), "Images must have the shape (N, 2, 1, 3), not (1, 2, 3, 1)"),
+    (np.zeros((0, 2, 1, 3)), "A batch must have at least one image, not 0"),
+    (np.full((1, 2, 1, 3), np.nan), "Images must be finite, not NaN or infinite"),
+    (np.full((1, 2, 1, 3), 9, np.int8), "Quantized images must be in -8..7, not 9..9"),
+], ids=["type", "rank", "shape", "empty", "nan", "range"])
+def test_bad_images(images, sentence):
+    with pytest.raises(UserError) as error:
+        network(activation=4)(images)
+    assert str(error.value) == sentence
+
+
+def test_forced_open_is_one_ungated_sum():
+    rng = np.random.default_rng(1)
+    gated = random_network(rng, AcceleratorConfig(), layers=1, gated=True, density="mixed",
+                           reduce=False)
+    images = random_images(rng, gated, 2)
+    dense, layer = gated.force_open(), gated.layers[0]
+    found = dense.run(images)[0]
+    assert layer.gated and not dense.layers[0].gated and found.decision.all()
+    np.testing.assert_array_equal(found.psum, convolve(images, layer.weight, layer.padding))
+    opened = gated.run(images)[0].decision
+    np.testing.assert_array_equal(found.psum[opened], gated.run(images)[0].psum[opened])
+    assert dense.layers[0].base_macs == dense.layers[0].macs == layer.macs
+
+
+@pytest.mark.parametrize("name", ["digits", "tiny", "wide"])
+@pytest.mark.parametrize("density", DENSITIES)
+def test_random_networks_fit_and_decide_as_asked(name, density):
+    config, open_shares, mixed = preset(name), [], 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        net = random_network(rng, config, gated=True, density=density)
+        images = random_images(rng, net, 3)
+        for layer, found in zip(net.layers, net.run(images), strict=True):
+            assert fits(layer, config) and (psum_bound(layer, config.formats) < 1 << 31).all()
+            assert np.abs(layer.mult).max() <= 1 << 15 and np.abs(layer.bias).max() <= 1 << 31
+            assert layer.shift.min() >= 1 and layer.shift.max() <= 47
+            if layer.gated:
+                open_shares.append(found.decision.mean())
+                mixed += 0 < open_shares[-1] < 1
+                ends = np.arange(0, layer.in_shape[0], config.channels)
+                assert (np.add.reduceat(layer.base, ends, axis=1)
+                        % np.diff([*ends, layer.in_shape[0]]) == 0).all()
+                assert layer.base.any(1).all() and not layer.base.all(1).any()
+                assert base_psum(layer, images).shape == found.psum.shape
+            images = found.output
+    assert len(open_shares) >= 3
+    assert {"closed": max(open_shares) == 0, "open": min(open_shares) == 1,
+            "mixed": mixed > len(open_shares) / 2}.get(density, mixed > 0)
+
+
+def test_random_networks_stay_inside_a_narrow_accumulator():
+    config = AcceleratorConfig(formats=FormatConfig(accumulator=20))
+    for seed in range(10):
+        for layer in random_network(np.random.default_rng(seed), config).layers:
+            assert psum_bound(layer, config.formats).max() < 1 << 19
