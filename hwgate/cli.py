@@ -152,7 +152,7 @@ def simulate(
     with _progress() as (step, _):
         step("compile the program")
         program = hwgate.compile(loaded, config, dense=dense)
-        step("simulate it in RTL")
+        step("build the simulator if need be, run the program")
         run = hwgate.simulate(program, batch, timing)
     if not _write_json(json_file, {"images": len(batch), "dense": dense, **run_to_dict(run)}):
         _show(run_table(run, images=len(batch)), counter_table(run), stream_table(run),

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.errors import UserError
-from hwgate.results import LANE_COUNTERS, STREAMS, LayerResult, RunResult
+from hwgate.results import LayerResult, RunResult
 
 __all__ = ["Comparison", "Difference", "LayerComparison", "Source", "compare"]
 

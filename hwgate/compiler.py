@@ -111,7 +111,7 @@ class Binding:
         config, count = program.config, len(images)
         if count > 0xFFFF:
             raise UserError(f"A batch must have at most {0xFFFF} images, not {count}")
-        at = _ceil((len(program.plans) + 1) * descriptor_layout().bytes, REGION_BYTES)
+        at = _ceil((len(program.plans) + 1) * descriptor_layout().size_bytes, REGION_BYTES)
         weights = []
         for plan in program.plans:
             weights.append(at * REGION_BYTES)
@@ -139,7 +139,7 @@ class Binding:
         listing = b"".join(layout.pack(d) for d in self.descriptors)
         listing += layout.pack({"opcode": Opcode.END, "digest": config.digest})
         self._put(memory, self.program_address, listing)
-        for plan, d in zip(self.program.plans, self.descriptors):
+        for plan, d in zip(self.program.plans, self.descriptors, strict=True):
             self._put(memory, d["weights_address"], plan.stream)
         packed = pack_maps(config, self.images)
         self._put(memory, self.descriptors[0]["in_address"], packed.tobytes())
@@ -224,7 +224,7 @@ def _plan(layer: QuantizedLayer, config: AcceleratorConfig) -> LayerPlan:
     stride = cond_offset + max(len(cond) for _, cond in streams)
     stream = b"".join((base.ljust(cond_offset, b"\0") + cond).ljust(stride, b"\0")
                       for base, cond in streams)
-    first_bytes = layout.bytes + first * config.block_bytes
+    first_bytes = layout.size_bytes + first * config.block_bytes
     descriptor = {**geometry, "opcode": Opcode.LAYER, "digest": config.digest,
                   "job_stride": stride, "cond_offset": cond_offset, "first_blocks": first,
                   "first_beats": _ceil(first_bytes, config.bus.bytes)}
@@ -283,7 +283,8 @@ def _job(layer: QuantizedLayer, config: AcceleratorConfig, channel: int) -> Job:
     """Split an output channel's blocks at the base path's channels."""
     channels = layer.in_shape[0]
     width = config.channels * (TAPS if layer.kernel == 1 else 1)
-    base, conditional = [], []
+    base: list[int] = []
+    conditional: list[int] = []
     for block in range(_ceil(channels, width)):
         members = layer.base[channel, block * width:(block + 1) * width]
         if layer.gated and members.any() != members.all():

@@ -50,7 +50,7 @@ def estimate(program: Program, images: NDArray[Any],
     activations = program.network.run(binding.images)
     begin = time.perf_counter()
     layers = []
-    for n, (plan, seen) in enumerate(zip(program.plans, activations)):
+    for n, (plan, seen) in enumerate(zip(program.plans, activations, strict=True)):
         layer = plan.layer
         opened = OpenPixels.of(seen.decision) if layer.gated else None
         schedule = schedule_layer(config, timing, plan, binding.descriptors[n], opened, n == 0)
@@ -60,7 +60,7 @@ def estimate(program: Program, images: NDArray[Any],
             lanes=tuple(schedule.lanes), activations=seen, gated=layer.gated))
     return RunResult(
         source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing),
-        end_bytes=descriptor_layout().bytes, multipliers=config.multipliers,
+        end_bytes=descriptor_layout().size_bytes, multipliers=config.multipliers,
         seconds=time.perf_counter() - begin, energy=_energy(config, layers))
 
 

@@ -30,7 +30,7 @@ def _registers() -> str:
 
 
 def _layout(layout: Layout) -> str:
-    return f"{layout.bytes} bytes, with padding.\n\n{layout.as_markdown()}"
+    return f"{layout.size_bytes} bytes, with padding.\n\n{layout.as_markdown()}"
 
 
 #: File below ``docs/``: its generated parts by name.

@@ -72,7 +72,7 @@ def simulate_and_estimate(network: QuantizedNetwork, config: AcceleratorConfig,
     program = hwgate.compile(network, config, dense=dense)
     step(f"estimate the {which} program")
     model = hwgate.estimate(program, images, timing)
-    step(f"simulate the {which} program in RTL")
+    step(f"build the simulator if need be, run the {which} program")
     rtl = hwgate.simulate(program, images, timing)
     return Pair(rtl, model, compare(rtl, model))
 

@@ -39,7 +39,7 @@ class Layout:
     align: int
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size with padding."""
         used = sum(f.bits for f in self.fields) // 8
         return -(-used // self.align) * self.align
@@ -67,7 +67,7 @@ class Layout:
                 raise ValueError(f"Field {f.name!r} of the {self.name} must be in "
                                  f"{low}..{high}, not {value}")
             out += value.to_bytes(f.bits // 8, "little", signed=f.signed)
-        return bytes(out) + bytes(self.bytes - len(out))
+        return bytes(out) + bytes(self.size_bytes - len(out))
 
     def unpack(self, raw: bytes) -> dict[str, int]:
         """Inverse of :meth:`pack`."""

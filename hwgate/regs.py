@@ -10,7 +10,7 @@ from enum import Enum, IntEnum
 from functools import cached_property
 
 from hwgate.config import AcceleratorConfig
-from hwgate.results import LANE_COUNTERS, STREAMS
+from hwgate.counters import LANE_COUNTERS, STREAMS
 
 __all__ = ["Access", "COUNTER_BITS", "ENGINE_ID", "ErrorCause", "Field", "REGISTER_BITS",
            "Register", "RegisterMap", "counter_names", "engine_registers"]

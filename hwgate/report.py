@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.artifacts import write_atomic
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.evaluate import DEFINITIONS, Evaluation
-from hwgate.results import LANE_COUNTERS, STREAMS, LayerResult
+from hwgate.results import LayerResult
 
 __all__ = ["Pictures", "decision_map", "png", "render", "write_report"]
 

@@ -8,29 +8,7 @@ import numpy as np
 
 from hwgate.quant.network import Activations
 
-__all__ = ["LANE_COUNTERS", "STREAMS", "LayerResult", "RunResult"]
-
-#: Per-lane counters. Every cycle of a lane adds one to exactly one of them.
-LANE_COUNTERS: dict[str, str] = {
-    "base": "issued a window of a base pass",
-    "conditional": "issued a window of a conditional pass",
-    "weights": "waited for a job header or a weight block",
-    "windows": "waited for a channel group of its tile",
-    "output": "waited for a free half of the output buffer",
-    "gate": "waited for decisions of the gate",
-    "turnaround": "started a pass after waiting",
-    "idle": "had no job left in this layer, or no layer ran",
-}
-
-#: Streams on the off-chip bus, counted in bytes of whole beats.
-STREAMS: dict[str, str] = {
-    "program": "layer descriptors",
-    "windows": "input feature maps",
-    "base": "job headers and base weight blocks",
-    "conditional": "conditional weight blocks",
-    "output": "output feature maps",
-}
-
+__all__ = ["LayerResult", "RunResult"]
 
 @dataclass(frozen=True)
 class LayerResult:
@@ -45,9 +23,10 @@ class LayerResult:
     cycles : int
         From the end of the previous layer (or the start) to the end of this one.
     bytes : mapping of stream to bytes
-        Keys are those of :data:`STREAMS`.
+        Keys are those of :data:`hwgate.counters.STREAMS`.
     lanes : tuple of mappings
-        One per lane; keys are those of :data:`LANE_COUNTERS`. Each adds up to ``cycles``.
+        One per lane; keys are those of :data:`hwgate.counters.LANE_COUNTERS`. Each adds up to
+        ``cycles``.
     activations : Activations
         Outputs, psums and decisions, channel-first.
     """

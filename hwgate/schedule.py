@@ -6,7 +6,7 @@ where requests compete; granting them in order makes further times known. Latenc
 constants beside the blocks. Times are cycles since the layer's start strobe.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from hwgate.bursts import split_bursts
 from hwgate.compiler import LayerPlan
-from hwgate.config import AcceleratorConfig, MemoryTiming
+from hwgate.config import TAPS, AcceleratorConfig, MemoryTiming
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.layouts import descriptor_layout, header_layout
-from hwgate.results import LANE_COUNTERS, STREAMS
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.fetch import JOBS_ALIVE
 from hwgate.rtl.issue import ISSUE_LATENCY
@@ -85,7 +85,7 @@ def end_cycles(config: AcceleratorConfig, timing: MemoryTiming) -> int:
 
 def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming) -> int:
     """Cycles from the request for a descriptor to the start of its layer."""
-    beats = descriptor_layout().bytes // config.bus.bytes
+    beats = descriptor_layout().size_bytes // config.bus.bytes
     return (GRANT_LATENCY + timing.read_latency + (beats - 1) * timing.beat_interval
             + READ_BEAT_LATENCY + DECODE_CYCLES)
 
@@ -116,19 +116,19 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
         counters["idle"] = before + end - sum(counters.values())
         lanes.append(counters)
     layer_bytes = dict.fromkeys(STREAMS, 0) | model.bytes
-    layer_bytes["program"] = descriptor_layout().bytes
+    layer_bytes["program"] = descriptor_layout().size_bytes
     return LayerSchedule(before + end, layer_bytes, lanes)
 
 
 @dataclass
 class _Request:
-    """A read request that waits for its grant from cycle ``valid`` on."""
+    """A read request that waits from cycle ``valid`` on for its grant and its first beat."""
 
     valid: int
     address: int
     beats: int
     stream: str
-    granted: Callable[[int, int], None]
+    answer: tuple[int, int] | None = None
 
 
 @dataclass
@@ -154,7 +154,7 @@ class _Layer:
         self.config, self.timing, self.plan, self.d = config, timing, plan, descriptor
         self.opened = opened
         self.decision = decision_latency(config)
-        self.header_beats = header_layout(config).bytes // config.bus.bytes
+        self.header_beats = header_layout(config).size_bytes // config.bus.bytes
         channels, tiles = descriptor["out_channels"], descriptor["tiles"]
         self.lanes = [_Lane(n, [(tile, channel) for tile in range(tiles)
                                 for channel in range(n, channels, config.lanes)])
@@ -190,7 +190,7 @@ class _Layer:
             bus = start + (request.beats - 1) * self.timing.beat_interval
             self.bytes[request.stream] = (self.bytes.get(request.stream, 0)
                                           + request.beats * self.config.bus.bytes)
-            request.granted(now, start + READ_BEAT_LATENCY)
+            request.answer = now, start + READ_BEAT_LATENCY
         if blocks:
             raise AssertionError(f"The schedule of layer {self.plan.layer.name!r} is stuck")
         return self.end
@@ -203,22 +203,26 @@ class _Layer:
                       + len(lane.freed["conditional"]) for lane in self.lanes))
 
 
+    def _read(self, source: int, valid: int, address: int, beats: int,
+              stream: str) -> Generator[None, None, tuple[int, int]]:
+        """Read ``beats`` beats; returns the cycles of the grant and of the first beat."""
+        request = self.requests[source] = _Request(valid, address, beats, stream)
+        while request.answer is None:
+            yield
+        return request.answer
+
     # Weights
 
     def _blocks(self, lane: _Lane, stream: str, source: int, valid: int, address: int, beats: int,
-                blocks: int, requested: int, header: int) -> Iterator[None]:
-        """One request of a :class:`BlockFetch`, when its queue has room. Returns (grant, beat)."""
+                blocks: int, requested: int,
+                header: int) -> Generator[None, None, tuple[int, int]]:
+        """One request of a :class:`BlockFetch`, when its queue has room; as :meth:`_read`."""
         short = requested + blocks - self.config.buffers.weight_blocks
         if short > 0:
             while len(lane.freed[stream]) < short:
                 yield
             valid = max(valid, lane.freed[stream][short - 1])
-        answer: list[tuple[int, int]] = []
-        self.requests[source] = _Request(valid, address, beats, stream,
-                                         lambda *times: answer.append(times))
-        while not answer:
-            yield
-        grant, beat = answer[0]
+        grant, beat = yield from self._read(source, valid, address, beats, stream)
         interval, latency = self.timing.beat_interval, UNPACK_LATENCY + BLOCK_LATENCY
         lane.weights[stream] += [
             beat + (header + block_beat(self.config, n)) * interval + latency
@@ -291,12 +295,7 @@ class _Layer:
                 short = len(popped) + chunk - LOADER_QUEUE
                 if short > 0:
                     valid = max(valid, popped[short - 1])
-                answer: list[tuple[int, int]] = []
-                self.requests[source] = _Request(valid, address, chunk, "windows",
-                                                 lambda *times: answer.append(times))
-                while not answer:
-                    yield
-                grant, beat = answer[0]
+                grant, beat = yield from self._read(source, valid, address, chunk, "windows")
                 for n in range(chunk):
                     busy = max(busy, beat + n * self.timing.beat_interval + 1) + steps
                     popped.append(busy)
@@ -392,7 +391,7 @@ class _Layer:
     def _plane(self, block: int) -> int:
         """Last plane that a pass reads."""
         if self.d["bank_mode"]:
-            return min(9 * block + 8, self.d["in_planes"] - 1)
+            return min(TAPS * (block + 1), self.d["in_planes"]) - 1
         return block
 
     # Outputs

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.evaluate import DEFINITIONS, Evaluation, Pair
-from hwgate.results import LANE_COUNTERS, STREAMS, RunResult
+from hwgate.results import RunResult
 from hwgate.sim.toolchain import Tool
 
 __all__ = ["console", "counter_table", "evaluation_table", "pair_table", "run_table",

@@ -5,8 +5,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.regs import COUNTER_BITS, counter_names, engine_registers
-from hwgate.results import LANE_COUNTERS, STREAMS
 from hwgate.rtl.axi import axi4_signature, axi_lite_signature
 from hwgate.rtl.lane import Lane, lane_signature
 from hwgate.rtl.loader import Loader

@@ -1,11 +1,11 @@
 """Issue: starts a lane's passes and sends their windows into the pipeline."""
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
-from hwgate.results import LANE_COUNTERS
+from hwgate.counters import LANE_COUNTERS
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.pixels import PixelCounter
 from hwgate.rtl.structs import descriptor_struct, pixel_layout

@@ -5,7 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
-from hwgate.results import LANE_COUNTERS
+from hwgate.counters import LANE_COUNTERS
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.dot import DotProduct, dot_latency
 from hwgate.rtl.fetch import BlockFetch, JobFetch
@@ -14,8 +14,15 @@ from hwgate.rtl.issue import ISSUE_LATENCY, Issue, progress_layout
 from hwgate.rtl.pixels import PixelCounter
 from hwgate.rtl.psum import PSUM_LATENCY, PSUM_LOOKUP, PsumMemory
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY, Requantize
-from hwgate.rtl.structs import (block_layout, delay, descriptor_struct, event_layout,
-                                header_struct, status_layout, window_write_layout)
+from hwgate.rtl.structs import (
+    block_layout,
+    delay,
+    descriptor_struct,
+    event_layout,
+    header_struct,
+    status_layout,
+    window_write_layout,
+)
 from hwgate.rtl.tasks import TaskList
 from hwgate.rtl.weights import WeightQueue
 from hwgate.rtl.window import WINDOW_LATENCY, WindowMemory
@@ -109,7 +116,8 @@ class Lane(wiring.Component):
         m.d.comb += [
             fetch.lane.eq(self.lane), fetch.start.eq(self.start), fetch.layer.eq(layer),
             self.header.eq(base_fetch.header), fetch.header_valid.eq(self.header_valid),
-            fetch.header.eq(self.job_header), fetch.done.eq(done), base_queue.load.eq(self.header_valid),
+            fetch.header.eq(self.job_header), fetch.done.eq(done),
+            base_queue.load.eq(self.header_valid),
             base_queue.bitmap.eq(self.job_header.base_bitmap)]
 
         # Issue.

@@ -109,7 +109,8 @@ class Loader(wiring.Component):
         bank_mode = layer.bank_mode[0]
         end_part, end_plane = Signal(), Signal()
         m.d.comb += [
-            end_part.eq(part == Mux(bank_mode, config.beat_pixels, config.beat_pixels // words) - 1),
+            end_part.eq(part + 1 == Mux(bank_mode, config.beat_pixels,
+                                        config.beat_pixels // words)),
             end_plane.eq(end_part & (beat == layer.plane_beats - 1)),
             beats.r_en.eq(end_part)]
 

@@ -84,7 +84,7 @@ class Sequencer(wiring.Component):
     def _walk(self, fault, end):
         """One descriptor after the other; reset after an error."""
         m = Module()
-        layer, size = self.layer, descriptor_layout().bytes
+        layer, size = self.layer, descriptor_layout().size_bytes
         address = Signal(self.config.bus.address_bits)
         m.d.comb += [self.o.payload.address.eq(address),
                      self.o.payload.beats.eq(size // self.config.bus.bytes)]

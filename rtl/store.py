@@ -81,7 +81,7 @@ class Store(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, layer, pixels = self.config, self.layer, self.config.beat_pixels
+        config, layer = self.config, self.layer
         tile, plane, part = Signal(16), Signal(16), Signal(range(max(2, self._parts)))
         need, slot, target = Signal(16), Signal(16), Signal(config.bus.address_bits)
         origin = Signal(config.bus.address_bits)

@@ -11,7 +11,7 @@ __all__ = ["block_layout", "delay", "descriptor_struct", "event_layout", "header
 
 
 def _struct(layout: Layout) -> data.StructLayout:
-    padding = 8 * layout.bytes - sum(f.bits for f in layout.fields)
+    padding = 8 * layout.size_bytes - sum(f.bits for f in layout.fields)
     members = {f.name: signed(f.bits) if f.signed else unsigned(f.bits) for f in layout.fields}
     return data.StructLayout(members | ({"padding": padding} if padding else {}))
 

@@ -1,7 +1,9 @@
 """Window memory: nine banks that deliver any 3x3 window in one cycle."""
 
+from itertools import pairwise
+
 from amaranth import Cat, Module, Mux, Signal, unsigned
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import TAPS, AcceleratorConfig
@@ -67,11 +69,10 @@ class WindowMemory(wiring.Component):
         y, x = Signal(words + 2), Signal(words + 2)
         m.d.sync += [y.eq(3 * pixel.yq + pixel.ym), x.eq(3 * pixel.xq + pixel.xm)]
         half, ym, xm = self.half, pixel.ym, pixel.xm
-        stages = []
-        for stage in range(1, WINDOW_LATENCY):
-            after = Signal(5, name=f"rotation{stage}")
-            m.d.sync += after.eq(Cat(half, ym, xm) if stage == 1 else stages[-1])
-            stages.append(after)
+        stages = [Signal(5, name=f"rotation{stage}") for stage in range(1, WINDOW_LATENCY)]
+        m.d.sync += stages[0].eq(Cat(half, ym, xm))
+        for before, after in pairwise(stages):
+            m.d.sync += after.eq(before)
 
         # Stage 2: bank addresses and masks. Stage 3: the banks.
         inside_y = [Signal(3, name=f"inside_y{n}") for n in range(3)]  # stages 2, 3, 4

@@ -24,7 +24,7 @@ def engine_model(config: AcceleratorConfig, *, waves: bool = False) -> Path:
         If a tool is missing or fails.
     """
     return build_model(
-        generated_verilog(config), "harness", timing=True, waves=waves,
+        generated_verilog(config), "harness", timing=True, public=False, waves=waves,
         extra=(_HERE / "harness.sv", _HERE / "memory.cpp"),
         parameters={"DATA_BITS": config.bus.data_bits, "ADDRESS_BITS": config.bus.address_bits,
                     "LANES": config.lanes, "COUNTERS": len(counter_names(config))})

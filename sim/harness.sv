@@ -1,7 +1,8 @@
 // The whole accelerator with a clock, a memory and a monitor; Python wakes only on `halt`.
 //
-// The memory and all records live in memory.cpp. Signals without a driver here belong to the
-// bench (sim/bench_engine.py), which reaches them through cocotb.
+// The memory and all records live in memory.cpp. The bench (sim/bench_engine.py) reaches the
+// signals marked public through cocotb, and drives those marked public_flat_rw. Everything that
+// depends on such a signal without a register is computed again at every step of the simulator.
 
 module harness #(
     parameter int DATA_BITS = 128,
@@ -32,23 +33,35 @@ module harness #(
   import "DPI-C" function void hwgate_layer_done(input bit [32*COUNTERS-1:0] counters);
 
   // Clock and end of a run. `cycle` numbers the clock edges.
-  bit clk = 0;
+  bit clk /* verilator public_flat_rd */ = 0;
   always #1 clk = ~clk;
 
-  bit rst = 1;
-  bit [47:0] cycle = 0;
-  bit [47:0] deadline = '1;
-  bit late = 0, fault = 0;
-  wire irq;
-  wire halt = irq | late | fault;
+  bit rst /* verilator public_flat_rw */ = 1;
+  bit reset = 1;
+  always @(posedge clk) reset <= rst;
 
-  // Control port, driven by the bench.
-  bit [11:0] awaddr = 0, araddr = 0;
-  bit [31:0] wdata = 0;
-  bit awvalid = 0, wvalid = 0, bready = 1, arvalid = 0, rready = 1;
-  wire awready, wready, bvalid, arready, rvalid;
-  wire [1:0] bresp, rresp;
-  wire [31:0] rdata;
+  bit [47:0] cycle /* verilator public_flat_rd */ = 0;
+  bit [47:0] deadline /* verilator public_flat_rw */ = '1;
+  bit late /* verilator public_flat_rd */ = 0;
+  bit fault = 0;
+  wire irq;
+  wire halt /* verilator public_flat_rd */ = irq | late | fault;
+
+  // Control port, driven by the bench, which always takes an answer.
+  bit [11:0] awaddr /* verilator public_flat_rw */ = 0;
+  bit [11:0] araddr /* verilator public_flat_rw */ = 0;
+  bit [31:0] wdata /* verilator public_flat_rw */ = 0;
+  bit awvalid /* verilator public_flat_rw */ = 0;
+  bit wvalid /* verilator public_flat_rw */ = 0;
+  bit arvalid /* verilator public_flat_rw */ = 0;
+  wire awready /* verilator public_flat_rd */;
+  wire wready /* verilator public_flat_rd */;
+  wire arready /* verilator public_flat_rd */;
+  wire bvalid /* verilator public_flat_rd */;
+  wire rvalid /* verilator public_flat_rd */;
+  wire [1:0] bresp /* verilator public_flat_rd */;
+  wire [1:0] rresp /* verilator public_flat_rd */;
+  wire [31:0] rdata /* verilator public_flat_rd */;
 
   // Memory port.
   wire [0:0] m_awid, m_arid;
@@ -68,7 +81,7 @@ module harness #(
   wire [EVENT_BITS*LANES-1:0] events;
 
   hwgate_top dut (
-      .clk(clk), .rst(rst), .irq(irq),
+      .clk(clk), .rst(reset), .irq(irq),
       .m_axi__awid(m_awid), .m_axi__awaddr(m_awaddr), .m_axi__awlen(m_awlen),
       .m_axi__awsize(m_awsize), .m_axi__awburst(m_awburst), .m_axi__awvalid(m_awvalid),
       .m_axi__awready(1'b1),
@@ -85,11 +98,11 @@ module harness #(
       .s_axil__awready(awready),
       .s_axil__wdata(wdata), .s_axil__wstrb(4'hf), .s_axil__wvalid(wvalid),
       .s_axil__wready(wready),
-      .s_axil__bresp(bresp), .s_axil__bvalid(bvalid), .s_axil__bready(bready),
+      .s_axil__bresp(bresp), .s_axil__bvalid(bvalid), .s_axil__bready(1'b1),
       .s_axil__araddr(araddr), .s_axil__arprot(3'b0), .s_axil__arvalid(arvalid),
       .s_axil__arready(arready),
       .s_axil__rdata(rdata), .s_axil__rresp(rresp), .s_axil__rvalid(rvalid),
-      .s_axil__rready(rready),
+      .s_axil__rready(1'b1),
       .monitor__layer_done(layer_done), .monitor__counters(counters), .monitor__events(events));
 
   // What the next clock edge assigns, filled in by the memory.
@@ -100,7 +113,7 @@ module harness #(
   always @(posedge clk) begin
     cycle <= cycle + 1;
     late <= cycle >= deadline;
-    hwgate_step(rst,
+    hwgate_step(reset,
                 m_arvalid, 32'(m_araddr), 32'(m_arlen), 32'(m_arsize), 32'(m_arburst), m_arid[0],
                 m_rready,
                 m_awvalid, 32'(m_awaddr), 32'(m_awlen), 32'(m_awsize), 32'(m_awburst), m_awid[0],
@@ -121,11 +134,11 @@ module harness #(
   for (genvar lane = 0; lane < LANES; lane++) begin : g_lane
     wire [EVENT_BITS-1:0] record = events[EVENT_BITS*lane +: EVENT_BITS];
     always @(posedge clk)
-      if (record[0] && !rst)
+      if (record[0] && !reset)
         hwgate_event(lane, 32'(record[16:1]), 32'(record[32:17]), 32'(record[48:33]),
                      record[80:49], record[81]);
   end
 
   always @(posedge clk)
-    if (layer_done && !rst) hwgate_layer_done(counters);
+    if (layer_done && !reset) hwgate_layer_done(counters);
 endmodule

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.config import MemoryTiming
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
 from hwgate.quant.network import Activations, QuantizedLayer
 from hwgate.regs import ErrorCause, counter_names
-from hwgate.results import LANE_COUNTERS, STREAMS, LayerResult, RunResult
+from hwgate.results import LayerResult, RunResult
 from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Outcome, Start
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from hwgate.compare import compare
 from hwgate.config import PRESETS, AcceleratorConfig
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.evaluate import Evaluation, Pair
 from hwgate.quant.network import Activations, QuantizedLayer, QuantizedNetwork
-from hwgate.results import LANE_COUNTERS, STREAMS, LayerResult, RunResult
+from hwgate.results import LayerResult, RunResult
 
 __all__ = ["edit", "evaluation", "network", "run"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from hwgate import docs_gen
 from hwgate.config import AcceleratorConfig, preset
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import Driver, EngineError, Status
 from hwgate.errors import UserError
 from hwgate.regs import (
@@ -21,7 +22,6 @@ from hwgate.regs import (
     counter_names,
     engine_registers,
 )
-from hwgate.results import LANE_COUNTERS, STREAMS
 
 CONFIG = AcceleratorConfig()
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.energy import HOROWITZ_45NM, energy, sram
 from hwgate.errors import UserError
 from hwgate.report import _COLOURS, Pictures, decision_map, png, render, write_report
-from hwgate.results import LANE_COUNTERS, STREAMS
 from hwgate.tables import counter_table, evaluation_table, stream_table, summary_table
 
 ACCURACY = {"float": 0.975, "quantized": 0.95, "rtl": 0.95}

@@ -8,10 +8,10 @@ import pytest
 from copier import CONFIG, DATA, Copy, image, verilog
 
 from hwgate.config import MemoryTiming
+from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
 from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.regs import ErrorCause
-from hwgate.results import LANE_COUNTERS, STREAMS
 from hwgate.sim import engine
 from hwgate.sim.simulate import simulate
 

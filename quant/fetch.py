@@ -1,0 +1,78 @@
+"""Golden model of the weight fetch: a lane's jobs, and the read requests of a run of blocks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwgate.config import AcceleratorConfig
+
+__all__ = ["LaneJob", "Request", "lane_jobs", "requests"]
+
+
+@dataclass(frozen=True)
+class LaneJob:
+    """One job of a lane.
+
+    Parameters
+    ----------
+    tile, channel : int
+        Which outputs it computes.
+    column : int
+        First word in the lane's output column.
+    address : int
+        First byte of its header.
+    conditional : int
+        First byte of its conditional blocks.
+    last : bool
+        The lane's last job of the tile.
+    """
+
+    tile: int
+    channel: int
+    column: int
+    address: int
+    conditional: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """A read request: ``blocks`` weight blocks, or a header and these, in ``beats`` beats."""
+
+    address: int
+    beats: int
+    blocks: int
+    header: bool = False
+
+
+def lane_jobs(config: AcceleratorConfig, layer: Mapping[str, int], lane: int) -> list[LaneJob]:
+    """Jobs of a lane in the order in which it runs them; none if it has no channel.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    layer : mapping
+        Fields of the layer descriptor.
+    lane : int
+    """
+    channels = range(lane, layer["out_channels"], config.lanes)
+    jobs = []
+    for tile in range(layer["tiles"]):
+        for number, channel in enumerate(channels):
+            address = layer["weights_address"] + channel * layer["job_stride"]
+            jobs.append(LaneJob(tile, channel, number * layer["slot_words"], address,
+                                address + layer["cond_offset"], channel == channels[-1]))
+    return jobs
+
+
+def requests(config: AcceleratorConfig, address: int, blocks: int) -> list[Request]:
+    """Requests for a run of blocks without a header, which begins on a beat.
+
+    Each asks for ``config.request_blocks`` blocks, the last one for the rest, in whole beats.
+    """
+    found, size = [], config.bus.bytes
+    while blocks:
+        taken = min(blocks, config.request_blocks)
+        beats = -(-taken * config.block_bytes // size)
+        found.append(Request(address, beats, taken))
+        address, blocks = address + beats * size, blocks - taken
+    return found

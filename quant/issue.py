@@ -1,0 +1,68 @@
+"""Golden model of the issue unit: the windows of a job, in order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Window", "job_windows"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window on its way through a lane.
+
+    Parameters
+    ----------
+    block : int
+        Weight block of its path that it meets.
+    pixel : int
+        Raster index of the window.
+    index : int
+        Psum that it adds to.
+    cond : bool
+        It belongs to the conditional path.
+    init, gate, emit : bool
+        It starts its psum, asks for a decision, makes an output.
+    swap, last : bool
+        It is its pass's first, last one.
+    """
+
+    block: int
+    pixel: int
+    index: int
+    cond: bool
+    init: bool
+    gate: bool
+    emit: bool
+    swap: bool
+    last: bool
+
+
+def job_windows(base_blocks: int, cond_blocks: int, gated: bool, reduce: bool, pixels: int,
+                opened: Sequence[int]) -> Iterator[Window]:
+    """Windows of one job: every base block over the tile, every conditional one over the open
+    pixels. The last base pass of a gated job decides; a closed pixel is an output at once, which
+    is not the issue unit's to say. A job that reduces has one psum and one output.
+
+    Parameters
+    ----------
+    base_blocks, cond_blocks : int
+    gated, reduce : bool
+        Not both.
+    pixels : int
+        Windows of the tile.
+    opened : sequence of int
+        Open pixels of a gated job, in raster order.
+    """
+    paths = [(False, base_blocks, range(pixels))]
+    if gated and opened:
+        paths.append((True, cond_blocks, opened))
+    for cond, blocks, places in paths:
+        for block in range(blocks):
+            final = block == blocks - 1
+            for number, pixel in enumerate(places):
+                swap, last = number == 0, number == len(places) - 1
+                gate = gated and not cond and final
+                yield Window(
+                    block, pixel, 0 if reduce else pixel, cond,
+                    init=not cond and block == 0 and (swap or not reduce), gate=gate,
+                    emit=final and not gate and (last or not reduce), swap=swap, last=last)

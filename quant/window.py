@@ -1,0 +1,48 @@
+"""Golden model of the window memory."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["channel_groups", "window"]
+
+
+def window(x: NDArray[np.int8], row: int, column: int, padding: int) -> NDArray[np.int8]:
+    """The 3x3 window of one channel group at a position of the padded map.
+
+    Parameters
+    ----------
+    x : int8 (R, H, W)
+        A channel group, without padding.
+    row, column : int
+        Top left corner of the window in the padded map, whose corner is (0, 0).
+    padding : int
+        Zeros on each side of the map.
+
+    Returns
+    -------
+    int8 (9, R)
+        Tap ``3*i + j`` is pixel ``(row + i, column + j)`` of the padded map.
+    """
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+    taps = padded[:, row:row + 3, column:column + 3]
+    assert taps.shape[1:] == (3, 3), (row, column, padded.shape)
+    return taps.reshape(len(x), 9).T
+
+
+def channel_groups(x: NDArray[np.int8], row: int, column: int) -> NDArray[np.int8]:
+    """What stands for a window in a 1x1 layer: nine channel groups of one pixel.
+
+    Parameters
+    ----------
+    x : int8 (9, R, H, W)
+        Nine channel groups.
+    row, column : int
+        The pixel.
+
+    Returns
+    -------
+    int8 (9, R)
+        Tap ``t`` is group ``t``.
+    """
+    assert len(x) == 9, x.shape
+    return x[:, :, row, column]
