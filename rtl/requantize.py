@@ -8,7 +8,7 @@ from hwgate.config import AcceleratorConfig, FormatConfig
 
 __all__ = ["REQUANTIZE_LATENCY", "Requantize"]
 
-#: Cycles from a partial sum to its activation: bias, product (two registers), rounding, shift,
+#: Cycles from a partial sum to its activation: bias, product (two registers), shift, rounding,
 #: clamp.
 REQUANTIZE_LATENCY = 6
 
@@ -53,11 +53,11 @@ class Requantize(wiring.Component):
             return value
 
         product = later(biased * mult, 2, "product")
+        # All but the last place of the shift first, so that the rounding constant is one: a half
+        # as large as the largest shift asks for would not fit a narrow product.
         shift = later(self.shift, 3, "shift")
-        rounded = Signal(signed(len(product) + 1))
-        m.d.sync += rounded.eq(product + (1 << (shift - 1)[:6]))
-        shifted = Signal.like(rounded)
-        m.d.sync += shifted.eq(rounded >> later(shift, 1, "shift_late"))
+        doubled, rounded = Signal.like(product), Signal.like(product)
+        m.d.sync += [doubled.eq(product >> (shift - 1)[:6]), rounded.eq((doubled + 1) >> 1)]
         floor = Mux(later(self.relu, 5, "relu"), 0, low)
-        m.d.sync += self.o.eq(Mux(shifted < floor, floor, Mux(shifted > high, high, shifted)))
+        m.d.sync += self.o.eq(Mux(rounded < floor, floor, Mux(rounded > high, high, rounded)))
         return m

@@ -101,15 +101,14 @@ async def extremes(dut):
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def random_parameters_every_cycle(dut):
     psums, biases, mults, (low, high) = limits()
-    rng, cases = random.Random(3), []
+    places, rng, cases = (high + 1).bit_length(), random.Random(3), []
     for _ in range(1500):
         wide = rng.randint(2, 31)
         psum, bias = (max(ends[0], min(ends[1], rng.randrange(-1 << wide, 1 << wide)))
                       for ends in (psums, biases))
         mult = rng.randint(*mults)
         size = abs((psum + bias) * mult).bit_length()
-        shift = max(SHIFTS[0], min(SHIFTS[1], size - rng.randint(0, 8)))
+        shift = max(SHIFTS[0], min(SHIFTS[1], size - rng.randint(0, places)))
         cases.append((psum, bias, mult, shift, rng.random() < 0.3))
     outcomes = await check(dut, cases)
-    inside = (outcomes > low) & (outcomes < high) & (outcomes != 0)
-    assert inside.sum() > 300
+    assert len(set(outcomes)) > 0.8 * (high - low)

@@ -26,7 +26,7 @@ class Request:
     blocks: int
 
     def __post_init__(self):
-        size = self.header * header_layout(CONFIG).bytes + self.blocks * CONFIG.block_bytes
+        size = self.header * header_layout(CONFIG).size_bytes + self.blocks * CONFIG.block_bytes
         self.raw = random.randbytes(-(-size // BEAT) * BEAT)
 
 
