@@ -72,9 +72,10 @@ class Store(wiring.Component):
         return max(1, self.config.lanes // self.config.channels)
 
     def _tag_layout(self):
-        return data.StructLayout({
+        byte = {"byte": range(self.config.beat_pixels)} if self.config.beat_pixels > 1 else {}
+        return data.StructLayout(byte | {
             "valid": 1, "read": range(max(2, self._reads)), "part": range(max(2, self._parts)),
-            "plain": 1, "first": 1, "last": 1, "byte": range(max(2, self.config.beat_pixels)),
+            "plain": 1, "first": 1, "last": 1,
             "position": range(max(2, self.config.beat_pixels)),
             "pixels": range(self.config.beat_pixels + 1),
             "channels": range(self.config.channels + 1), "beat_end": 1})
@@ -163,9 +164,11 @@ class Store(wiring.Component):
             self.address[:-1].eq(slot + offset + (source >> shift)),
             command.read.eq(read), command.first.eq((dx == 0) & (dy == 0)),
             command.last.eq((dx == layer.pool - 1) & (dy == layer.pool - 1)),
-            command.byte.eq(source[:shift]), command.position.eq(position),
+            command.position.eq(position),
             command.pixels.eq(Mux(left < pixels, left, pixels)),
             command.beat_end.eq(end_unit & (plain | (position == pixels - 1) | (left == 1)))]
+        if pixels > 1:
+            m.d.comb += command.byte.eq(source[:shift])
         with m.If(command.valid):
             m.d.sync += [read.eq(read + 1), offset.eq(offset + layer.slot_words)]
             with m.If(end_read):
@@ -201,7 +204,7 @@ class Store(wiring.Component):
             keep = r < tag.channels
             best, picked, merged = (Signal(signed(8), name=f"{name}{r}")
                                     for name in ("best", "picked", "merged"))
-            m.d.comb += [picked.eq(here[tag.byte]),
+            m.d.comb += [picked.eq(here[tag.byte] if pixels > 1 else here[0]),
                          merged.eq(Mux(tag.first | (picked > best), picked, best))]
             with m.If(tag.valid & (tag.read == r // config.lanes)):
                 m.d.sync += best.eq(merged)
