@@ -7,6 +7,7 @@ from collections import Counter, deque
 import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+from memory_helpers import until, watch
 
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import bank_memory, feature_map, window_memory
@@ -14,7 +15,6 @@ from hwgate.rtl.burst import request_layout
 from hwgate.rtl.loader import LOADED_LATENCY, LOADER_CHUNK, LOADER_QUEUE
 from hwgate.rtl.structs import descriptor_struct, status_layout, window_write_layout
 from hwgate.sim.streams import pack, parameters, start, unpack
-from memory_helpers import until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes
@@ -120,7 +120,8 @@ class Bench:
         wanted = {place: word for place, word in self.layer.words[tile].items()
                   if self.layer.plane_of(*place) == plane}
         half = self.halves[tile % 2]
-        assert {place: half.get(place) for place in wanted} == wanted
+        wrong = [place for place, word in wanted.items() if half.get(place) != word]
+        assert not wrong, f"{len(wrong)} of {len(wanted)} words, first {wrong[0]}"
         self.rising[self.cycle - self.last_write] += 1
         self.loaded = now
 
@@ -159,7 +160,8 @@ class Bench:
             if free:
                 lane = random.choice(free)
                 tile = self.progress[lane]
-                assert self.halves[tile % 2] == self.layer.words[tile]
+                whole = self.halves[tile % 2] == self.layer.words[tile]
+                assert whole, f"tile {tile} has changed while a lane used it"
                 self.progress[lane] += 1
                 if tile < self.slowest():
                     self.halves[tile % 2].clear()
@@ -187,7 +189,8 @@ async def run(dut, layer, *, latency=0, answer_idle=0.0, grant_idle=0.0, patienc
     tasks += [watch_task, cocotb.start_soon(bench.lanes(patience))]
     await until(dut, lambda: bench.slowest() == layer.tiles)
     await until(dut, lambda: dut.idle.value)
-    assert bench.asked == sorted(layer.memory), "every beat once, in order"
+    complete = bench.asked == sorted(layer.memory)
+    assert complete, "every beat once, in order"
     for task in tasks:
         task.cancel()
     return bench

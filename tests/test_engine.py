@@ -10,9 +10,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
 
 import hwgate
-from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
 from hwgate.compare import compare
 from hwgate.config import BufferConfig
 from hwgate.layouts import descriptor_layout
@@ -218,7 +218,7 @@ def test_program_for_another_configuration_is_refused():
     model = engine.engine_model(config)
     sentence = (f"The engine must have configuration digest {other.digest:08x}, "
                 f"not {config.digest:08x}")
-    with (mock.patch.object(engine, "engine_model", lambda *_, **__: model),
+    with (mock.patch.object(engine, "engine_model", return_value=model),
           pytest.raises(BenchError, match=sentence)):
         engine.run_engine(other, [start])
 
