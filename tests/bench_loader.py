@@ -101,8 +101,9 @@ class Bench:
     def write(self):
         raw = int(self.dut.write.value)
         for bank in range(9):
-            port = unpack(PORT, raw >> bank * PORT.size & (1 << PORT.size) - 1)
-            if port["enable"]:
+            strobe = raw >> bank * PORT.size & (1 << PORT.size) - 1
+            if strobe >> PORT["enable"].offset & 1:
+                port = unpack(PORT, strobe)
                 half, place = self.halves[port["address"] // HALF], (bank, port["address"] % HALF)
                 assert place not in half, "written twice, or before every lane has left"
                 half[place] = port["data"]
@@ -203,14 +204,14 @@ def shapes():
             yield random.randint(1, 3 * R), height, width, pad
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def pixels_reach_their_bank(dut):
     await start(dut)
     for channels, height, width, pad in shapes():
         await run(dut, Layer(channels, height, width, pad=pad), patience=1)
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def groups_reach_their_bank(dut):
     await start(dut)
     for groups, height, width in [(1, 1, 1), (9, 1, 1), (10, 2, 3), (19, 3, 3), (7, 1, 5)]:
@@ -218,7 +219,7 @@ async def groups_reach_their_bank(dut):
         await run(dut, Layer(channels, height, width, bank_mode=True), answer_idle=0.2)
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def tiles_alternate_between_halves(dut):
     """At most two tiles are on chip, and a third is not asked for before every lane has left."""
     await start(dut)
@@ -229,7 +230,7 @@ async def tiles_alternate_between_halves(dut):
                 await run(dut, layer, patience=patience, absent=absent)
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def queue_never_overflows(dut):
     """The memory answers whatever was asked for, late, and then faster than words are placed."""
     await start(dut)
@@ -240,7 +241,7 @@ async def queue_never_overflows(dut):
         assert bench.cycle >= len(bench.asked) * steps
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def random_layers(dut):
     await start(dut)
     for _ in range(12):
@@ -253,7 +254,7 @@ async def random_layers(dut):
                   patience=random.choice([1, 30]), absent=random.randrange(LANES))
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def counts_a_plane_when_it_can_be_read(dut):
     """Whole beats: the last words of a plane go with its last beat."""
     await start(dut)

@@ -135,14 +135,14 @@ async def traffic(dut, board, beats, idle):
     assert board.beats == [sum(beats)] * SOURCES
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 async def serves_every_source(dut):
     board = await prepare(dut, wait=random.choice([0.2, 0.5, 0.8]))
     await traffic(dut, board, [1, 2, 3, 16, 17, 40, 300], idle=0.8)
     assert not board.errors
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 async def keeps_the_bus_busy(dut):
     """All sources ask all the time: more requests than may be under way, granted by priority."""
     board = await prepare(dut, wait=0)
@@ -150,7 +150,7 @@ async def keeps_the_bus_busy(dut):
     assert board.grants == sorted(board.grants)
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 async def halt_stops_grants_only(dut):
     board = await prepare(dut, wait=0.3)
     running = cocotb.start_soon(traffic(dut, board, [1, 4, 30, 130], idle=0.3))
@@ -164,7 +164,7 @@ async def halt_stops_grants_only(dut):
     await running
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 async def errors_are_reported_with_their_beat(dut):
     board = await prepare(dut, wait=0.3, bad=range(3 * BEAT, 40 * BEAT))
     await traffic(dut, board, [1, 2, 5, 16, 60], idle=0.5)

@@ -161,7 +161,7 @@ async def prepare(dut, **options):
     return Bench(dut, **options)
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def layers_run_in_order(dut):
     for options in ({"latency": 0, "idle": 0, "length": 1}, {}, {"latency": 99, "idle": 0.8}):
         bench = await prepare(dut, **options)
@@ -170,7 +170,7 @@ async def layers_run_in_order(dut):
             assert (cause, done) == (ErrorCause.NONE, layers)
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def bad_descriptors_stop_it(dut):
     """Unknown opcodes (all zeros among them), another digest, in the first place and later."""
     bench = await prepare(dut)
@@ -187,7 +187,7 @@ async def bad_descriptors_stop_it(dut):
     assert (cause, done) == (ErrorCause.NONE, 2)
 
 
-@cocotb.test(timeout_time=20, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def an_error_in_any_cycle_stops_it(dut):
     """Each cycle of a short run in turn; a clean run follows every one."""
     bench = await prepare(dut, latency=2, idle=0, length=6)
@@ -196,7 +196,8 @@ async def an_error_in_any_cycle_stops_it(dut):
         for cycle in range(1, 60):
             errors = random.choice([{"read_error": cycle}, {"write_error": cycle},
                                     {"read_error": cycle, "write_error": cycle},
-                                    {"read_error": cycle + 2, "write_error": cycle}])
+                                    {"read_error": cycle + 2, "write_error": cycle},
+                                    {"read_error": cycle, "write_error": cycle + 2}])
             _, cause, done = await bench.run(program(2), busy=busy, **errors)
             causes.add((cause, done))
             _, cause, done = await bench.run(program(2))
@@ -205,7 +206,7 @@ async def an_error_in_any_cycle_stops_it(dut):
                       for done in (0, 1)}
 
 
-@cocotb.test(timeout_time=20, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def random_runs(dut):
     bench = await prepare(dut)
     for _ in range(60):

@@ -168,7 +168,7 @@ async def run(dut, layer, *, drain=1.0, grant=1.0, patience=3, meanwhile=None):
     return bench
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def maps_without_pooling(dut):
     await start(dut)
     for channels in (1, R - 1, R, R + 1, 2 * R + 1, max(R, LANES) * 2 + 1):
@@ -176,7 +176,7 @@ async def maps_without_pooling(dut):
             await run(dut, Layer(channels, height, width))
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def maxima_of_squares(dut):
     """Edges 2 and 3 with every remainder of rows and columns, which are dropped."""
     await start(dut)
@@ -187,14 +187,14 @@ async def maxima_of_squares(dut):
             await run(dut, Layer(R + 1, width, height, pool=pool))
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def tiles_alternate_between_halves(dut):
     await start(dut)
     for pool, patience in ((1, 1), (2, 1), (1, 40), (2, 9)):
         await run(dut, Layer(LANES + R + 1, 4, 6, pool=pool, tiles=5), patience=patience)
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def slow_writer(dut):
     await start(dut)
     for drain, grant in ((0.1, 1), (0.3, 0.2), (0.9, 0.1)):
@@ -203,7 +203,7 @@ async def slow_writer(dut):
                       patience=1)
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def random_layers(dut):
     await start(dut)
     for _ in range(15):
@@ -216,7 +216,7 @@ async def random_layers(dut):
                   patience=random.choice([1, 10, 60]))
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def halt_ends_after_the_plane(dut):
     await start(dut)
 
@@ -233,7 +233,7 @@ async def halt_ends_after_the_plane(dut):
         await run(dut, Layer(4 * R, 6, 5, pool=pool), patience=1, meanwhile=halt)
 
 
-@cocotb.test(timeout_time=5, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def a_read_every_cycle(dut):
     """With a fast writer a plane takes one cycle per read, and its last beat comes in time."""
     await start(dut)

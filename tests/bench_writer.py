@@ -133,7 +133,7 @@ async def write(dut, board, memory, beats, *, request_idle=0.0, beat_idle=0.0):
     assert not wrong, f"{len(wrong)} bytes of the memory, first {wrong[0]:#x}"
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def writes_every_beat_once(dut):
     board, memory = await prepare(dut, wait=random.choices([0, 0.3, 0.7], k=3))
     await write(dut, board, memory, [1, 2, 3, 15, 16, 17, 40, 300, 700] + [1] * 10,
@@ -141,20 +141,20 @@ async def writes_every_beat_once(dut):
     assert not board.errors
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def addresses_run_ahead_of_slow_data(dut):
     board, memory = await prepare(dut, wait=(0, 0.5, 0))
     await write(dut, board, memory, [1, 2, 1, 3] * 10, beat_idle=0.7)
     assert board.most_open == BURST_QUEUE
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def late_responses_keep_it_from_idling(dut):
     board, memory = await prepare(dut, wait=(0, 0, 0.95))
     await write(dut, board, memory, [1, 1, 2, 40, 5], request_idle=0.5)
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def one_beat_a_cycle(dut):
     board, memory = await prepare(dut, wait=(0, 0, 0))
     ready = cocotb.start_soon(send(dut, "i", [pack(request_layout(CONFIG),
@@ -168,7 +168,7 @@ async def one_beat_a_cycle(dut):
     assert memory.bytes[:16 * BEAT] == b"".join(b.to_bytes(BEAT, "little") for b in beats)
 
 
-@cocotb.test(timeout_time=2, timeout_unit="ms")
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def errors_are_reported_with_their_response(dut):
     board, memory = await prepare(dut, wait=(0.3, 0.3, 0.3), bad=range(4000, 4200))
     await write(dut, board, memory, [1] * 8 + [40, 300, 5, 5])
