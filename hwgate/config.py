@@ -204,6 +204,16 @@ class AcceleratorConfig:
         return min(2, self.beat_pixels)
 
     @property
+    def slot_reads(self) -> int:
+        """Words of all output columns that hold one channel group."""
+        return max(1, self.channels // self.lanes)
+
+    @property
+    def slot_groups(self) -> int:
+        """Channel groups side by side in one word of all output columns."""
+        return max(1, self.lanes // self.channels)
+
+    @property
     def request_blocks(self) -> int:
         """Most weight blocks one read request asks for."""
         return self.buffers.weight_blocks // 2

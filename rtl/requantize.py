@@ -6,17 +6,20 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig, FormatConfig
 
-__all__ = ["REQUANTIZE_LATENCY", "Requantize"]
+__all__ = ["REQUANTIZE_LATENCY", "RESIDUAL_LATENCY", "Requantize"]
 
 #: Cycles from a partial sum to its activation: bias, product (two registers), shift, rounding,
 #: clamp.
 REQUANTIZE_LATENCY = 6
+#: Cycles by which the residual operand may come later than the partial sum: its memory and the
+#: choice of its byte.
+RESIDUAL_LATENCY = 2
 
 
 class Requantize(wiring.Component):
-    """``clamp(((psum + bias) * mult + 2**(shift - 1)) >> shift)``, one per cycle.
+    """``clamp(((psum + bias) * mult + r * mult_residual + 2**(shift - 1)) >> shift)``.
 
-    Latency is :data:`REQUANTIZE_LATENCY`; there is no back-pressure.
+    One per cycle; latency is :data:`REQUANTIZE_LATENCY`; there is no back-pressure.
 
     Parameters
     ----------
@@ -24,8 +27,12 @@ class Requantize(wiring.Component):
 
     Members
     -------
-    psum, bias, mult, shift, relu : In
-        ``relu`` clamps at zero from below; ``shift`` is at least 1.
+    psum, bias, mult, mult_residual, shift : In
+        ``shift`` is at least 1.
+    residual : In
+        The operand r, :data:`RESIDUAL_LATENCY` cycles later.
+    relu, relu_first : In
+        Clamp the output, or the first product, at zero from below.
     o : Out
         Activation, sign extended to a byte.
     """
@@ -35,7 +42,9 @@ class Requantize(wiring.Component):
         formats = config.formats
         super().__init__({
             "psum": In(signed(formats.accumulator)), "bias": In(signed(32)),
-            "mult": In(signed(formats.multiplier)), "shift": In(6), "relu": In(1),
+            "mult": In(signed(formats.multiplier)),
+            "mult_residual": In(signed(formats.multiplier)), "shift": In(6),
+            "residual": In(signed(8)), "relu": In(1), "relu_first": In(1),
             "o": Out(signed(8))})
 
     def elaborate(self, platform):
