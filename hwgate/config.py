@@ -18,6 +18,9 @@ __all__ = ["AcceleratorConfig", "BufferConfig", "BusConfig", "ConfigError", "For
 #: Taps of a 3x3 window, and banks of a window memory.
 TAPS = 9
 
+#: Factors of a residual are multiples of two to this power: next to a psum's, they are large.
+RESIDUAL_SHIFT = 8
+
 
 class ConfigError(UserError):
     """A configuration that no consumer (RTL, golden model, cost model, driver) can honour."""

@@ -3,6 +3,8 @@
 Pure functions of integers. What a whole network computes is :meth:`QuantizedNetwork.run`.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,8 @@ from .gate import decide
 from .network import Activations, QuantizedLayer
 from .requantize import requantize
 
-__all__ = ["base_psum", "convolve", "max_pool", "output_limits", "psum_bound", "run_layer"]
+__all__ = ["base_psum", "convolve", "max_pool", "output_limits", "psum_bound",
+           "residual_operand", "run_layer"]
 
 #: Integers up to here are exact in float64, whose matrix product is fast.
 _EXACT = 1 << 53
@@ -69,8 +72,29 @@ def base_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
     return _psum(layer, x, layer.weight * layer.base[:, :, None, None])
 
 
-def run_layer(layer: QuantizedLayer, x: NDArray[np.int8],
-              formats: FormatConfig = FormatConfig()) -> Activations:
+def residual_operand(layer: QuantizedLayer, residual: NDArray[np.int8]) -> NDArray[np.int8]:
+    """What a layer adds to each of its outputs before pooling.
+
+    Parameters
+    ----------
+    layer : QuantizedLayer
+    residual : int8 (N, C, H, W)
+        Output of layer ``layer.residual``.
+
+    Returns
+    -------
+    int8 (N, Co, Ho, Wo)
+        Every ``residual_stride``-th pixel, from channel ``residual_offset`` on; 0 elsewhere.
+    """
+    sampled = residual[:, :, ::layer.residual_stride, ::layer.residual_stride]
+    operand = np.zeros((len(residual), *layer.decision_shape), np.int8)
+    assert sampled.shape[2:] == operand.shape[2:], (sampled.shape, operand.shape)
+    operand[:, layer.residual_offset:layer.residual_offset + sampled.shape[1]] = sampled
+    return operand
+
+
+def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig = FormatConfig(),
+              residual: NDArray[np.int8] | None = None) -> Activations:
     """All that one layer computes: convolution, gate, requantization and max pooling.
 
     Parameters
@@ -80,6 +104,8 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8],
         ``x.shape[1:]`` is ``layer.in_shape``.
     formats : FormatConfig
         Its activation width sets the clamp.
+    residual : int8 (N, C, H, W) or None
+        Output of layer ``layer.residual``, if there is one.
 
     Returns
     -------
@@ -95,7 +121,12 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8],
     bias, mult = (np.where(decision, values[:, 1, None, None], values[:, 0, None, None])
                   for values in (layer.bias, layer.mult))
     low, high = output_limits(layer, formats)
-    output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high).astype(np.int8)
+    added: tuple[NDArray[Any], NDArray[Any]] | tuple[()] = ()
+    if layer.residual is not None:
+        assert residual is not None and layer.mult_residual is not None
+        added = residual_operand(layer, residual), layer.mult_residual[:, None, None]
+    output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high, *added,
+                        relu_first=layer.relu_first).astype(np.int8)
     return Activations(max_pool(output, layer.pool), psum, decision)
 
 
