@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.bursts import split_bursts
-from hwgate.compiler import LayerPlan
+from hwgate.compiler import Job, LayerPlan
 from hwgate.config import TAPS, AcceleratorConfig, MemoryTiming
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.layouts import descriptor_layout, header_layout
@@ -21,12 +21,13 @@ from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.fetch import JOBS_ALIVE
 from hwgate.rtl.issue import ISSUE_LATENCY
 from hwgate.rtl.lane import decision_latency
-from hwgate.rtl.loader import LOADED_LATENCY, LOADER_CHUNK, LOADER_QUEUE
+from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
 from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
 from hwgate.rtl.store import STORE_BEAT_LATENCY
 from hwgate.rtl.tasks import TASK_LATENCY
+from hwgate.rtl.tiles import TILE_CHUNK, TILE_QUEUE
 from hwgate.rtl.unpack import UNPACK_LATENCY, block_beat
 from hwgate.rtl.weights import BLOCK_LATENCY
 from hwgate.rtl.window import WINDOW_LATENCY
@@ -93,7 +94,7 @@ def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming) -> int:
 def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
                    descriptor: Mapping[str, int], opened: OpenPixels | None,
                    first: bool) -> LayerSchedule:
-    """Schedule one layer.
+    """Schedule one descriptor: a layer, or a band of it.
 
     Parameters
     ----------
@@ -103,9 +104,9 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
     descriptor : mapping
         Descriptor fields with addresses and tile count, see :class:`hwgate.compiler.Binding`.
     opened : OpenPixels or None
-        Decisions; None for an ungated layer.
+        Decisions of the band; None for an ungated layer.
     first : bool
-        The layer is the first of the program.
+        The descriptor is the first of the program.
     """
     before = _descriptor_cycles(config, timing) + (1 if first else FINISH_CYCLES)
     model = _Layer(config, timing, plan, descriptor, opened)
@@ -163,13 +164,15 @@ class _Layer:
         self.stored: list[int] = []   # cycle from which each tile has left the output columns
         self.bytes: dict[str, int] = {}
         self.requests: dict[int, _Request] = {}
-        self.windows_end: int | None = None  # cycle from which every window has been loaded
+        self.operands: list[int] = []  # the same of the residual operand
+        self.maps_end, self.tiles_left = 0, 2  # cycle from which every plane has been loaded
         self.end = 0
 
     def run(self) -> int:
         """Cycle of the layer's end."""
         lanes, count = self.lanes, len(self.lanes)
-        blocks: list[Iterator[None]] = [self._store(), self._load(1 + 2 * count)]
+        blocks: list[Iterator[None]] = [self._store(), self._load_residual(1 + 2 * count),
+                                        self._load(2 + 2 * count)]
         for n, lane in enumerate(lanes):
             blocks += [self._issue(lane), self._fetch_jobs(lane, 1 + count + n),
                        self._fetch_conditional(lane, 1 + n)]
@@ -197,7 +200,7 @@ class _Layer:
 
     def _known(self) -> int:
         """Grows with every time that becomes known."""
-        return (len(self.loaded) + len(self.stored) + len(self.requests)
+        return (len(self.loaded) + len(self.operands) + len(self.stored) + len(self.requests)
                 + sum(len(lane.done) + len(lane.runs) + len(lane.weights["base"])
                       + len(lane.weights["conditional"]) + len(lane.freed["base"])
                       + len(lane.freed["conditional"]) for lane in self.lanes))
@@ -273,14 +276,26 @@ class _Layer:
                 valid = grant + 1
             number += 1
 
-    # Windows
+    # Feature maps
 
     def _load(self, source: int) -> Iterator[None]:
-        """The loader: requests in chunks, words into the window memories."""
+        """The loader: windows of one tile after another."""
         d, config = self.d, self.config
         steps = config.beat_pixels if d["bank_mode"] else config.beat_pixels // config.write_words
+        yield from self._tiles(source, "in", "windows", d["plane_beats"], steps, self.loaded)
+
+    def _load_residual(self, source: int) -> Iterator[None]:
+        """The residual loader."""
+        d = self.d
+        steps = self.config.slot_reads * (self.config.beat_pixels if d["res_step"] == 2 else 1)
+        yield from self._tiles(source, "res", "residual", d["res_beats"], steps, self.operands)
+
+    def _tiles(self, source: int, prefix: str, stream: str, plane: int, steps: int,
+               loaded: list[int]) -> Iterator[None]:
+        """A :class:`TileQueue`, whose user takes ``steps`` cycles per beat."""
+        d, config = self.d, self.config
         popped: list[int] = []  # cycle from which each beat's place in the queue is free
-        valid, busy, planes = 1, 0, d["plane_beats"]
+        valid, busy = 1, 0
         for tile in range(d["tiles"]):
             for lane in self.lanes:
                 jobs = len(lane.jobs) // d["tiles"]
@@ -289,21 +304,25 @@ class _Layer:
                         yield
                     valid = max(valid, lane.done[(tile - _HALVES + 1) * jobs - 1])
             valid += 1
-            address, left = d["in_address"] + tile * d["in_stride"], d["tile_beats"]
-            while left:
-                chunk = min(LOADER_CHUNK, left)
-                short = len(popped) + chunk - LOADER_QUEUE
-                if short > 0:
-                    valid = max(valid, popped[short - 1])
-                grant, beat = yield from self._read(source, valid, address, chunk, "windows")
-                for n in range(chunk):
-                    busy = max(busy, beat + n * self.timing.beat_interval + 1) + steps
-                    popped.append(busy)
-                    if len(popped) % planes == 0:
-                        self.loaded.append(busy - 1 + LOADED_LATENCY)
-                valid, left = grant + 1, left - chunk
-                address += chunk * config.bus.bytes
-        self.windows_end = busy
+            first = d[f"{prefix}_address"] + tile * d[f"{prefix}_stride"]
+            for run in range(d[f"{prefix}_runs"]):
+                address = first + run * d[f"{prefix}_run_stride"]
+                left = d[f"{prefix}_run_beats"]
+                while left:
+                    chunk = min(TILE_CHUNK, left)
+                    short = len(popped) + chunk - TILE_QUEUE
+                    if short > 0:
+                        valid = max(valid, popped[short - 1])
+                    grant, beat = yield from self._read(source, valid, address, chunk, stream)
+                    for n in range(chunk):
+                        busy = max(busy, beat + n * self.timing.beat_interval + 1) + steps
+                        popped.append(busy)
+                        if len(popped) % plane == 0:
+                            loaded.append(busy - 1 + LOADED_LATENCY)
+                    valid, left = grant + 1, left - chunk
+                    address += chunk * config.bus.bytes
+        self.maps_end = max(self.maps_end, busy)
+        self.tiles_left -= 1
 
     # Compute
 
@@ -348,8 +367,14 @@ class _Layer:
                     while len(self.stored) <= tile - _HALVES:
                         yield
                     room = self.stored[tile - _HALVES]
-                begin = start(("weights", base[used["base"]]), ("windows", self.loaded[plane]),
-                              ("output", room))
+                operand = 0
+                if number == len(job.base) - 1 and self._adds(job, channel):
+                    wanted = tile * d["res_planes"] + job.operand
+                    while len(self.operands) <= wanted:
+                        yield
+                    operand = self.operands[wanted]
+                begin = start(("weights", base[used["base"]]),
+                              ("windows", max(self.loaded[plane], operand)), ("output", room))
                 used["base"] += 1
                 lane.freed["base"].append(begin + swapped)
                 counters["base"] += pixels
@@ -388,6 +413,11 @@ class _Layer:
             lane.done.append(last_window - 1 + decision + REQUANTIZE_LATENCY + 1)
             yield
 
+    def _adds(self, job: Job, channel: int) -> bool:
+        """The job waits for its residual operand: it has one, with a factor."""
+        factors = self.plan.layer.mult_residual
+        return job.operand is not None and factors is not None and bool(factors[channel])
+
     def _plane(self, block: int) -> int:
         """Last plane that a pass reads."""
         if self.d["bank_mode"]:
@@ -399,8 +429,7 @@ class _Layer:
     def _store(self) -> Iterator[None]:
         """The store and the writer."""
         d, config = self.d, self.config
-        reads = max(1, config.channels // config.lanes)
-        taps = d["pool"] ** 2 * reads
+        taps = d["pool"] ** 2 * config.slot_reads
         units = d["out_beats"] if d["pool"] == 1 else d["store_pixels"]
         per_beat = 1 if d["pool"] == 1 else config.beat_pixels
         at, idle = 1, 1  # from when the store waits, and the writer's splitter is idle
@@ -431,10 +460,10 @@ class _Layer:
                     answered = max(answered + 1, sent[-1] + self.timing.write_latency)
                 idle += 1
                 at = begin + units * taps + 1
-                address += d["out_beats"] * config.bus.bytes
+                address += d["out_plane_stride"]
                 self.bytes["output"] = (self.bytes.get("output", 0)
                                         + d["out_beats"] * config.bus.bytes)
             self.stored.append(at)
-        while self.windows_end is None:
+        while self.tiles_left:
             yield
-        self.end = max(at, answered + 1, self.windows_end)
+        self.end = max(at, answered + 1, self.maps_end)

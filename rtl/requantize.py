@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig, FormatConfig
+from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig, FormatConfig
 
 __all__ = ["REQUANTIZE_LATENCY", "RESIDUAL_LATENCY", "Requantize"]
 
@@ -28,7 +28,7 @@ class Requantize(wiring.Component):
     Members
     -------
     psum, bias, mult, mult_residual, shift : In
-        ``shift`` is at least 1.
+        ``mult_residual`` counts in units of ``2**RESIDUAL_SHIFT``; ``shift`` is at least 1.
     residual : In
         The operand r, :data:`RESIDUAL_LATENCY` cycles later.
     relu, relu_first : In
