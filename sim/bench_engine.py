@@ -105,7 +105,8 @@ class Recorder:
     def _view(data: int | None, size: int, kind: np.dtype[Any]) -> NDArray[Any]:
         if not size or data is None:
             return np.empty(0, kind)
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(data), kind)
+        raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(data))
+        return raw.view(kind)
 
 
 async def _reset(dut: Any) -> None:

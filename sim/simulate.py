@@ -24,7 +24,7 @@ __all__ = ["default_deadline", "simulate"]
 _PATIENCE = 64
 
 
-def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming = MemoryTiming(), *,
+def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | None = None, *,
              deadline: int | None = None, waves: Path | None = None) -> RunResult:
     """Run the Verilog of ``program.config`` in Verilator on a batch of images.
 
@@ -35,7 +35,7 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming = Me
     program : Program
     images : (N, C, H, W)
         int8, already quantized, or float.
-    timing : MemoryTiming
+    timing : MemoryTiming, optional
         Of the off-chip memory.
     deadline : int, optional
         Cycles after which the engine counts as hung.
@@ -65,7 +65,7 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming = Me
         deadline = default_deadline(program, count, binding.memory.size)
     start = Start(program_address=binding.program_address, memory=binding.memory,
                   deadline=deadline)
-    outcome, = run_engine(program.config, [start], timing=timing, waves=waves)
+    outcome, = run_engine(program.config, [start], timing=timing or MemoryTiming(), waves=waves)
     _check(outcome, layers, deadline)
 
     names = counter_names(program.config)

@@ -73,7 +73,8 @@ async def receive(dut: Any, stream: str, count: int, *, gaps: Sequence[int] = ()
     Returns in the cycle after the last one was taken; parameters as for :func:`send`.
     """
     valid, ready, payload = _members(dut, stream)
-    pauses, taken = cycle(chain(gaps, [0])), []
+    pauses = cycle(chain(gaps, [0]))
+    taken: list[int] = []
     offered: int | None = None
     while len(taken) < count:
         wanted = not next(pauses)

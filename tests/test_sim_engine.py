@@ -84,19 +84,26 @@ def test_events_and_snapshots_are_recorded():
     assert outcome.status.layers == 2
 
 
-@pytest.mark.parametrize("layers,faults,cause", [
-    ([Copy(opcode=9)], NO_FAULTS, ErrorCause.OPCODE),
-    ([Copy(opcode=0)], NO_FAULTS, ErrorCause.OPCODE),
-    ([Copy(digest=1)], NO_FAULTS, ErrorCause.DIGEST),
-    ([Copy(source=64 * DATA)], NO_FAULTS, ErrorCause.READ),
-    ([Copy(target=64 * DATA)], NO_FAULTS, ErrorCause.WRITE),
-    ([Copy()], Faults(reads=(DATA + 100, DATA + 101)), ErrorCause.READ),
-    ([Copy()], Faults(writes=(DATA, 3 * DATA)), ErrorCause.WRITE),
-    ([Copy()], Faults(reads=(0, 1)), ErrorCause.READ)])
-def test_errors_reach_the_status(layers, faults, cause):
-    outcome = run(*layers, faults=faults)
-    assert outcome.status.error is cause and outcome.status.done and not outcome.status.busy
-    assert not outcome.late and outcome.status.layers == 0
+def stopped(outcome, cause):
+    return (outcome.status.error is cause and outcome.status.done and not outcome.status.busy
+            and not outcome.late and outcome.status.layers == 0)
+
+
+def test_errors_reach_the_status():
+    cases = {Copy(opcode=9): ErrorCause.OPCODE, Copy(opcode=0): ErrorCause.OPCODE,
+             Copy(digest=1): ErrorCause.DIGEST, Copy(source=64 * DATA): ErrorCause.READ,
+             Copy(target=64 * DATA): ErrorCause.WRITE}
+    starts = [Start(program_address=0, memory=image([layer])) for layer in cases]
+    outcomes = engine.run_engine(CONFIG, starts)
+    assert all(map(stopped, outcomes, cases.values()))
+
+
+@pytest.mark.parametrize("faults,cause", [
+    (Faults(reads=(DATA + 100, DATA + 101)), ErrorCause.READ),
+    (Faults(writes=(DATA, 3 * DATA)), ErrorCause.WRITE),
+    (Faults(reads=(0, 1)), ErrorCause.READ)])
+def test_failing_ranges_reach_the_status(faults, cause):
+    assert stopped(run(Copy(), faults=faults), cause)
 
 
 def test_starts_follow_each_other_in_one_process():
