@@ -256,7 +256,7 @@ def _plan(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
     common = {"opcode": Opcode.LAYER, "digest": config.digest, "job_stride": stride,
               "cond_offset": cond_offset, "first_blocks": first,
               "first_beats": _ceil(first_bytes, config.bus.bytes)}
-    bands = tuple(Band(top, rows, common | describe(layer, residual, config, top, rows))
+    bands = tuple(Band(top, rows, describe(layer, residual, config, top, rows) | common)
                   for top, rows in split_rows(layer, residual, config))
     return LayerPlan(layer, bands, jobs, stream)
 

@@ -10,11 +10,11 @@ from hwgate.compiler import Program
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.energy import energy, sram
 from hwgate.layouts import descriptor_layout
-from hwgate.quant.network import Activations, QuantizedLayer
+from hwgate.quant.network import layer_macs
 from hwgate.results import LayerResult, RunResult
 from hwgate.schedule import LayerSchedule, OpenPixels, end_cycles, schedule_layer
 
-__all__ = ["estimate", "layer_macs"]
+__all__ = ["estimate"]
 
 #: Bytes of the word that the energy table's memory accesses are counted in.
 _ACCESS_BYTES = 8
@@ -63,7 +63,7 @@ def estimate(program: Program, images: NDArray[Any],
         layer, bands = plan.layer, schedules[plan.layer.name]
         layers.append(LayerResult(
             name=layer.name, macs_dense=layer.macs * len(binding.images),
-            macs=layer_macs(layer, seen[layer.name]), cycles=sum(band.cycles for band in bands),
+            macs=layer_macs(layer, seen[layer.name].decision), cycles=sum(band.cycles for band in bands),
             bytes=_sum([band.bytes for band in bands]),
             lanes=tuple(_sum([band.lanes[lane] for band in bands])
                         for lane in range(config.lanes)),
@@ -77,16 +77,6 @@ def estimate(program: Program, images: NDArray[Any],
 def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     """Counters of several bands together."""
     return {name: sum(count[name] for count in counts) for name in counts[0]}
-
-
-def layer_macs(layer: QuantizedLayer, activations: Activations) -> int:
-    """Multiply-accumulates of a batch, as decided: no padding of channels or windows counted."""
-    decision = activations.decision
-    _, height, width = layer.conv_shape
-    windows = height * width // (decision.shape[2] * decision.shape[3])
-    opened = decision.sum(axis=(0, 2, 3)) * windows
-    conditional = (~layer.base).sum(axis=1) * layer.kernel**2
-    return len(decision) * layer.base_macs + int(opened @ conditional)
 
 
 def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult]) -> Mapping[str, float]:

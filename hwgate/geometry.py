@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.errors import CompileError
+from hwgate.layouts import descriptor_layout
 from hwgate.quant.network import QuantizedLayer
 
 __all__ = ["describe", "kernel_blocks", "map_bytes", "plane_beats", "split_rows"]
@@ -128,7 +129,7 @@ def describe(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorC
     else:
         store_rows = rows // layer.pool
     step_q, step_m = (layer.stride, 0) if bank_mode else divmod(layer.stride, 3)
-    return {
+    return dict.fromkeys((f.name for f in descriptor_layout().fields), 0) | {
         "bank_mode": bank_mode, "reduce": layer.reduce, "relu": layer.relu,
         "relu_first": layer.relu_first, "pad": layer.padding, "pad_top": above,
         "kernel_blocks": kernel_blocks(layer.kernel), "step_q": step_q, "step_m": step_m,

@@ -11,7 +11,7 @@ from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig
 from hwgate.errors import CompileError, UserError
 
 __all__ = ["IMAGE", "KERNELS", "STRIDES", "Activations", "QuantizedLayer", "QuantizedNetwork",
-           "check_images"]
+           "check_images", "layer_macs"]
 
 #: Index of the image, where the index of a layer says whose output is meant.
 IMAGE = -1
@@ -291,6 +291,15 @@ class QuantizedNetwork:
         return replace(self, layers=tuple(
             replace(layer, threshold=None, base=np.ones_like(layer.base))
             for layer in self.layers))
+
+
+def layer_macs(layer: QuantizedLayer, decision: NDArray[np.bool_]) -> int:
+    """Multiply-accumulates of a batch as decided (N, Co, H, W), without any padding of channels."""
+    _, height, width = layer.conv_shape
+    windows = height * width // (decision.shape[2] * decision.shape[3])
+    opened = decision.sum(axis=(0, 2, 3)) * windows
+    conditional = (~layer.base).sum(axis=1) * layer.kernel**2
+    return len(decision) * layer.base_macs + int(opened @ conditional)
 
 
 def _check_kernel(layer: QuantizedLayer) -> None:
