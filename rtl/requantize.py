@@ -8,8 +8,8 @@ from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig, FormatConfig
 
 __all__ = ["REQUANTIZE_LATENCY", "RESIDUAL_LATENCY", "Requantize"]
 
-#: Cycles from a partial sum to its activation: bias, product (two registers), shift, rounding,
-#: clamp.
+#: Cycles from a partial sum to its activation: bias, product (two registers), residual, shift,
+#: rounding and clamp.
 REQUANTIZE_LATENCY = 6
 #: Cycles by which the residual operand may come later than the partial sum: its memory and the
 #: choice of its byte.
@@ -62,11 +62,16 @@ class Requantize(wiring.Component):
             return value
 
         product = later(biased * mult, 2, "product")
+        factor = later(self.mult_residual, RESIDUAL_LATENCY, "mult_residual")
+        added = later(self.residual * factor, 3 - RESIDUAL_LATENCY, "added") << RESIDUAL_SHIFT
+        first = Mux(later(self.relu_first, 3, "relu_first") & (product < 0), 0, product)
+        total = Signal(signed(max(len(product), len(added)) + 1))
+        m.d.sync += total.eq(first + added)
         # All but the last place of the shift first, so that the rounding constant is one: a half
         # as large as the largest shift asks for would not fit a narrow product.
-        shift = later(self.shift, 3, "shift")
-        doubled, rounded = Signal.like(product), Signal.like(product)
-        m.d.sync += [doubled.eq(product >> (shift - 1)[:6]), rounded.eq((doubled + 1) >> 1)]
+        doubled, rounded = Signal.like(total), Signal.like(total)
+        m.d.sync += doubled.eq(total >> (later(self.shift, 4, "shift") - 1)[:6])
+        m.d.comb += rounded.eq((doubled + 1) >> 1)
         floor = Mux(later(self.relu, 5, "relu"), 0, low)
         m.d.sync += self.o.eq(Mux(rounded < floor, floor, Mux(rounded > high, high, rounded)))
         return m
