@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from hwgate.errors import UserError
 
-__all__ = ["ChannelShuffle", "GatedConv2d", "LayerMacs", "MacSummary", "force_open", "gated_layers",
-           "mac_summary", "parameter_groups", "threshold_loss"]
+__all__ = ["ChannelShuffle", "GatedConv2d", "LayerMacs", "MacSummary", "PaddingShortcut",
+           "force_open", "gated_layers", "mac_summary", "parameter_groups", "threshold_loss"]
 
 
 class _Step(torch.autograd.Function):
@@ -159,6 +159,45 @@ class ChannelShuffle(nn.Module):
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}"
+
+
+class PaddingShortcut(nn.Module):
+    """Shortcut without parameters (He et al., "Deep Residual Learning", CVPR 2016, option A).
+
+    Takes every stride-th row and column and puts zero channels around the input's.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    stride : int
+    offset : int, optional
+        Zero channels in front; by default half of all. What is quantized needs a multiple of the
+        accelerator's channel group.
+
+    Raises
+    ------
+    UserError
+        If there are fewer output channels than input channels and offset.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1,
+                 offset: int | None = None) -> None:
+        super().__init__()
+        offset = (out_channels - in_channels) // 2 if offset is None else offset
+        if not 0 <= offset <= out_channels - in_channels:
+            raise UserError(f"A padding shortcut must have room for {in_channels} channels from "
+                            f"channel {offset} on, not {out_channels} channels")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.stride, self.offset = stride, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, Ci, H, W) to (N, Co, ceil(H / stride), ceil(W / stride))."""
+        behind = self.out_channels - self.in_channels - self.offset
+        return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.offset, behind))
+
+    def extra_repr(self) -> str:
+        return (f"{self.in_channels}, {self.out_channels}, stride={self.stride}, "
+                f"offset={self.offset}")
 
 
 def gated_layers(model: nn.Module) -> Iterator[tuple[str, GatedConv2d]]:

@@ -20,6 +20,9 @@ IMAGE = -1
 KERNELS = (1, 3, 5, 7)
 STRIDES = (1, 2)
 
+#: Images whose activations are held at a time where only logits are wanted.
+_BATCH = 16
+
 
 @dataclass(frozen=True)
 class QuantizedLayer:
@@ -282,9 +285,10 @@ class QuantizedNetwork:
         return tuple(results)
 
     def __call__(self, images: Any) -> NDArray[np.int8]:
-        """Outputs of the last layer, flat: int8 logits (N, classes)."""
-        output = self.run(images)[-1].output
-        return output.reshape(len(output), -1)
+        """Outputs of the last layer, flat: int8 logits (N, classes), for a batch of any size."""
+        steps = self.quantize_images(images)
+        parts = [self.run(steps[at:at + _BATCH])[-1].output for at in range(0, len(steps), _BATCH)]
+        return np.concatenate(parts).reshape(len(steps), -1)
 
     def force_open(self) -> "QuantizedNetwork":
         """The dense network: no gates, the same weights, the parameters of open pixels."""

@@ -15,7 +15,8 @@ from hwgate.config import AcceleratorConfig, FormatConfig
 from hwgate.digits import train_digits
 from hwgate.errors import CompileError, UserError
 from hwgate.nn import ChannelShuffle, GatedConv2d, force_open, gated_layers
-from hwgate.quant.fold import activation_scale, multipliers
+from hwgate.quant.calibrate import activation_scale
+from hwgate.quant.fold import multipliers
 from hwgate.training import accuracy
 
 CONFIG = AcceleratorConfig()
