@@ -70,12 +70,12 @@ class Engine(wiring.Component):
         m.submodules.residual = residual = clearable(ResidualLoader(config))
         m.submodules.store = store = clearable(Store(config))
         m.submodules.unpack = unpack = clearable(Unpack(config))
-        # Priority: descriptors, conditional weights, headers and base weights, residual operands,
-        # windows.
+        # Priority: descriptors, conditional weights, headers and base weights, windows, residual
+        # operands.
         conds = range(1, 1 + config.lanes)
         bases = range(1 + config.lanes, 1 + 2 * config.lanes)
-        operands, windows = 1 + 2 * config.lanes, 2 + 2 * config.lanes
-        m.submodules.reader = reader = clearable(Reader(config, windows + 1))
+        windows, operands = 1 + 2 * config.lanes, 2 + 2 * config.lanes
+        m.submodules.reader = reader = clearable(Reader(config, operands + 1))
         m.submodules.writer = writer = clearable(Writer(config))
         lanes = [SharedInstance(lane_signature(config), lambda: Lane(config), LANE_MODULE, clear)
                  for _ in range(config.lanes)]
@@ -104,7 +104,7 @@ class Engine(wiring.Component):
             loader.data.eq(reader.data),
             residual.valid.eq(reader.valid & (reader.source == operands)),
             residual.data.eq(reader.data),
-            unpack.valid.eq(reader.valid & (reader.source != 0) & (reader.source < operands)),
+            unpack.valid.eq(reader.valid & (reader.source != 0) & (reader.source < windows)),
             unpack.data.eq(reader.data), unpack.last.eq(reader.last),
             unpack.header.eq(reader.o_header)]
         owner = Signal.like(reader.source)
@@ -156,8 +156,8 @@ class Engine(wiring.Component):
             & (reader.beat_source <= len(lanes)),
             "base": reader.beat & (reader.beat_source > len(lanes))
             & (reader.beat_source <= 2 * len(lanes)),
-            "residual": reader.beat & (reader.beat_source == 1 + 2 * len(lanes)),
-            "windows": reader.beat & (reader.beat_source == 2 + 2 * len(lanes)),
+            "residual": reader.beat & (reader.beat_source == 2 + 2 * len(lanes)),
+            "windows": reader.beat & (reader.beat_source == 1 + 2 * len(lanes)),
             "output": writer.bus.wvalid & writer.bus.wready}
         steps = {"cycles": 1}
         steps |= {f"bytes_{name}": Mux(beats[name], self.config.bus.bytes, 0) for name in STREAMS}
