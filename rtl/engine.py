@@ -143,7 +143,8 @@ class Engine(wiring.Component):
         m.d.comb += [
             bank.status__busy.eq(sequencer.busy), bank.status__done.eq(sequencer.done),
             bank.status__error.eq(sequencer.error), bank.layers__value.eq(sequencer.layers),
-            self.irq.eq(sequencer.done & bank.control__irq_enable),
+            # `done` of the last program must not interrupt for the one that starts.
+            self.irq.eq(sequencer.done & bank.control__irq_enable & ~bank.control__start),
             self.monitor.layer_done.eq(sequencer.layer_done)]
         self._count(m, bank, sequencer, reader, writer, lanes)
         return m

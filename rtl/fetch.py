@@ -120,7 +120,8 @@ class JobFetch(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         super().__init__({
-            "lane": In(range(config.lanes)), "start": In(1), "layer": In(descriptor_struct()),
+            "lane": In(range(max(2, config.lanes))), "start": In(1),
+            "layer": In(descriptor_struct()),
             "o": Out(stream.Signature(run_layout(config))),
             "header_valid": In(1), "header": In(header_struct(config)), "done": In(1),
             "jobs": Out(data.ArrayLayout(job_layout(config), JOBS_ALIVE)),

@@ -33,7 +33,7 @@ def lane_signature(config: AcceleratorConfig) -> wiring.Signature:
     """Members of :class:`Lane`."""
     requests = stream.Signature(request_layout(config))
     return wiring.Signature({
-        "lane": In(range(config.lanes)), "start": In(1), "layer": In(descriptor_struct()),
+        "lane": In(range(max(2, config.lanes))), "start": In(1), "layer": In(descriptor_struct()),
         "write": In(window_write_layout(config)),
         "residual_write": In(residual_write_layout(config)), "progress": In(progress_layout()),
         "base": Out(requests), "header": Out(1), "cond": Out(requests),

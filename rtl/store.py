@@ -62,9 +62,11 @@ class Store(wiring.Component):
             "stored_tile": Out(16), "busy": Out(1), "finished": Out(1)})
 
     def _tag_layout(self):
-        return data.StructLayout({
-            "valid": 1, "read": range(max(2, self.config.slot_reads)), "part": range(max(2, self.config.slot_groups)),
-            "plain": 1, "first": 1, "last": 1, "byte": range(max(2, self.config.beat_pixels)),
+        config = self.config
+        byte = {"byte": range(config.beat_pixels)} if config.beat_pixels > 1 else {}
+        return data.StructLayout(byte | {
+            "valid": 1, "read": range(max(2, config.slot_reads)),
+            "part": range(max(2, config.slot_groups)), "plain": 1, "first": 1, "last": 1,
             "position": range(max(2, self.config.beat_pixels)),
             "pixels": range(self.config.beat_pixels + 1),
             "channels": range(self.config.channels + 1), "beat_end": 1})
@@ -153,9 +155,11 @@ class Store(wiring.Component):
             self.address[:-1].eq(slot + offset + (source >> shift)),
             command.read.eq(read), command.first.eq((dx == 0) & (dy == 0)),
             command.last.eq((dx == layer.pool - 1) & (dy == layer.pool - 1)),
-            command.byte.eq(source[:shift]), command.position.eq(position),
+            command.position.eq(position),
             command.pixels.eq(Mux(left < pixels, left, pixels)),
             command.beat_end.eq(end_unit & (plain | (position == pixels - 1) | (left == 1)))]
+        if pixels > 1:
+            m.d.comb += command.byte.eq(source[:shift])
         with m.If(command.valid):
             m.d.sync += [read.eq(read + 1), offset.eq(offset + layer.slot_words)]
             with m.If(end_read):
@@ -191,7 +195,7 @@ class Store(wiring.Component):
             keep = r < tag.channels
             best, picked, merged = (Signal(signed(8), name=f"{name}{r}")
                                     for name in ("best", "picked", "merged"))
-            m.d.comb += [picked.eq(here[tag.byte]),
+            m.d.comb += [picked.eq(here[tag.byte] if pixels > 1 else here[0]),
                          merged.eq(Mux(tag.first | (picked > best), picked, best))]
             with m.If(tag.valid & (tag.read == r // config.lanes)):
                 m.d.sync += best.eq(merged)

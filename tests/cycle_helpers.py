@@ -29,7 +29,8 @@ async def play(dut: Any, inputs: Iterable[Mapping[str, int]], outputs: Sequence[
                after: int = 0) -> list[tuple[int, ...]]:
     """Drive one mapping of port to bits per cycle; return the trace of ``outputs``.
 
-    A port keeps its value until it is named again. The trace goes on for ``after`` cycles.
+    A port keeps its value until it is named again, and is zero in the end. The trace goes on for
+    ``after`` cycles.
     """
     driven: dict[str, int] = {}
     ports = [getattr(dut, name) for name in outputs]
@@ -41,6 +42,8 @@ async def play(dut: Any, inputs: Iterable[Mapping[str, int]], outputs: Sequence[
         await FallingEdge(dut.clk)
         trace.append(tuple(int(port.value) for port in ports))
         await RisingEdge(dut.clk)
+    for name in driven:
+        getattr(dut, name).value = 0
     return trace
 
 

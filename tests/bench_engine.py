@@ -1,0 +1,59 @@
+"""Bench of the bare accelerator: programs run by the driver, with and without the interrupt."""
+
+import cocotb
+import numpy as np
+from cocotb.triggers import ClockCycles, RisingEdge
+from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
+
+import hwgate
+from hwgate.config import preset
+from hwgate.driver import Driver, EngineError
+from hwgate.quant.random_layers import Limits, random_images, random_network
+from hwgate.regs import ErrorCause
+from hwgate.sim.bench_axi import MasterBus
+from hwgate.sim.streams import start
+from memory_helpers import quiet_bus_models
+
+CONFIG = preset("tiny")
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def done_is_polled_or_interrupts(dut):
+    quiet_bus_models("hwgate_top")
+    rng = np.random.default_rng(1)
+    network = random_network(rng, CONFIG, layers=1, limits=Limits(size=4, channels=4))
+    binding = hwgate.compile(network, CONFIG).bind(random_images(rng, network, 1))
+    memory = bytearray(binding.memory.tobytes())
+    AxiRam(AxiBus.from_prefix(dut, "m_axi_"), dut.clk, dut.rst, mem=memory)
+    master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil_"), dut.clk, dut.rst)
+    await start(dut)
+    await ClockCycles(dut.clk, 2)
+    driver = Driver(MasterBus(master), CONFIG)
+    await driver.check()
+
+    await driver.start(binding.program_address)
+    try:
+        await driver.start(binding.program_address)
+    except EngineError as error:
+        assert "busy" in str(error)
+    else:
+        raise AssertionError("a busy engine was started")
+    status = await driver.wait()
+    assert (status.error, status.layers) == (ErrorCause.NONE, 1)
+    first = await driver.counters()
+    golden = network.run(binding.images)[0].output
+    assert np.array_equal(binding.read_output(np.frombuffer(memory, np.uint8), 0), golden)
+    assert not dut.irq.value, "not enabled"
+
+    await driver.start(binding.program_address, irq=True)
+    assert not dut.irq.value
+    await driver.wait(RisingEdge(dut.irq))
+    assert (await driver.counters())["bytes_windows"] == first["bytes_windows"]
+    memory[binding.program_address] = 99  # an opcode that does not exist
+    await driver.start(binding.program_address, irq=True)
+    try:
+        await driver.wait(RisingEdge(dut.irq))
+    except EngineError as error:
+        assert error.cause is ErrorCause.OPCODE
+    else:
+        raise AssertionError("an unknown descriptor went unnoticed")

@@ -1,0 +1,205 @@
+"""Bench of Issue: passes, windows and reasons of waiting, cycle for cycle."""
+
+import random
+from collections import Counter
+from itertools import permutations
+
+import cocotb
+from cocotb.triggers import FallingEdge, RisingEdge
+from cycle_helpers import ordered_pairs
+from issue_model import CONFIG, DECISION, HALVES, PLANES, STROBES, Job, Layer, Model, packer
+
+from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
+from hwgate.rtl.issue import ISSUE_LATENCY, Activity, progress_layout, tag_layout
+from hwgate.rtl.tasks import TASK_LATENCY
+from hwgate.rtl.weights import pass_layout
+from hwgate.sim.streams import start, unpack
+
+PIXELS, SLOT_BITS = CONFIG.buffers.pixels, job_layout(CONFIG).size
+#: Members of a tag that are taken from a window.
+FROM_WINDOW = ("index", "init", "gate", "emit", "last", "swap", "cond")
+LAST = 1 << tag_layout(CONFIG)["last"].offset
+progress_bits, pass_bits, tag_bits = map(packer, (progress_layout(), pass_layout(CONFIG),
+                                                  tag_layout(CONFIG)))
+
+
+def inputs(model, now):
+    """Inputs of a cycle; what is not valid is random."""
+    tasks, layer = model.tasks, model.layer
+    found = {
+        "start": now == 0, "no_more": now == 0 or model.all_arrived,
+        "jobs": sum(bits << n * SLOT_BITS for n, bits in enumerate(model.slots)),
+        "fresh": sum(bit << n for n, bit in enumerate(model.fresh)),
+        "progress": progress_bits(**layer.progress(now)),
+        "task_count": len(tasks.items), "task_valid": tasks.valid,
+        "task_position": tasks.position, "drained": tasks.drained,
+        "task": (layer.pixel_bits(tasks.items[tasks.position]) if tasks.valid
+                 else random.getrandbits(8))}
+    for cond, name in ((False, "base"), (True, "cond")):
+        head = model.head(cond, now)
+        found[f"{name}__valid"] = head is not None
+        found[f"{name}__payload"] = (random.getrandbits(16) if head is None
+                                     else pass_bits(**head))
+    return found
+
+
+def check_window(dut, layer, issued, now):
+    """The window that was issued in the cycle before, or none."""
+    tag = int(dut.o.value)
+    assert tag & 1 == (issued is not None), f"cycle {now}: a window"
+    if issued is None:
+        return
+    at, window = issued
+    wanted = tag_bits(valid=1, slot=at.job % JOBS_ALIVE,
+                      **{name: getattr(window, name) for name in FROM_WINDOW})
+    free = LAST if window.cond else 0  # whether a task was the last one may turn out later
+    assert (tag ^ wanted) & ~free == 0, f"cycle {now}: {unpack(tag_layout(CONFIG), tag)}"
+    assert int(dut.pixel.value) == layer.pixel_bits(window.pixel), f"cycle {now}: pixel"
+    assert int(dut.address.value) == at.head["base"], f"cycle {now}: address"
+    assert dut.half.value == layer.jobs[at.job].tile % HALVES, f"cycle {now}: half"
+
+
+async def play(dut, layer):
+    """Run a layer, check every output in every cycle; what the cycles were spent on."""
+    model, spent, issued, now, started = Model(layer), Counter(), None, 0, None
+    driven, dut.layer.value = {}, layer.descriptor
+    while model.done < len(layer.jobs) or model.tasks.coming or issued:
+        for name, value in inputs(model, now).items():
+            if driven.get(name) != value:
+                getattr(dut, name).value = driven[name] = value
+        activity, strobes, issuing = (model.cycle(now) if now
+                                      else ("idle", dict.fromkeys(STROBES, 0), None))
+        await FallingEdge(dut.clk)
+        assert int(dut.activity.value) == 1 << Activity[activity], f"cycle {now}: {activity}"
+        for name, value in strobes.items():
+            assert int(getattr(dut, name).value) == value, f"cycle {now}: {name}"
+        check_window(dut, layer, issued, now)
+        if strobes["base__ready"] and activity == "turnaround":
+            started = now
+        if started is not None and now == started + ISSUE_LATENCY:
+            assert issued and issued[1].swap
+        model.step(now, strobes, issuing)
+        spent[activity], issued = spent[activity] + (now > 0), issuing
+        await RisingEdge(dut.clk)
+        now += 1
+    assert not model.passes
+    return spent
+
+
+async def begin(dut):
+    dut.start.value = dut.base__valid.value = dut.cond__valid.value = dut.fresh.value = 0
+    await start(dut)
+
+
+def windows(layer):
+    """Windows of a layer by path."""
+    found = Counter()
+    for one in layer.passes():
+        found["conditional" if one.cond else "base"] += len(one.windows)
+    return found
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def passes_without_lost_cycles(dut):
+    """Jobs of one and more passes, down to one window: one turnaround in the whole layer."""
+    await begin(dut)
+    for pixels, width, step, jobs in ((1, 1, 1, 9), (2, 1, 3, 5), (7, 3, 2, 5), (PIXELS, 8, 1, 1)):
+        layer = Layer([Job(base=4) for _ in range(jobs)], pixels=pixels, width=width, step=step)
+        spent = await play(dut, layer)
+        assert {name: n for name, n in spent.items() if name != "idle"} == {
+            "turnaround": 1, "base": windows(layer)["base"]}
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def every_outcome_follows_every_outcome(dut):
+    """No gate, none open, only the first, only the last, one in between, all; and one window."""
+    await begin(dut)
+    for pixels, base, cond in ((1, 1, 1), (2, 2, 3), (9, 1, 2), (DECISION + 9, 1, 1)):
+        kinds = [None, [], [0], [pixels - 1], [pixels // 2], list(range(pixels))]
+        layer = Layer([Job(opened, base, cond) for opened in ordered_pairs(kinds)], pixels=pixels)
+        spent = await play(dut, layer)
+        assert spent["conditional"] == windows(layer)["conditional"] > 0
+        assert spent["gate"] > 0
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def first_conditional_pass_overtakes_the_gate(dut):
+    """It reads the list while the gate writes it: waits for each task, and for the end."""
+    await begin(dut)
+    for pixels in (1, 4, DECISION + 4, 2 * DECISION + 7):
+        first, end = ISSUE_LATENCY + DECISION, ISSUE_LATENCY + DECISION + pixels  # of decisions
+        for opened in ([0, pixels - 1], [pixels // 2, pixels - 2], [0], [pixels - 1],
+                       range(0, pixels, 2), range(pixels)):
+            opened = sorted({max(0, n) for n in opened})
+            spent = await play(dut, Layer([Job(opened)], pixels=pixels))
+            begins = max(pixels, first + opened[0] + 1)
+            over = max(begins + len(opened), first + opened[-1] + TASK_LATENCY, end)
+            late = begins > pixels
+            assert (spent["base"], spent["conditional"]) == (pixels, len(opened))
+            assert spent["turnaround"] == 1 + late
+            assert spent["gate"] == over - pixels - len(opened) - late
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def each_limit_last(dut):
+    """Header, weights, windows and output in every order: each wait has the name of its reason."""
+    await begin(dut)
+    for header, weights, loaded, stored in permutations((5, 15, 25, 35)):
+        job = Job(tile=2, header_at=header, base_late=weights - header)
+        layer = Layer([job], loaded_at={(2, plane): loaded for plane in range(PLANES)},
+                      stored_at={0: stored})
+        spent = await play(dut, layer)
+        weights = max(header, weights)
+        begins = max(weights, loaded, stored)
+        assert spent["weights"] == weights - 1
+        assert spent["windows"] == max(0, loaded - weights)
+        assert spent["output"] == begins - max(weights, loaded)
+        assert (spent["turnaround"], spent["base"], spent["gate"]) == (1, layer.pixels, 0)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def limits_of_conditional_passes(dut):
+    """Conditional weights and windows that come late, for a path of one and of two passes."""
+    await begin(dut)
+    for cond_late, loaded in ((0, 0), (60, 0), (0, 90), (60, 90), (90, 60)):
+        for every in (0, 200):
+            layer = Layer([Job([1, 4], cond=2, cond_late=cond_late, every=every), Job([2])],
+                          pixels=2 * DECISION)
+            layer.loaded_at = {(0, PLANES - 1): loaded}
+            spent = await play(dut, layer)
+            late = max(cond_late, every) > 0
+            assert (spent["weights"] > 0) == late, (cond_late, every, spent)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def reduction(dut):
+    """One psum for all pixels, begun once and emitted once."""
+    await begin(dut)
+    for pixels, base in ((1, 1), (1, 3), (6, 1), (6, 3)):
+        await play(dut, Layer([Job(base=base, tile=n // 2) for n in range(4)], pixels=pixels,
+                              reduce=True))
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def random_layers(dut):
+    await begin(dut)
+    total = Counter()
+    for _ in range(30):
+        pixels, tile, at, jobs = random.choice([1, 3, 16, 60]), 0, 0, []
+        for _ in range(random.randint(1, 9)):
+            opened = sorted(random.sample(range(pixels), random.randint(0, pixels)))
+            at += random.choice([0, 0, 40])
+            jobs.append(Job(random.choice([None, [], opened, opened]), random.randint(1, 4),
+                            random.randint(1, 4), tile, at, random.choice([-5, 0, 30]),
+                            random.choice([0, 3, 80]), random.choice([0, 2, 25])))
+            tile += random.random() < 0.4
+        layer = Layer(jobs, pixels, random.randint(1, 9), random.randint(1, 3),
+                      decision=random.choice([1, DECISION]))
+        now = 0
+        for place in ((t, plane) for t in range(tile + 1) for plane in range(PLANES)):
+            layer.loaded_at[place] = now = now + random.choice([0, 3, 20])
+        stored = 0
+        for n in range(tile + 1):
+            layer.stored_at[n] = stored = stored + random.choice([0, 100, 800])
+        total += await play(dut, layer)
+    assert set(total) >= set(Activity) - {"idle"}

@@ -1,0 +1,247 @@
+"""Bench of Store: lanes that finish in any order, output columns that hold garbage until they do,
+and a writer of any speed; what is written must be the pooled feature maps."""
+
+import random
+
+import cocotb
+import numpy as np
+from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+
+from hwgate.config import AcceleratorConfig
+from hwgate.quant.golden import max_pool
+from hwgate.quant.layout import feature_map
+from hwgate.rtl.burst import request_layout
+from hwgate.rtl.store import STORE_BEAT_LATENCY
+from hwgate.rtl.structs import descriptor_struct, status_layout
+from hwgate.rtl.writer import BEAT_QUEUE
+from hwgate.sim.streams import pack, parameters, start, unpack
+from memory_helpers import until, watch
+
+CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
+R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
+HALF = CONFIG.buffers.output_words
+
+
+class Layer:
+    """Random output maps of a layer before pooling: descriptor, columns, and what to store."""
+
+    def __init__(self, channels, height, width, *, pool=1, tiles=1):
+        self.tiles, self.channels, self.pool = tiles, channels, pool
+        low, high = random.choice([(-128, 128), (-128, 0), (100, 128)])  # of any sign, of one
+        maps = np.random.default_rng(random.getrandbits(32)).integers(
+            low, high, (tiles, channels, height, width), np.int8)
+        stored = [feature_map(x, R, PIXELS) for x in max_pool(maps, pool)]
+        self.slot_words = -(-height * width // PIXELS)
+        self.maps = maps.reshape(tiles, channels, -1)
+        self.origin = BEAT * random.randrange(1000)
+        stride = stored[0].size + BEAT * random.randrange(3)
+        self.out_beats = stored[0][0].size // BEAT
+        self.requests = [(self.origin + tile * stride + plane * stored[0][0].size, self.out_beats)
+                         for tile in range(tiles) for plane in range(len(stored[0]))]
+        self.beats = [int.from_bytes(raw.tobytes()[at:at + BEAT], "little")
+                      for raw in stored for at in range(0, raw.size, BEAT)]
+        self.planes = len(stored[0])
+        store_height, store_width = height // pool, width // pool
+        reads = pool * pool * max(1, R // LANES)
+        self.plane_cycles = reads * (self.out_beats if pool == 1 else store_height * store_width)
+        self.descriptor = pack(descriptor_struct(), {
+            "tiles": tiles, "out_width": width, "out_pixels": height * width,
+            "out_channels": channels, "slot_words": self.slot_words, "out_address": self.origin,
+            "out_stride": stride, "out_planes": self.planes, "out_beats": self.out_beats,
+            "store_width": store_width, "store_pixels": store_height * store_width, "pool": pool,
+            "pool_words": pool * width, "last_channels": channels - (self.planes - 1) * R})
+
+    def jobs(self, lane):
+        return len(range(lane, self.channels, LANES))
+
+
+class Bench:
+    """One layer on the store; a step per cycle checks requests, beats and progress."""
+
+    def __init__(self, dut, layer, drain):
+        self.dut, self.layer, self.drain = dut, layer, drain
+        self.columns = np.random.default_rng(1).integers(
+            -128, 128, (LANES, 2 * HALF, PIXELS), np.int8)
+        self.tiles, self.done = [0] * LANES, [0] * LANES
+        self.queue = 0                    # beats the writer holds
+        self.requests, self.beats = [], []
+        self.busy, self.finished = 0, 0
+
+    def status(self):
+        layout = status_layout()
+        return sum(pack(layout, {"tile": tile, "jobs": jobs, "absent": not self.layer.jobs(lane)})
+                   << layout.size * lane
+                   for lane, (tile, jobs) in enumerate(zip(self.tiles, self.done, strict=True)))
+
+    def step(self):
+        dut = self.dut
+        if dut.o__valid.value and dut.o__ready.value:
+            assert not dut.halt.value
+            request = unpack(request_layout(CONFIG), int(dut.o__payload.value))
+            self.requests.append((request["address"], request["beats"]))
+            assert self.requests[-1] == self.layer.requests[len(self.requests) - 1]
+        if dut.beat__valid.value:
+            assert self.queue < BEAT_QUEUE, "no beat without room"
+            self.beats.append(int(dut.beat__payload.value))
+            number = len(self.beats) - 1
+            assert self.beats[-1] == self.layer.beats[number], f"beat {number}"
+            assert number < len(self.requests) * self.layer.out_beats, "a request goes before"
+            self.queue += 1
+        if dut.finished.value:
+            assert dut.others_idle.value and len(self.beats) == len(self.layer.beats)
+            self.finished += 1
+        self.busy += bool(dut.busy.value)
+        assert int(dut.stored_tile.value) * self.layer.planes <= len(self.requests)
+
+    async def read_columns(self):
+        """What a word of all columns held in one cycle is there in the next."""
+        dut = self.dut
+        while True:
+            await FallingEdge(dut.clk)
+            words = self.columns[:, int(dut.address.value)].tobytes()
+            await RisingEdge(dut.clk)
+            dut.columns.value = int.from_bytes(words, "little")
+
+    async def writer(self):
+        """Takes beats from its queue in a share of the cycles; ``room`` counts the rest."""
+        dut = self.dut
+        while True:
+            if self.queue and random.random() < self.drain:
+                self.queue -= 1
+            dut.room.value = BEAT_QUEUE - self.queue
+            await RisingEdge(dut.clk)
+
+    async def grant(self, share):
+        while True:
+            self.dut.o__ready.value = random.random() < share
+            await RisingEdge(self.dut.clk)
+
+    async def lanes(self, patience):
+        """Lanes finish jobs in any order, as soon as their half of the columns is free."""
+        layer = self.layer
+        while True:
+            await ClockCycles(self.dut.clk, random.randint(1, patience))
+            free = [n for n in range(LANES) if layer.jobs(n) and self.tiles[n] < layer.tiles
+                    and self.tiles[n] < int(self.dut.stored_tile.value) + 2]
+            if not free:
+                continue
+            lane = random.choice(free)
+            tile, job = self.tiles[lane], self.done[lane]
+            words = self.half(lane, tile)
+            if job == 0:
+                words[:] = np.random.default_rng(tile).integers(-128, 128, words.shape, np.int8)
+            slot = words[job * layer.slot_words:(job + 1) * layer.slot_words].reshape(-1)
+            pixels = layer.maps[tile, lane + job * LANES]
+            slot[:pixels.size] = pixels
+            self.done[lane] += 1
+            if self.done[lane] == layer.jobs(lane):
+                self.tiles[lane], self.done[lane] = tile + 1, 0
+            self.dut.lanes.value = self.status()
+
+    def half(self, lane, tile):
+        return self.columns[lane, tile % 2 * HALF:(tile % 2 + 1) * HALF]
+
+
+async def run(dut, layer, *, drain=1.0, grant=1.0, patience=3, meanwhile=None):
+    """Store a layer from start to ``finished``."""
+    bench = Bench(dut, layer, drain)
+    dut.layer.value, dut.lanes.value = layer.descriptor, bench.status()
+    dut.start.value, dut.halt.value, dut.others_idle.value = 0, 0, 0
+    dut.beat__ready.value, dut.room.value = 1, BEAT_QUEUE
+    tasks = [cocotb.start_soon(task) for task in (
+        bench.read_columns(), bench.writer(), bench.grant(grant))]
+    await RisingEdge(dut.clk)
+    dut.start.value = 1
+    await RisingEdge(dut.clk)
+    dut.start.value = 0
+    tasks += [watch(dut, bench.step), cocotb.start_soon(bench.lanes(patience))]
+    if meanwhile:
+        await meanwhile(bench)
+    await until(dut, lambda: len(bench.beats) == len(layer.beats))
+    await ClockCycles(dut.clk, random.randint(1, 9))
+    assert not bench.finished and int(dut.stored_tile.value) == layer.tiles
+    dut.others_idle.value = 1
+    await ClockCycles(dut.clk, 4)
+    assert bench.finished == 1
+    for task in tasks:
+        task.cancel()
+    return bench
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def maps_without_pooling(dut):
+    await start(dut)
+    for channels in (1, R - 1, R, R + 1, 2 * R + 1, max(R, LANES) * 2 + 1):
+        for height, width in ((1, 1), (3, 5), (4, 4)):
+            await run(dut, Layer(channels, height, width))
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def maxima_of_squares(dut):
+    """Edges 2 and 3 with every remainder of rows and columns, which are dropped."""
+    await start(dut)
+    for pool in (2, 3):
+        for more in range(pool):
+            height, width = pool + more, 3 * pool + (more + 1) % pool
+            await run(dut, Layer(random.randint(1, 2 * max(R, LANES)), height, width, pool=pool))
+            await run(dut, Layer(R + 1, width, height, pool=pool))
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def tiles_alternate_between_halves(dut):
+    await start(dut)
+    for pool, patience in ((1, 1), (2, 1), (1, 40), (2, 9)):
+        await run(dut, Layer(LANES + R + 1, 4, 6, pool=pool, tiles=5), patience=patience)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def slow_writer(dut):
+    await start(dut)
+    for drain, grant in ((0.1, 1), (0.3, 0.2), (0.9, 0.1)):
+        for pool in (1, 2):
+            await run(dut, Layer(2 * R, 6, 8, pool=pool, tiles=2), drain=drain, grant=grant,
+                      patience=1)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def random_layers(dut):
+    await start(dut)
+    for _ in range(15):
+        pool = random.choice([1, 1, 2, 3])
+        height, width = (random.randint(pool, 9) for _ in range(2))
+        slots = HALF // -(-height * width // PIXELS)
+        layer = Layer(random.randint(1, min(3 * max(R, LANES), slots * LANES)), height, width,
+                      pool=pool, tiles=random.randint(1, 3))
+        await run(dut, layer, drain=random.choice([0.2, 0.7, 1]), grant=random.choice([0.3, 1]),
+                  patience=random.choice([1, 10, 60]))
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def halt_ends_after_the_plane(dut):
+    await start(dut)
+
+    async def halt(bench):
+        await until(dut, lambda: len(bench.requests) == 2)
+        dut.halt.value = 1
+        await ClockCycles(dut.clk, 2)
+        await until(dut, lambda: not dut.busy.value)
+        await ClockCycles(dut.clk, 100)
+        assert len(bench.requests) == 2 and len(bench.beats) == 2 * bench.layer.out_beats
+        dut.halt.value = 0
+
+    for pool in (1, 2):
+        await run(dut, Layer(4 * R, 6, 5, pool=pool), patience=1, meanwhile=halt)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def a_read_every_cycle(dut):
+    """With a fast writer a plane takes one cycle per read, and its last beat comes in time."""
+    await start(dut)
+    for pool in (1, 2, 3):
+        async def last_beat(bench):
+            await until(dut, lambda: bench.busy == bench.layer.plane_cycles)
+            await ClockCycles(dut.clk, STORE_BEAT_LATENCY)
+            assert len(bench.beats) == bench.layer.out_beats
+
+        bench = await run(dut, Layer(R, 6, 7, pool=pool), patience=1, meanwhile=last_beat)
+        assert bench.busy == bench.layer.plane_cycles

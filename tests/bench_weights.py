@@ -1,0 +1,134 @@
+"""Bench of WeightQueue: blocks and bitmaps in, passes and weights out, cycle for cycle."""
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import chain, cycle
+
+import cocotb
+from cocotb.triggers import FallingEdge, RisingEdge
+from cycle_helpers import ordered_pairs
+from rtl_helpers import GAPS
+
+from hwgate.config import TAPS, AcceleratorConfig
+from hwgate.quant.weights import passes
+from hwgate.rtl.weights import BLOCK_LATENCY, pass_layout
+from hwgate.sim.streams import pack, parameters, start
+
+CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
+BITS, DEPTH = CONFIG.buffers.passes, CONFIG.buffers.weight_blocks
+GROUP_WORDS = CONFIG.buffers.window_words // BITS
+
+
+@dataclass
+class Seen:
+    """What happened: most blocks held, and cycles with both a push and a swap."""
+
+    most: int = 0
+    both: int = 0
+    taken: list = field(default_factory=list)
+
+
+async def play(dut, bitmaps, *, gaps=(), stalls=(), swap_after=1, hold=0, group_words=GROUP_WORDS,
+               in_planes=BITS, bank_mode=False):
+    """Send one job per bitmap; take each pass, and its weights ``swap_after`` cycles later.
+
+    Checks every cycle. Nothing is taken before ``hold`` blocks have been pushed.
+    """
+    actions, announced = deque(), []
+    for bitmap in bitmaps:
+        wanted = passes(bitmap, group_words, in_planes, bank_mode)
+        actions.append(("load", bitmap))
+        actions += [("push", random.getrandbits(8 * CONFIG.block_bytes)) for _ in wanted]
+        announced += [pack(pass_layout(CONFIG), {"base": base, "plane": plane})
+                      for base, plane in wanted]
+    dut.u__load.value = dut.u__push.value = dut.u__swap.value = dut.u__o__ready.value = 0
+    dut.u__group_words.value, dut.u__in_planes.value = group_words, in_planes
+    dut.u__bank_mode.value = bank_mode
+    await start(dut)
+    pauses, waits = cycle(chain(gaps, [0])), cycle(chain(stalls, [0]))
+    blocks, times, swaps, seen = deque(), [], deque(), Seen()
+    pushed, now = 0, 0
+    while actions or blocks:
+        kind, value = "", 0
+        full = bool(actions) and actions[0][0] == "push" and len(blocks) == DEPTH
+        if actions and not full and not next(pauses):
+            kind, value = actions.popleft()
+        swap = bool(swaps) and swaps[0] <= now
+        ready = pushed >= hold and not next(waits)
+        dut.u__load.value, dut.u__push.value = kind == "load", kind == "push"
+        dut.u__bitmap.value = value if kind == "load" else random.getrandbits(BITS)
+        dut.u__block.value = value if kind == "push" else random.getrandbits(32)
+        dut.u__swap.value, dut.u__o__ready.value = swap, ready
+        await FallingEdge(dut.clk)
+        due = sum(time <= now for time in times)
+        assert dut.u__o__valid.value == (due > 0), f"cycle {now}: a pass is announced"
+        if due:
+            assert int(dut.u__o__payload.value) == announced[len(seen.taken)], f"cycle {now}"
+        if swaps or due:  # the oldest block has been announced
+            assert int(dut.u__weights.value) == blocks[0], f"cycle {now}: the weights"
+        if due and ready:
+            seen.taken.append(announced[len(seen.taken)])
+            times.remove(min(times))
+            swaps.append(now + swap_after)
+        if swap:
+            swaps.popleft()
+            blocks.popleft()
+        if kind == "push":
+            blocks.append(value)
+            times.append(now + BLOCK_LATENCY)
+            pushed += 1
+        seen.most = max(seen.most, len(blocks))
+        seen.both += swap and kind == "push"
+        await RisingEdge(dut.clk)
+        now += 1
+    assert len(seen.taken) == len(announced) == pushed
+    return seen
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def bitmaps_with_holes(dut):
+    """Every bit alone; then each of some patterns after each, without a free cycle."""
+    await play(dut, [1 << bit for bit in range(BITS)])
+    ends = 1 | 1 << BITS - 1
+    kinds = [ends, int("01" * (BITS // 2), 2), int("1001" * (BITS // 4), 2), 0b110, 1 << BITS - 1]
+    await play(dut, [(1 << BITS) - 1, *ordered_pairs(kinds), (1 << BITS) - 1])
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def full_queue(dut):
+    """Every place is used, before the first pass is taken and again afterwards."""
+    whole = (1 << BITS) - 1
+    seen = await play(dut, [whole] * (1 + 3 * DEPTH // BITS), hold=DEPTH)
+    assert seen.most == DEPTH
+    seen = await play(dut, [whole] * (1 + 3 * DEPTH // BITS), stalls=(1, 1, 1, 0))
+    assert seen.most == DEPTH
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def swap_with_push(dut):
+    """A swap and a push in the same cycle, at every filling from the first pass on."""
+    for after in range(1, DEPTH - BLOCK_LATENCY):
+        jobs = 1 + 2 * DEPTH // BITS
+        seen = await play(dut, [(1 << BITS) - 1] * jobs, swap_after=after)
+        assert seen.both > 0
+        assert seen.most > after + 1
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def planes_of_bank_mode(dut):
+    """A pass reads up to nine planes; at, one below and one above each multiple of nine."""
+    for groups in (1, 2, BITS):
+        for in_planes in range(max(1, TAPS * groups - 10), TAPS * groups + 1):
+            used = -(-in_planes // TAPS)
+            await play(dut, [(1 << used) - 1, 1 << used - 1], in_planes=in_planes, bank_mode=True,
+                       group_words=CONFIG.buffers.window_words // used)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def gaps_and_stalls(dut):
+    for gaps in GAPS.values():
+        for stalls in GAPS.values():
+            bitmaps = [random.randint(1, (1 << min(BITS, 12)) - 1) for _ in range(5)]
+            await play(dut, bitmaps, gaps=gaps, stalls=stalls,
+                       swap_after=random.randint(1, DEPTH))

@@ -1,0 +1,61 @@
+"""BlockFetch and JobFetch against their golden functions, and these against the compiler."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from control_helpers import CONFIGS, Together
+
+import hwgate
+from hwgate.quant.fetch import LaneJob, lane_jobs, requests
+from hwgate.quant.random_layers import random_network
+from hwgate.rtl.fetch import BlockFetch, JobFetch
+from hwgate.sim.block import run_block
+
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+@each_config
+def test_fetch_on_verilator(config):
+    run_block(Together(blocks=BlockFetch(config), jobs=JobFetch(config)),
+              Path(__file__).with_name("bench_fetch.py"), parameters={"config": config.to_dict()})
+
+
+@each_config
+def test_requests_cover_the_run(config):
+    for blocks in range(1, 4 * config.request_blocks):
+        found = requests(config, 0x1000, blocks)
+        assert sum(request.blocks for request in found) == blocks
+        assert all(request.blocks == config.request_blocks for request in found[:-1])
+        address = 0x1000
+        for request in found:
+            assert request.address == address
+            spare = request.beats * config.bus.bytes - request.blocks * config.block_bytes
+            assert 0 <= spare < config.bus.bytes
+            address += request.beats * config.bus.bytes
+
+
+@each_config
+def test_lanes_share_the_jobs_of_the_compiler(config):
+    network = random_network(np.random.default_rng(3), config, layers=1, reduce=False)
+    plan = hwgate.compile(network, config).plans[0]
+    layer = {**plan.descriptor, "tiles": 2, "weights_address": 4096}
+    jobs = [lane_jobs(config, layer, lane) for lane in range(config.lanes)]
+    places = sorted((job.tile, job.channel) for lane in jobs for job in lane)
+    assert places == [(tile, n) for tile in range(2) for n in range(len(plan.jobs))]
+    for lane in jobs:
+        assert [job.last for job in lane].count(True) == (2 if lane else 0)
+        for job in lane:
+            assert job.address == 4096 + job.channel * plan.descriptor["job_stride"]
+            assert job.conditional == job.address + plan.descriptor["cond_offset"]
+            assert job.column == job.channel // config.lanes * plan.descriptor["slot_words"]
+
+
+def test_jobs_of_a_lane():
+    config = CONFIGS["2x72"]
+    layer = {"out_channels": 3, "tiles": 2, "weights_address": 100, "job_stride": 10,
+             "cond_offset": 7, "slot_words": 5}
+    assert lane_jobs(config, layer, 0) == [
+        LaneJob(0, 0, 0, 100, 107, False), LaneJob(0, 2, 5, 120, 127, True),
+        LaneJob(1, 0, 0, 100, 107, False), LaneJob(1, 2, 5, 120, 127, True)]
+    assert lane_jobs(config, {**layer, "out_channels": 1}, 1) == []

@@ -1,0 +1,36 @@
+"""Issue against its golden function and a model of its waits."""
+
+from pathlib import Path
+
+import pytest
+from control_helpers import CONFIGS
+
+from hwgate.quant.issue import job_windows
+from hwgate.rtl.issue import Issue
+from hwgate.sim.block import run_block
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_issue_on_verilator(config):
+    run_block(Issue(config), Path(__file__).with_name("bench_issue.py"),
+              parameters={"config": config.to_dict()})
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("reduce", [False, True])
+def test_function_serves_every_pixel(gated, reduce):
+    """Each psum begins once; each output is emitted once, or decided."""
+    pixels, opened = 6, [1, 4, 5]
+    if gated and reduce:
+        opened = []
+    found = list(job_windows(3, 2, gated, reduce, pixels, opened))
+    psums = {0} if reduce else set(range(pixels))
+    assert [w.index for w in found if w.init] == sorted(psums)
+    assert [w.pixel for w in found[:3 * pixels]] == 3 * list(range(pixels))
+    assert [w.pixel for w in found[3 * pixels:]] == (2 * opened if gated else [])
+    decided = {w.index for w in found if w.gate}
+    emitted = [w.index for w in found if w.emit]
+    assert decided == (psums if gated else set())
+    assert emitted == (opened if gated else sorted(psums))
+    assert sum(w.swap for w in found) == sum(w.last for w in found) == (5 if gated and opened
+                                                                        else 3)
