@@ -1,8 +1,8 @@
 """Balances the lanes: reorders channels so that each lane expects the same work.
 
 Lane l computes the channels c with ``c mod lanes == l``, and some channels open their gates more
-often than others. The order of a layer's output channels is free as long as its consumers follow, so
-the calibration images' decisions choose it; the hardware needs nothing for it.
+often than others. The order of a layer's output channels is free as long as its consumers follow,
+so the calibration images' decisions choose it; the hardware needs nothing for it.
 """
 
 from dataclasses import replace

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 from hwgate.errors import CompileError, UserError
-from hwgate.layouts import Layout, Opcode, descriptor_layout, header_layout
 from hwgate.geometry import describe, kernel_blocks, map_bytes, plane_beats, split_rows
+from hwgate.layouts import Layout, Opcode, descriptor_layout, header_layout
 from hwgate.quant.network import IMAGE, QuantizedLayer, QuantizedNetwork
 
 __all__ = ["Band", "Binding", "Job", "LayerPlan", "Program", "compile"]

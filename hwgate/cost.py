@@ -63,7 +63,8 @@ def estimate(program: Program, images: NDArray[Any],
         layer, bands = plan.layer, schedules[plan.layer.name]
         layers.append(LayerResult(
             name=layer.name, macs_dense=layer.macs * len(binding.images),
-            macs=layer_macs(layer, seen[layer.name].decision), cycles=sum(band.cycles for band in bands),
+            macs=layer_macs(layer, seen[layer.name].decision),
+            cycles=sum(band.cycles for band in bands),
             bytes=_sum([band.bytes for band in bands]),
             lanes=tuple(_sum([band.lanes[lane] for band in bands])
                         for lane in range(config.lanes)),

@@ -162,7 +162,8 @@ def header_layout(config: AcceleratorConfig) -> Layout:
         Field("bias_open", 32, "added to the psum of an open pixel", signed=True),
         Field("mult_closed", 16, "fixed-point scale of a closed pixel", signed=True),
         Field("mult_open", 16, "fixed-point scale of an open pixel", signed=True),
-        Field("mult_residual", 16, "scale of the residual operand, in units of 2^RESIDUAL_SHIFT; 0: none is added", signed=True),
+        Field("mult_residual", 16, "scale of the residual operand, in units of 2^RESIDUAL_SHIFT; "
+                                   "0: none is added", signed=True),
         Field("shift", 8, "right shift of the requantizer, 1..47"),
         Field("gated", 8, "1: the last base pass decides, 0: every pixel takes `open`"),
         Field("base_blocks", 16, "weight blocks of the base path: bits set in its bitmap"),

@@ -308,7 +308,7 @@ class _Layer:
         yield from self._tiles(source, "res", "residual", d["res_beats"], steps, self.operands)
 
     def _tiles(self, source: int, prefix: str, stream: str, plane: int, steps: int,
-               loaded: list[int]) -> _Block:
+               loaded: _Times) -> _Block:
         """A :class:`TileQueue`, whose user takes ``steps`` cycles per beat."""
         d, config = self.d, self.config
         popped: list[int] = []  # cycle from which each beat's place in the queue is free
@@ -382,8 +382,9 @@ class _Layer:
                         yield self.stored
                     room = self.stored[tile - _HALVES]
                 operand = 0
-                if number == len(job.base) - 1 and self._adds(job, channel):
-                    wanted = tile * d["res_planes"] + job.operand
+                operand_group = self._operand(job, channel)
+                if number == len(job.base) - 1 and operand_group is not None:
+                    wanted = tile * d["res_planes"] + operand_group
                     while len(self.operands) <= wanted:
                         yield self.operands
                     operand = self.operands[wanted]
@@ -426,10 +427,10 @@ class _Layer:
             # ISSUE_LATENCY counts from the start of a pass, one cycle before its first window.
             lane.done.add(last_window - 1 + decision + REQUANTIZE_LATENCY + 1)
 
-    def _adds(self, job: Job, channel: int) -> bool:
-        """The job waits for its residual operand: it has one, with a factor."""
+    def _operand(self, job: Job, channel: int) -> int | None:
+        """Channel group of the residual operand that a job waits for: one with a factor."""
         factors = self.plan.layer.mult_residual
-        return job.operand is not None and factors is not None and bool(factors[channel])
+        return job.operand if factors is not None and factors[channel] else None
 
     def _plane(self, block: int) -> int:
         """Last plane that a pass reads."""

@@ -133,7 +133,8 @@ class Engine(wiring.Component):
         wiring.connect(m, store.o, writer.i)
         wiring.connect(m, store.beat, writer.beat)
         m.d.comb += [
-            store.room.eq(writer.room), store.others_idle.eq(writer.idle & loader.idle & residual.idle),
+            store.room.eq(writer.room),
+            store.others_idle.eq(writer.idle & loader.idle & residual.idle),
             store.halt.eq(sequencer.halt), clear.eq(sequencer.clear),
             sequencer.start.eq(bank.control__start), sequencer.program.eq(bank.program__address),
             sequencer.finished.eq(store.finished), sequencer.read_error.eq(reader.error),

@@ -14,9 +14,16 @@ from hwgate.rtl.issue import ISSUE_LATENCY, Issue, progress_layout
 from hwgate.rtl.pixels import PixelCounter
 from hwgate.rtl.psum import PSUM_LATENCY, PSUM_LOOKUP, PsumMemory
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY, Requantize
-from hwgate.rtl.structs import (block_layout, delay, descriptor_struct, event_layout,
-                                header_struct, residual_write_layout, status_layout,
-                                window_write_layout)
+from hwgate.rtl.structs import (
+    block_layout,
+    delay,
+    descriptor_struct,
+    event_layout,
+    header_struct,
+    residual_write_layout,
+    status_layout,
+    window_write_layout,
+)
 from hwgate.rtl.tasks import TaskList
 from hwgate.rtl.weights import WeightQueue
 from hwgate.rtl.window import WINDOW_LATENCY, WindowMemory
@@ -106,7 +113,8 @@ class Lane(wiring.Component):
                 queue.push.eq(push), queue.block.eq(self.block), fetcher.swap.eq(queue.swap),
                 queue.group_words.eq(layer.group_words), queue.in_planes.eq(layer.in_planes),
                 queue.bank_mode.eq(layer.bank_mode), queue.row_words.eq(layer.row_words),
-                queue.kernel_blocks.eq(layer.kernel_blocks), fetcher.first_blocks.eq(layer.first_blocks),
+                queue.kernel_blocks.eq(layer.kernel_blocks),
+                fetcher.first_blocks.eq(layer.first_blocks),
                 fetcher.first_beats.eq(layer.first_beats)]
         done = Signal()
         m.d.comb += [

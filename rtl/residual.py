@@ -1,12 +1,11 @@
 """Residual loader: brings the operand of a residual add into the lanes."""
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.structs import descriptor_struct, residual_write_layout, status_layout
 from hwgate.rtl.tiles import TileQueue
 
@@ -18,7 +17,7 @@ class ResidualLoader(wiring.Component):
 
     Takes a beat per cycle, times the reads a group needs if there are fewer lanes than channels in
     a group. An operand that is sampled at even rows and columns takes a cycle per pixel instead.
-    Counts a plane as loaded :data:`LOADED_LATENCY` cycles after its last write began.
+    Counts a plane as loaded :data:`hwgate.rtl.loader.LOADED_LATENCY` cycles after its last write began.
 
     Parameters
     ----------

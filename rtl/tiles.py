@@ -64,7 +64,8 @@ class TileQueue(wiring.Component):
             beats.w_en.eq(self.valid), beats.w_data.eq(self.data), self.o.valid.eq(beats.r_rdy),
             self.o.payload.eq(beats.r_data), beats.r_en.eq(self.o.ready)]
 
-        tile, run, left, reserved = Signal(16), Signal(16), Signal(32), Signal(range(TILE_QUEUE + 1))
+        tile, run, left = Signal(16), Signal(16), Signal(32)
+        reserved = Signal(range(TILE_QUEUE + 1))
         origin, first, address = (Signal(bus.address_bits, name=name)
                                   for name in ("origin", "first", "address"))
         chunk = Signal(range(TILE_CHUNK + 1))

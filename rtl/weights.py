@@ -24,8 +24,9 @@ class WeightQueue(wiring.Component):
     """Blocks in the order of arrival, and in step with them the passes that use them.
 
     The group of a block is the lowest bit of the bitmap that still lacks blocks; a kernel larger
-    than 3x3 has several blocks per group, row by row. A pass is announced :data:`BLOCK_LATENCY` cycles after its block arrived; its weights stay at the
-    output until ``swap``. The sender never sends more blocks than ``depth`` that are not swapped.
+    than 3x3 has several blocks per group, row by row. A pass is announced :data:`BLOCK_LATENCY`
+    cycles after its block arrived; its weights stay at the output until ``swap``. The sender never
+    sends more blocks than ``depth`` that are not swapped.
 
     Parameters
     ----------

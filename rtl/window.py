@@ -54,8 +54,8 @@ class WindowMemory(wiring.Component):
             "write": In(window_write_layout(config)),
             "pixel": In(pixel_layout(config)),
             "base": In(self._words), "row": In(2), "column": In(2), "half": In(1),
-            "pad": In(2), "pad_top": In(2), "row_end": In(16), "col_end": In(16), "row_words": In(self._words),
-            "bank_mode": In(1),
+            "pad": In(2), "pad_top": In(2), "row_end": In(16), "col_end": In(16),
+            "row_words": In(self._words), "bank_mode": In(1),
             "o": Out(block_layout(config))})
 
     def elaborate(self, platform):
