@@ -144,5 +144,6 @@ def load_images(source: str, network: QuantizedNetwork) -> NDArray[Any]:
     except (OSError, ValueError, EOFError):
         raise UserError(f"File {source} is no NumPy array; np.save writes one") from None
     if not isinstance(images, np.ndarray):
+        images.close()
         raise UserError(f"Image file {source} must hold one array, not several")
     return check_images(images, shape)

@@ -89,7 +89,8 @@ def normalize(images: NDArray[np.uint8], mean: ArrayLike = MEAN,
               std: ArrayLike = STD) -> NDArray[np.float32]:
     """``(images / 255 - mean) / std`` per channel, float32 (N, 3, H, W)."""
     centre, spread = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (mean, std))
-    return (images.astype(np.float32) / 255 - centre) / spread
+    steps = images.astype(np.float32) / np.float32(255)
+    return np.asarray((steps - centre) / spread, np.float32)
 
 
 def _read(names: Sequence[str], folder: str | Path | None

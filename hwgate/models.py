@@ -258,6 +258,8 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"Weights file {path} cannot be read: {error.strerror}") from None
     try:
         size = int.from_bytes(raw[:8], "little")
+        if len(raw) < 8 + size:
+            raise ValueError
         header = json.loads(raw[8:8 + size])
         header.pop("__metadata__", None)
         data = bytearray(raw[8 + size:])

@@ -132,8 +132,8 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
     gain, offset = _affine(block)
     layer = QuantizedLayer(
         block.name, integers, base, threshold, *_nothing(len(weight)), in_shape=in_shape,
-        padding=block.padding, stride=1 if reduce else op.stride[0], relu=block.relu,
-        pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale,
+        padding=block.padding, stride=op.stride[0] if isinstance(op, nn.Conv2d) else 1,
+        relu=block.relu, pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale,
         source=None if block.source == index - 1 else block.source)
     added = 0.0  # output steps in a step of the residual
     if block.residual is not None:

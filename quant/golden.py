@@ -140,12 +140,12 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig 
     bias, mult = (np.where(decision, values[:, 1, None, None], values[:, 0, None, None])
                   for values in (layer.bias, layer.mult))
     low, high = output_limits(layer, formats)
-    added: tuple[NDArray[Any], NDArray[Any]] | tuple[()] = ()
+    added, factor = np.zeros((), np.int8), np.zeros((), np.int64)
     if layer.residual is not None:
         assert residual is not None and layer.mult_residual is not None
-        added = residual_operand(layer, residual), layer.mult_residual[:, None, None]
-    output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high, *added,
-                        relu_first=layer.relu_first).astype(np.int8)
+        added, factor = residual_operand(layer, residual), layer.mult_residual[:, None, None]
+    output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high, added, factor,
+                        layer.relu_first).astype(np.int8)
     return Activations(max_pool(output, layer.pool), psum, decision)
 
 

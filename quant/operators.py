@@ -17,11 +17,9 @@ from .network import KERNELS, STRIDES
 __all__ = ["ADDITIONS", "OPERATORS", "SUPPORTED", "Average", "Shortcut", "check_conv", "module_of",
            "module_path", "pool_edge", "shape_query", "shuffled", "unsupported"]
 
-_SHAPES = ("with square kernels of 1, 3, 5 or 7, stride 1 or 2 and padding up to half the kernel")
-
 #: What a convolution may be: attribute, supported values, and what to do about others.
 SUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "kernel_size": (KERNELS, f"use convolutions {_SHAPES}"),
+    "kernel_size": (KERNELS, "use square kernels of one of these edges"),
     "stride": (STRIDES, "use stride 2 and shrink the map further with MaxPool2d"),
     "dilation": ((1,), "use a dilation of 1"),
     "groups": ((1,), "depthwise and grouped convolutions leave the array idle, so use groups=1, "

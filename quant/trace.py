@@ -71,7 +71,7 @@ class Block:
     average: Average | None = None
     order: Tensor | None = None
     residual: int | None = None
-    shortcut: Shortcut = Shortcut()
+    shortcut: Shortcut = field(default_factory=Shortcut)
     relu_first: bool = False
 
 
@@ -137,7 +137,7 @@ class _Model:
         last = self.blocks[value.index]
         if isinstance(op, nn.ReLU) and last.relu:
             return value
-        if len(node.all_input_nodes[0].users) > 1:
+        if _shared(node.all_input_nodes[0]):
             raise unsupported(path, f"changes the output of {last.name!r}, which is also used "
                               "elsewhere", "use the output behind it, or keep a second convolution")
         if isinstance(op, nn.BatchNorm2d):
@@ -195,7 +195,7 @@ class _Model:
 
     def _takes(self, node: fx.Node, value: _Value) -> bool:
         """Whether the block of a value can take a residual in."""
-        if value.index == IMAGE or value.average or value.shortcut or len(node.users) > 1:
+        if value.index == IMAGE or value.average or value.shortcut or _shared(node):
             return False
         block = self.blocks[value.index]
         return isinstance(block.op, nn.Conv2d) and block.pool == 1 and block.residual is None
@@ -254,6 +254,11 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _shared(node: fx.Node) -> bool:
+    """Whether more than one operator computes with the value of a node."""
+    return sum(not shape_query(user) for user in node.users) > 1
 
 
 def _whole(path: str, op: Any) -> Average:
