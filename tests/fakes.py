@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwgate.compare import compare
+from hwgate.comparison import compare
 from hwgate.config import PRESETS, AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.evaluate import Evaluation, Pair

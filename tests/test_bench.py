@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hwgate.bench import MACS, PEERS, SHAPES, dense_layer, main
-from hwgate.compare import compare
+from hwgate.comparison import compare
 from hwgate.config import preset
 from hwgate.errors import UserError
 from hwgate.evaluate import Pair

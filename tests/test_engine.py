@@ -13,7 +13,7 @@ import pytest
 
 import hwgate
 from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
-from hwgate.compare import compare
+from hwgate.comparison import compare
 from hwgate.config import BufferConfig
 from hwgate.layouts import descriptor_layout
 from hwgate.quant.random_layers import Limits, random_images, random_network

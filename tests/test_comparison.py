@@ -5,7 +5,7 @@ from dataclasses import replace
 import fakes
 import pytest
 
-from hwgate.compare import compare
+from hwgate.comparison import compare
 from hwgate.errors import UserError
 
 
