@@ -18,8 +18,8 @@ LANE_COUNTERS: dict[str, str] = {
 STREAMS: dict[str, str] = {
     "program": "layer descriptors",
     "windows": "input feature maps",
-    "residual": "operands of residual adds",
     "base": "job headers and base weight blocks",
     "conditional": "conditional weight blocks",
     "output": "output feature maps",
+    "residual": "operands of residual adds",
 }

@@ -7,7 +7,18 @@ from itertools import permutations
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
 from cycle_helpers import ordered_pairs
-from issue_model import CONFIG, DECISION, HALVES, PLANES, STROBES, Job, Layer, Model, packer
+from issue_model import (
+    CONFIG,
+    DECISION,
+    HALVES,
+    OPERANDS,
+    PLANES,
+    STROBES,
+    Job,
+    Layer,
+    Model,
+    packer,
+)
 
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.issue import ISSUE_LATENCY, Activity, progress_layout, tag_layout
@@ -55,7 +66,7 @@ def check_window(dut, layer, issued, now):
     free = LAST if window.cond else 0  # whether a task was the last one may turn out later
     assert (tag ^ wanted) & ~free == 0, f"cycle {now}: {unpack(tag_layout(CONFIG), tag)}"
     assert int(dut.pixel.value) == layer.pixel_bits(window.pixel), f"cycle {now}: pixel"
-    assert int(dut.address.value) == at.head["base"], f"cycle {now}: address"
+    assert int(dut.block.value) == pass_bits(**at.head), f"cycle {now}: pass"
     assert dut.half.value == layer.jobs[at.job].tile % HALVES, f"cycle {now}: half"
 
 
@@ -103,7 +114,8 @@ def windows(layer):
 async def passes_without_lost_cycles(dut):
     """Jobs of one and more passes, down to one window: one turnaround in the whole layer."""
     await begin(dut)
-    for pixels, width, step, jobs in ((1, 1, 1, 9), (2, 1, 3, 5), (7, 3, 2, 5), (PIXELS, 8, 1, 1)):
+    for pixels, width, step, jobs in ((1, 1, 1, 9), (2, 1, 3, 5), (7, 3, 2, 5), (12, 5, 6, 2),
+                                      (PIXELS, 8, 1, 1)):
         layer = Layer([Job(base=4) for _ in range(jobs)], pixels=pixels, width=width, step=step)
         spent = await play(dut, layer)
         assert {name: n for name, n in spent.items() if name != "idle"} == {
@@ -142,19 +154,44 @@ async def first_conditional_pass_overtakes_the_gate(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def each_limit_last(dut):
-    """Header, weights, windows and output in every order: each wait has the name of its reason."""
+    """Header, weights, windows, residual operand and output in every order: each wait has the name
+    of its reason. An operand counts as windows, if the job adds one."""
     await begin(dut)
-    for header, weights, loaded, stored in permutations((5, 15, 25, 35)):
-        job = Job(tile=2, header_at=header, base_late=weights - header)
-        layer = Layer([job], loaded_at={(2, plane): loaded for plane in range(PLANES)},
-                      stored_at={0: stored})
-        spent = await play(dut, layer)
-        weights = max(header, weights)
-        begins = max(weights, loaded, stored)
-        assert spent["weights"] == weights - 1
-        assert spent["windows"] == max(0, loaded - weights)
-        assert spent["output"] == begins - max(weights, loaded)
-        assert (spent["turnaround"], spent["base"], spent["gate"]) == (1, layer.pixels, 0)
+    for header, weights, loaded, added, stored in permutations((5, 13, 21, 29, 37)):
+        for operand in (None, 1):
+            job = Job(tile=2, header_at=header, base_late=weights - header, operand=operand)
+            layer = Layer([job], loaded_at={(2, plane): loaded for plane in range(PLANES)},
+                          added_at={(2, plane): added for plane in range(OPERANDS)},
+                          stored_at={0: stored})
+            spent = await play(dut, layer)
+            ready = max(header, weights)
+            windows = max(ready, loaded, added if operand is not None else 0)
+            begins = max(windows, stored)
+            assert spent["weights"] == ready - 1
+            assert spent["windows"] == windows - ready
+            assert spent["output"] == begins - windows
+            assert (spent["turnaround"], spent["base"], spent["gate"]) == (1, layer.pixels, 0)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def operand_of_a_job(dut):
+    """Only a job's last base pass waits for it, and only for its own plane of its own tile."""
+    await begin(dut)
+    late = 150
+    for opened in (None, [], [0, 3]):
+        for base in (1, 3):
+            for operand in (None, *range(OPERANDS)):
+                jobs = [Job(opened, base, 2, tile=1, operand=operand), Job(tile=1, operand=0)]
+                for missing in range(OPERANDS):
+                    added = {(1, plane): late * (plane >= missing) for plane in range(OPERANDS)}
+                    spent = await play(dut, Layer(jobs, added_at=added))
+                    waits = operand is not None and operand >= missing
+                    before = (base - 1) * 5 + 1  # its other base passes, and their turnaround
+                    first = late - before - (base == 1) if waits else 0
+                    follows = not waits and missing == 0
+                    assert (spent["windows"] > 0) == (waits or follows), (opened, base, operand)
+                    if waits:
+                        assert abs(spent["windows"] - first) <= 2, (spent, first)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -191,13 +228,15 @@ async def random_layers(dut):
             at += random.choice([0, 0, 40])
             jobs.append(Job(random.choice([None, [], opened, opened]), random.randint(1, 4),
                             random.randint(1, 4), tile, at, random.choice([-5, 0, 30]),
-                            random.choice([0, 3, 80]), random.choice([0, 2, 25])))
+                            random.choice([0, 3, 80]), random.choice([0, 2, 25]),
+                            random.choice([None, *range(OPERANDS)])))
             tile += random.random() < 0.4
-        layer = Layer(jobs, pixels, random.randint(1, 9), random.randint(1, 3),
+        layer = Layer(jobs, pixels, random.randint(1, 9), random.choice([1, 2, 3, 6]),
                       decision=random.choice([1, DECISION]))
-        now = 0
-        for place in ((t, plane) for t in range(tile + 1) for plane in range(PLANES)):
-            layer.loaded_at[place] = now = now + random.choice([0, 3, 20])
+        for times, planes in ((layer.loaded_at, PLANES), (layer.added_at, OPERANDS)):
+            now = 0
+            for place in ((t, plane) for t in range(tile + 1) for plane in range(planes)):
+                times[place] = now = now + random.choice([0, 3, 20])
         stored = 0
         for n in range(tile + 1):
             layer.stored_at[n] = stored = stored + random.choice([0, 100, 800])

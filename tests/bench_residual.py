@@ -224,8 +224,9 @@ async def tiles_alternate_between_halves(dut):
 async def random_operands(dut):
     await start(dut)
     for _ in range(20):
-        layer = Layer(random.randint(1, 3 * R), random.randint(1, 9), random.randint(1, 9),
-                      step=random.choice([1, 2]), group=random.randrange(4),
+        step, group, height = random.choice([1, 2]), random.randrange(4), random.randint(1, 9)
+        width = random.randint(1, 9 if CONFIG.slot_reads == 1 else 3)
+        layer = Layer(random.randint(1, 3 * R), height, width, step=step, group=group,
                       tiles=random.randint(1, 4))
         await run(dut, layer, latency=random.choice([0, 5, 50]),
                   answer_idle=random.choice([0, 0.3, 0.8]), grant_idle=random.choice([0, 0.3]),
@@ -250,7 +251,7 @@ async def cycles_of_a_plane(dut):
     """A step per cycle: reads of a group for each beat, or for each of its pixels."""
     await start(dut)
     for step in (1, 2):
-        layer = Layer(3 * R, 4, 8, step=step)
+        layer = Layer(3 * R, 4, 5, step=step)
         assert 3 * layer.beats <= TILE_QUEUE
         bench = await run(dut, layer, patience=1)
         ends = [bench.first_write + n * layer.steps + LOADED_LATENCY - 2 for n in (1, 2, 3)]

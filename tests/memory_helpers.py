@@ -6,18 +6,22 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from math import ceil
 from typing import Any
 
 import cocotb
+import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+from numpy.typing import NDArray
 
 from hwgate.config import AcceleratorConfig
+from hwgate.quant.layout import feature_map
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import status_layout
 from hwgate.sim.streams import pack, unpack
 
-__all__ = ["FailingMemory", "Lanes", "ReadPort", "pauses", "quiet_bus_models", "run_addresses",
-           "sparse_requests", "until", "watch"]
+__all__ = ["FailingMemory", "Lanes", "ReadPort", "band_memory", "pauses", "quiet_bus_models",
+           "run_addresses", "sparse_requests", "until", "watch"]
 
 
 class FailingMemory:
@@ -121,6 +125,25 @@ class ReadPort:
         while True:
             self._ready.value = random.random() >= idle
             await RisingEdge(self.dut.clk)
+
+
+def band_memory(x: NDArray[np.int8], channels: int, pad: int,
+                pad_top: int) -> dict[tuple[int, int], NDArray[np.int8]]:
+    """Words of a band of rows (C, H, W) in a window memory, for kernels of 3x3 and more.
+
+    As :func:`hwgate.quant.layout.window_memory`, with rows of padding above of their own number
+    and none below.
+    """
+    _, height, width = x.shape
+    row_words = ceil((width + 2 * pad) / 3)
+    group_words = row_words * ceil((pad_top + height) / 3)
+    words = {}
+    for group, plane in enumerate(feature_map(x, channels, 1)):
+        for row, column in np.ndindex(height, width):
+            y, x_ = row + pad_top, column + pad
+            address = group * group_words + y // 3 * row_words + x_ // 3
+            words[y % 3 * 3 + x_ % 3, address] = plane[row * width + column]
+    return words
 
 
 def pauses(share: float) -> Iterator[bool]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from copier import CONFIG, DATA, Copy, image, verilog
 
+from hwgate.compiler import Band, LayerPlan
 from hwgate.config import MemoryTiming
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
@@ -37,6 +38,8 @@ NETWORK = QuantizedNetwork(CONFIG, (layer("conv1", 8), layer("conv2", CHANNELS))
 @dataclass(frozen=True)
 class Binding:
     memory: Any
+    steps: Any = tuple((LayerPlan(of, (Band(0, EDGE, {}),), (), b""), Band(0, EDGE, {}), {})
+                       for of in NETWORK.layers)
     program_address: int = 0
 
     def read_output(self, memory, index):
@@ -83,7 +86,7 @@ def test_result_has_everything_the_monitor_saw(stand_in):
         assert found.macs == IMAGES * CHANNELS * PIXELS * 2 * 9 + opened * (inputs - 2) * 9
         assert found.macs_dense == BEATS * inputs * 9 and found.gated
         assert found.bytes == {"program": 32, "windows": BEATS * 16, "base": 0, "conditional": 0,
-                               "output": BEATS * 16}
+                               "output": BEATS * 16, "residual": 0}
         assert list(found.bytes) == list(STREAMS)
         assert [list(lane) for lane in found.lanes] == [list(LANE_COUNTERS)] * CONFIG.lanes
         assert found.cycles > 2 * BEATS
