@@ -53,7 +53,7 @@ def _window_words(layer: QuantizedLayer, rows: int, above: int) -> tuple[int, in
     return row_words, row_words * _ceil(above + rows, 3)
 
 
-def _shortage(layer: QuantizedLayer, config: AcceleratorConfig, top: int,
+def _shortage(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig, top: int,
               rows: int) -> tuple[str, int, int, str] | None:
     """What a band needs and the accelerator lacks: (what, needed, present, knob)."""
     buffers = config.buffers
@@ -61,8 +61,11 @@ def _shortage(layer: QuantizedLayer, config: AcceleratorConfig, top: int,
     passes = _ceil(groups, TAPS) if layer.kernel == 1 else groups
     out_channels, _, out_width = layer.conv_shape
     _, count, above = _input_rows(layer, top, rows)
-    _, group_words = _window_words(layer, count, max(above, layer.padding))
+    _, group_words = _window_words(layer, count, above)
     decided = 1 if layer.reduce else rows * out_width
+    if residual is not None:  # its groups are whole, though the layer's last one may not be
+        added = layer.residual_offset + _ceil(residual[0], config.channels) * config.channels
+        out_channels = max(out_channels, added)
     words = _ceil(out_channels, config.lanes) * plane_beats(config, decided)
     for what, need, have, knob in (
             ("channel groups of a job", passes, buffers.passes, "passes"),
@@ -86,7 +89,7 @@ def split_rows(layer: QuantizedLayer, residual: Shape | None,
         If not even the smallest band fits.
     """
     height = layer.conv_shape[1]
-    lack = _shortage(layer, config, 0, height)
+    lack = _shortage(layer, residual, config, 0, height)
     if lack is None:
         return iter([(0, height)])
     steps = [layer.out_shape[2]]
@@ -94,16 +97,17 @@ def split_rows(layer: QuantizedLayer, residual: Shape | None,
         steps.append(layer.pool * layer.residual_stride * residual[2])
     unit = next(n for n in range(1, config.beat_pixels + 1)
                 if all(n * step % config.beat_pixels == 0 for step in steps))
-    rest = height % layer.pool
+    stored = height - height % layer.pool
     if not layer.reduce:
-        # The band that needs most input rows is one in the middle, the last one has the rest.
-        for rows in range(height // (unit * layer.pool) * unit * layer.pool, 0,
+        for rows in range(stored // (unit * layer.pool) * unit * layer.pool, 0,
                           -unit * layer.pool):
-            lack = _shortage(layer, config, layer.padding, rows + rest)
+            # The last band has the rest, rows that pooling drops among it.
+            tops = range(0, stored, rows)
+            bands = [(top, rows if top < tops[-1] else height - top) for top in tops]
+            lacks = [_shortage(layer, residual, config, *band) for band in bands]
+            lack = next((found for found in lacks if found is not None), None)
             if lack is None:
-                bands = (height - rest - 1) // rows + 1
-                return ((n * rows, rows if n < bands - 1 else height - n * rows)
-                        for n in range(bands))
+                return iter(bands)
     what, need, have, knob = lack
     smallest = "" if layer.reduce else " even for the smallest band of rows"
     raise CompileError(f"Layer {layer.name!r} needs {need} {what}{smallest}, but the accelerator "

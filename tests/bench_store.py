@@ -49,8 +49,9 @@ class Layer:
             "tiles": tiles, "out_width": width, "out_pixels": height * width,
             "out_channels": channels, "slot_words": self.slot_words, "out_address": self.origin,
             "out_stride": stride, "out_planes": self.planes, "out_beats": self.out_beats,
-            "out_plane_stride": plane_stride, "store_width": store_width, "store_pixels": store_height * store_width, "pool": pool,
-            "pool_words": pool * width, "last_channels": channels - (self.planes - 1) * R})
+            "out_plane_stride": plane_stride, "store_width": store_width,
+            "store_pixels": store_height * store_width, "pool": pool, "pool_words": pool * width,
+            "last_channels": channels - (self.planes - 1) * R})
 
     def jobs(self, lane):
         return len(range(lane, self.channels, LANES))
