@@ -29,12 +29,18 @@ def range_scale(largest: float, high: int) -> float:
 
 def activation_scale(values: NDArray[Any], low: int, high: int) -> float:
     """Step of a tensor: the one of least squared error, between a quarter and all of its range."""
-    flat = np.asarray(values, np.float64).ravel()
-    flat = flat[::max(1, len(flat) // _SAMPLE)]
+    flat = _sample(np.asarray(values).ravel(), _SAMPLE).astype(np.float64)
     largest = np.abs(flat).max()
     steps = [range_scale(largest * share, high) for share in _SHARES]
     errors = [np.square(np.clip(np.rint(flat / s), low, high) * s - flat).mean() for s in steps]
     return steps[int(np.argmin(errors))]
+
+
+def _sample(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """Some ``count`` of many values, at places that no row or column of a map repeats."""
+    if len(values) <= count:
+        return values
+    return values[np.random.default_rng(0).integers(0, len(values), count)]
 
 
 class Recorder(fx.Interpreter):
@@ -66,10 +72,9 @@ class Recorder(fx.Interpreter):
                                    f"{shapes[0]} and {shapes[1]}, which must be equal")
         value = super().run_node(n)
         if n.name in self.largest:
-            flat = value.detach().reshape(-1)
-            self.largest[n.name] = max(self.largest[n.name], float(flat.abs().max()))
-            self._samples[n.name].append(flat[::max(1, flat.numel() // self._share)]
-                                         .float().numpy().copy())
+            flat = value.detach().float().numpy().ravel()
+            self.largest[n.name] = max(self.largest[n.name], float(np.abs(flat).max()))
+            self._samples[n.name].append(_sample(flat, self._share).copy())
         return value
 
     def record(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:

@@ -208,20 +208,21 @@ def _requantization(layer: QuantizedLayer, factor: NDArray[np.float64],
             f"{formats.accumulator}-bit accumulator holds {room}; use a wider accumulator, "
             "narrower weights or fewer channels")
     mult, shift = multipliers(factor, formats)
-    constant = bound * np.abs(factor) < 0.25
-    mult = np.where(constant, 1 << (formats.multiplier - 2), mult)
-    shift = np.where(constant, formats.multiplier - 2 + _CONSTANT_BITS, shift)
-    mult_residual = None
-    if layer.residual is not None:
-        # As many bits of the psum's factor as leave room for the residual's.
+    most = SHIFTS[1]
+    if layer.residual is not None:  # the psum's factor gives up bits that the other one needs
         largest = formats.limits(formats.multiplier)[1] << RESIDUAL_SHIFT
         most = max(SHIFTS[0], int(np.floor(np.log2(largest / added))))
-        mult = np.rint(np.ldexp(mult.astype(float), np.minimum(most - shift, 0))).astype(np.int64)
-        shift = np.minimum(shift, most)
+    drop = np.maximum(shift - most, 0)
+    mult, shift = np.rint(np.ldexp(mult.astype(float), -drop)).astype(np.int64), shift - drop
+    constant = (bound * np.abs(factor) < 0.25) | (mult == 0)
+    fixed = min(formats.multiplier - 2 + _CONSTANT_BITS, most)
+    shift = np.where(constant, fixed, shift)
+    mult = np.where(constant, 1 << max(fixed - _CONSTANT_BITS, 0), mult)
+    mult_residual = None
+    if layer.residual is not None:
         steps = np.rint(np.ldexp(added, shift - RESIDUAL_SHIFT)).astype(np.int64)
         mult_residual = np.minimum(steps << RESIDUAL_SHIFT, largest)
-    unit = np.where(mult != 0, np.ldexp(mult.astype(float), -shift), np.inf)
-    bias = np.clip(np.rint(offset / unit), *_INT32)
+    bias = np.clip(np.rint(offset / np.ldexp(mult.astype(float), -shift)), *_INT32)
     threshold = layer.threshold
     return replace(
         layer, weight=layer.weight * ~constant[:, None, None, None],

@@ -1,6 +1,7 @@
 """The CIFAR networks: their shapes, what is gated, and that they quantize."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import hwgate
-from hwgate import cifar
+from hwgate import accuracy
 from hwgate.config import preset
 from hwgate.errors import CompileError, UserError
 from hwgate.models import (
@@ -174,13 +175,37 @@ def test_reference_has_our_names():
 @needs_weights
 @needs_images
 @pytest.mark.slow
-def test_reference_keeps_its_accuracy():
+def test_reference_keeps_its_accuracy(capsys):
     """Float: 91.5 % of the first 1,000 test images; int8: at most half a point less."""
-    calibration, _ = cifar.load_train(batches=[1])
-    network = hwgate.quantize(load_reference_resnet20(), cifar.normalize(calibration[:512]), CONFIG)
-    images, labels = cifar.load_test()
-    found = network(cifar.normalize(images[:1000])).argmax(1)
-    assert (found == labels[:1000]).mean() >= 0.910
+    assert accuracy.main([]) == 0
+    found = re.match(r"1000 images: float (.*)%, quantized (.*)%, same class ([0-9.]*)%, ",
+                     capsys.readouterr().out)
+    real, quantized, agreement = map(float, found.groups())
+    assert real == 91.5 and quantized >= real - 0.5 and agreement > 98
+
+
+@pytest.mark.parametrize("arguments,sentence", [
+    (["--calibration", "0"], "Calibration images must be in 1..10000, not 0"),
+    (["--images", "10001"], "Test images must be in 1..10000, not 10001"),
+    ([], "The reference network needs the variable HWGATE_DATA, the folder that holds "
+     f"{REFERENCE}"),
+], ids=["calibration", "images", "data"])
+def test_accuracy_says_what_is_wrong(arguments, sentence, monkeypatch, capsys):
+    monkeypatch.delenv("HWGATE_DATA", raising=False)
+    assert accuracy.main(arguments) == 2
+    assert capsys.readouterr().err == f"{sentence}\n"
+
+
+def test_accuracy_compares_both():
+    """Every label is what the float model says, and one is not."""
+    model = settled(resnet20(width=0.5), pictures(16))
+    network = hwgate.quantize(model, pictures(16), CONFIG)
+    labels = accuracy.float_logits(model, pictures(60).numpy()).argmax(1)
+    labels[7] = (labels[7] + 1) % 10
+    found = accuracy.measure(model, network, pictures(60).numpy(), labels)
+    assert (found.images, found.real) == (60, pytest.approx(59 / 60))
+    assert found.agreement > 0.8 and 0 < found.error < 0.1 and found.images_per_second > 0
+    assert abs(found.agreement - found.quantized) < 1 / 59
 
 
 def test_reference_that_is_missing(tmp_path, monkeypatch):

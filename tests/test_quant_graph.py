@@ -197,6 +197,17 @@ def test_channel_without_weights_still_takes_its_residual():
     assert not network.layers[0].weight[1:3].any() and np.abs(found - wanted)[:, 1:3].max() < 1.1
 
 
+def test_channel_that_all_but_vanishes_keeps_its_offset():
+    """Its factor moves a psum, but rounds to nothing at the shift that the residual leaves."""
+    a = normed(conv(64, 4, 5))
+    a.norm.weight.data[2], a.norm.bias.data[2] = 4e-4, 5.0
+    network, found, wanted = quantize(lambda m, x: m.a(m.wide(x)) + x, images() * 16,
+                                      wide=conv(4, 64, 1), a=a)
+    layer = network.layers[1]
+    assert not layer.weight[2].any() and layer.mult[2, 0] > 0 and layer.bias[2, 0] > 0
+    assert np.abs(found - wanted)[:, 2].max() < 1.1
+
+
 def test_dead_code_is_no_layer():
     def forward(m, x):
         m.unused(x)
