@@ -105,7 +105,7 @@ def split_rows(layer: QuantizedLayer, residual: Shape | None,
             tops = range(0, stored, rows)
             bands = [(top, rows if top < tops[-1] else height - top) for top in tops]
             lacks = [_shortage(layer, residual, config, *band) for band in bands]
-            lack = next((found for found in lacks if found is not None), None)
+            lack = max(filter(None, lacks), key=lambda found: found[1] / found[2], default=None)
             if lack is None:
                 return iter(bands)
     what, need, have, knob = lack

@@ -17,7 +17,8 @@ class ResidualLoader(wiring.Component):
 
     Takes a beat per cycle, times the reads a group needs if there are fewer lanes than channels in
     a group. An operand that is sampled at even rows and columns takes a cycle per pixel instead.
-    Counts a plane as loaded :data:`hwgate.rtl.loader.LOADED_LATENCY` cycles after its last write began.
+    Counts a plane as loaded :data:`hwgate.rtl.loader.LOADED_LATENCY` cycles after its last write
+    began.
 
     Parameters
     ----------

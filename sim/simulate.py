@@ -77,7 +77,8 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
     final = np.array([outcome.counters[name] for name in names], np.uint32)
     end = dict(zip(names, map(int, final - outcome.snapshots[-1]), strict=True))
     counted: dict[str, Counter[str]] = {layer.name: Counter() for layer in layers}
-    events: dict[str, list[tuple[NDArray[np.int64], NDArray[Any]]]] = {layer.name: [] for layer in layers}
+    events: dict[str, list[tuple[NDArray[np.int64], NDArray[Any]]]]
+    events = {layer.name: [] for layer in layers}
     for index, ((plan, band, _), row) in enumerate(zip(binding.steps, steps, strict=True)):
         name, width = plan.layer.name, plan.layer.conv_shape[2]
         counted[name].update(dict(zip(names, map(int, row), strict=True)))

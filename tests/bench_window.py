@@ -44,7 +44,7 @@ LARGE = [Geometry.whole(*numbers) for numbers in (
     (5, 6, 2, 1, 5), (8, 7, 2, 2, 5), (6, 5, 0, 1, 5), (6, 6, 3, 1, 7), (3, 5, 3, 2, 7),
     (9, 8, 1, 2, 7), (8, 7, 0, 1, 7))]
 #: A band for every padding above it and at its sides, with kernels of every size.
-BANDS = [Geometry(6, 5, pad, 1 + top % 2, kernel, top, bottom)
+BANDS = [Geometry(6, 7, pad, 1 + top % 2, kernel, top, bottom)
          for (pad, top), (kernel, bottom) in zip(product(range(4), repeat=2),
                                                  cycle(((3, 0), (5, 2), (7, 1))), strict=False)]
 
@@ -164,6 +164,7 @@ async def check(dut, rounds):
         for write, at in zip([{"write": 0}] * (cycles - len(writes)) + writes,
                              windows + [None] * (cycles - len(windows)), strict=True):
             inputs.append(ports | write | (maps.read(*at) if at else {}))
+            if len(inputs) - 1 in range(1080,1086) or len(inputs)-1 in (): print("CYC", len(inputs)-1, maps.geometry, at, maps.read(*at) if at else None, maps.groups, maps.group_words, maps.row_words, len(writes), cycles)
             expected.append((maps.expected(*at),) if at else None)
     await start(dut)
     assert_delayed(await play(dut, inputs, ["o"], after=WINDOW_LATENCY), WINDOW_LATENCY, expected)

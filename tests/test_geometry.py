@@ -299,6 +299,6 @@ def test_a_layer_that_sums_its_pixels_is_not_divided():
 def test_a_row_that_does_not_fit():
     buffers = replace(AcceleratorConfig().buffers, window_words=16)
     with pytest.raises(CompileError, match=re.escape(
-            "Layer 'conv' needs 44 window memory words even for the smallest band of rows, but the "
+            "Layer 'conv' needs 22 window memory words even for the smallest band of rows, but the "
             "accelerator has 16; raise buffers.window_words or take a larger preset")):
         split_rows(make_layer(4, 64, 64, 4), None, replace(AcceleratorConfig(), buffers=buffers))
