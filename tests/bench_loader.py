@@ -7,6 +7,7 @@ from collections import Counter
 import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, RisingEdge
+from memory_helpers import Lanes, ReadPort, band_memory, run_addresses, until, watch
 
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import bank_memory, feature_map
@@ -14,7 +15,6 @@ from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.structs import descriptor_struct, window_write_layout
 from hwgate.rtl.tiles import TILE_QUEUE
 from hwgate.sim.streams import pack, parameters, start, unpack
-from memory_helpers import Lanes, ReadPort, band_memory, run_addresses, until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
@@ -120,7 +120,8 @@ class Bench:
         wanted = {place: word for place, word in self.layer.words[tile].items()
                   if self.layer.plane_of(*place) == plane}
         half = self.halves[tile % 2]
-        assert {place: half.get(place) for place in wanted} == wanted
+        wrong = [place for place, word in wanted.items() if half.get(place) != word]
+        assert not wrong, f"{len(wrong)} of {len(wanted)} words, first {wrong[0]}"
         self.rising[self.cycle - self.last_write] += 1
         self.loaded = now
 
@@ -131,7 +132,8 @@ class Bench:
             lane = self.lanes.choose(self.loaded[0])
             if lane is not None:
                 tile = self.lanes.tiles[lane]
-                assert self.halves[tile % 2] == self.layer.words[tile]
+                whole = self.halves[tile % 2] == self.layer.words[tile]
+                assert whole, f"tile {tile} has changed while a lane used it"
                 self.lanes.tiles[lane] += 1
                 if tile < self.lanes.slowest():
                     self.halves[tile % 2].clear()
@@ -153,7 +155,8 @@ async def run(dut, layer, *, latency=0, answer_idle=0.0, grant_idle=0.0, patienc
     tasks += [watch(dut, bench.step), cocotb.start_soon(bench.leave(patience))]
     await until(dut, lambda: bench.lanes.slowest() == layer.tiles)
     await until(dut, lambda: dut.idle.value)
-    assert bench.port.asked == layer.addresses, "every beat once, in order"
+    complete = bench.port.asked == layer.addresses
+    assert complete, "every beat once, in order"
     for task in tasks:
         task.cancel()
     return bench

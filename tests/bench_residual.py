@@ -6,6 +6,7 @@ import random
 import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, RisingEdge
+from memory_helpers import Lanes, ReadPort, run_addresses, until, watch
 
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import feature_map
@@ -13,7 +14,6 @@ from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.structs import descriptor_struct, residual_write_layout
 from hwgate.rtl.tiles import TILE_QUEUE
 from hwgate.sim.streams import pack, parameters, start, unpack
-from memory_helpers import Lanes, ReadPort, run_addresses, until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
@@ -137,7 +137,8 @@ class Bench:
         half = self.halves[tile % 2]
         wanted = {place: value for place, value in self.layer.columns[tile].items()
                   if plane is None or self.layer.plane_of[place[:2]] == plane}
-        assert {place: half.get(place) for place in wanted} == wanted
+        wrong = [place for place, value in wanted.items() if half.get(place) != value]
+        assert not wrong, f"{len(wrong)} of {len(wanted)} bytes, first {wrong[0]}"
 
     async def leave(self, patience):
         """Each lane leaves a loaded tile after a while; until then it must stay whole."""
@@ -167,7 +168,8 @@ async def run(dut, layer, *, latency=0, answer_idle=0.0, grant_idle=0.0, patienc
     tasks += [watch(dut, bench.step), cocotb.start_soon(bench.leave(patience))]
     await until(dut, lambda: bench.lanes.slowest() == layer.tiles)
     await ClockCycles(dut.clk, 5)
-    assert dut.idle.value and bench.port.asked == layer.addresses
+    complete = bench.port.asked == layer.addresses
+    assert dut.idle.value and complete, "every beat once, in order"
     for task in tasks:
         task.cancel()
     return bench

@@ -14,6 +14,9 @@ from hwgate.rtl.structs import pixel_layout, window_write_layout
 from hwgate.rtl.window import WINDOW_LATENCY
 from hwgate.sim.streams import pack, parameters, start
 
+#: Cycles from a position to the reads of its words.
+READ_LATENCY = 2
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -164,7 +167,6 @@ async def check(dut, rounds):
         for write, at in zip([{"write": 0}] * (cycles - len(writes)) + writes,
                              windows + [None] * (cycles - len(windows)), strict=True):
             inputs.append(ports | write | (maps.read(*at) if at else {}))
-            if len(inputs) - 1 in range(1080,1086) or len(inputs)-1 in (): print("CYC", len(inputs)-1, maps.geometry, at, maps.read(*at) if at else None, maps.groups, maps.group_words, maps.row_words, len(writes), cycles)
             expected.append((maps.expected(*at),) if at else None)
     await start(dut)
     assert_delayed(await play(dut, inputs, ["o"], after=WINDOW_LATENCY), WINDOW_LATENCY, expected)
@@ -238,7 +240,8 @@ async def bank_mode(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def one_half_is_written_while_the_other_is_read(dut):
-    """Halves change roles at once: the first window follows the last write."""
+    """Halves change roles as soon as can be: the first window follows the last write, and the
+    first write the last window's reads."""
     config, rng = started()
 
     def rounds():
@@ -250,7 +253,7 @@ async def one_half_is_written_while_the_other_is_read(dut):
             for half in (0, 1, 0, 1):
                 maps.renew(1 - half)
                 writes, windows = 2 * maps.groups * maps.group_words, maps.windows(half)
-                yield (maps, maps.load(1 - half),
-                       list(islice(cycle(windows), max(writes, maps.count * maps.blocks ** 2))))
+                windows = list(islice(cycle(windows), max(writes - READ_LATENCY, len(windows))))
+                yield maps, maps.load(1 - half), windows + [None] * READ_LATENCY
 
     await check(dut, rounds())

@@ -103,7 +103,7 @@ class ReadPort:
         return addresses
 
     async def answer(self, latency: int = 0, idle: float = 0.0) -> None:
-        """Deliver for ever: late by up to ``latency``, with gaps; noise whenever there is nothing."""
+        """Deliver for ever, late by up to ``latency``, with gaps; noise where there is no beat."""
         dut, bits = self.dut, 8 * self._beat
         while True:
             dut.data.value, dut.valid.value = random.getrandbits(bits), 0
@@ -153,7 +153,7 @@ def pauses(share: float) -> Iterator[bool]:
 
 
 def quiet_bus_models(top: str = "block") -> None:
-    """Silence cocotbext-axi: its transaction logs, and its warnings, as it was made for cocotb 1."""
+    """Silence cocotbext-axi: its logs, and its warnings, as it was written for cocotb 1."""
     logging.getLogger(f"cocotb.{top}").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="cocotbext")
 
@@ -181,7 +181,7 @@ def sparse_requests(size: int, beat: int, beats: list[int]) -> list[tuple[int, i
 
 
 def watch(dut: Any, step: Callable[[], None]) -> Any:
-    """Call ``step`` in the middle of every cycle; its assertions fail the test. Returns the task."""
+    """Task that calls ``step`` in the middle of every cycle; its assertions fail the test."""
     async def run() -> None:
         while True:
             await FallingEdge(dut.clk)

@@ -166,11 +166,11 @@ def bands_or_discard(case):
 @settings(deadline=None, max_examples=200)
 @given(cases())
 def test_fields_fit_the_descriptor_and_the_buffers(case):
-    passes, buffers = case.config.buffers.passes, case.config.buffers
-    for top, rows, fields in bands_or_discard(case):
+    buffers = case.config.buffers
+    for _, rows, fields in bands_or_discard(case):
         descriptor_layout().pack(fields)
         groups = ceil(fields["in_planes"] / TAPS) if fields["bank_mode"] else fields["in_planes"]
-        assert groups <= passes and groups * fields["group_words"] <= buffers.window_words
+        assert groups <= buffers.passes and groups * fields["group_words"] <= buffers.window_words
         assert fields["out_pixels"] == rows * case.layer.conv_shape[2] <= buffers.pixels
         slots = ceil(fields["out_channels"] / case.config.lanes)
         assert slots * fields["slot_words"] <= buffers.output_words
