@@ -6,8 +6,13 @@ from collections import Counter
 
 import cocotb
 import numpy as np
+<<<<<<< HEAD
 from cocotb.triggers import ClockCycles, RisingEdge
 from memory_helpers import Lanes, ReadPort, band_memory, run_addresses, until, watch
+=======
+from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+from memory_helpers import until, watch
+>>>>>>> main
 
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import bank_memory, feature_map
@@ -129,6 +134,7 @@ class Bench:
         """Each lane leaves a loaded tile after a while; until then it must stay whole."""
         while True:
             await ClockCycles(self.dut.clk, random.randint(1, patience))
+<<<<<<< HEAD
             lane = self.lanes.choose(self.loaded[0])
             if lane is not None:
                 tile = self.lanes.tiles[lane]
@@ -136,6 +142,17 @@ class Bench:
                 assert whole, f"tile {tile} has changed while a lane used it"
                 self.lanes.tiles[lane] += 1
                 if tile < self.lanes.slowest():
+=======
+            free = [n for n in range(LANES)
+                    if not self.absent[n] and self.progress[n] < self.loaded[0]]
+            if free:
+                lane = random.choice(free)
+                tile = self.progress[lane]
+                whole = self.halves[tile % 2] == self.layer.words[tile]
+                assert whole, f"tile {tile} has changed while a lane used it"
+                self.progress[lane] += 1
+                if tile < self.slowest():
+>>>>>>> main
                     self.halves[tile % 2].clear()
                 self.dut.lanes.value = self.lanes.bits()
 
@@ -155,7 +172,11 @@ async def run(dut, layer, *, latency=0, answer_idle=0.0, grant_idle=0.0, patienc
     tasks += [watch(dut, bench.step), cocotb.start_soon(bench.leave(patience))]
     await until(dut, lambda: bench.lanes.slowest() == layer.tiles)
     await until(dut, lambda: dut.idle.value)
+<<<<<<< HEAD
     complete = bench.port.asked == layer.addresses
+=======
+    complete = bench.asked == sorted(layer.memory)
+>>>>>>> main
     assert complete, "every beat once, in order"
     for task in tasks:
         task.cancel()

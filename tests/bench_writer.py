@@ -7,6 +7,7 @@ from collections import deque
 import cocotb
 from cocotb.triggers import ClockCycles
 from cocotbext.axi import AxiSlaveWrite, AxiWriteBus
+from memory_helpers import FailingMemory, pauses, quiet_bus_models, sparse_requests, until, watch
 
 from hwgate.bursts import split_bursts
 from hwgate.config import AcceleratorConfig
@@ -14,7 +15,6 @@ from hwgate.rtl.axi import AXI_BURST_INCR
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.writer import BEAT_QUEUE, BURST_QUEUE, WRITE_BEAT_LATENCY
 from hwgate.sim.streams import pack, parameters, send, start, unpack
-from memory_helpers import FailingMemory, pauses, quiet_bus_models, sparse_requests, until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 BEAT = CONFIG.bus.bytes
@@ -129,7 +129,8 @@ async def write(dut, board, memory, beats, *, request_idle=0.0, beat_idle=0.0):
     await ClockCycles(dut.clk, 3)
     assert board.responses == sum(len(split_bursts(CONFIG, *request)) for request in requests)
     assert not board.queue and not board.lengths and not board.addresses
-    assert memory.bytes == expected
+    wrong = [at for at in range(SIZE) if memory.bytes[at] != expected[at]]
+    assert not wrong, f"{len(wrong)} bytes of the memory, first {wrong[0]:#x}"
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")

@@ -10,10 +10,15 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
 
 import hwgate
+<<<<<<< HEAD
 from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
 from hwgate.comparison import compare
+=======
+from hwgate.compare import compare
+>>>>>>> main
 from hwgate.config import BufferConfig
 from hwgate.layouts import descriptor_layout
 from hwgate.quant.random_layers import Limits, random_images, random_network
@@ -116,7 +121,7 @@ class Scenario:
 
         At most ``reach`` of its ``size`` bytes are left.
         """
-        beat, address = self.config.bus.bytes, self.binding.descriptors[index][field]
+        beat, address = self.config.bus.bytes, self.binding.steps[index][2][field]
         left = beat * int(self.rng.integers(reach // beat + 1))
         memory = np.zeros(self.end, np.uint8)
         memory[:self.image.size] = self.patched(index, **{field: self.end - left})
@@ -125,7 +130,7 @@ class Scenario:
 
     def broken(self, index):
         """Images in which layer ``index`` fails, each with the cause."""
-        d, random = self.binding.descriptors[index], self.rng.integers
+        d, random = self.binding.steps[index][2], self.rng.integers
         inputs, outputs = (d["tiles"] * d[name] for name in ("in_stride", "out_stride"))
         jobs = d["out_channels"] * d["job_stride"]
         beat = self.config.bus.bytes
@@ -183,7 +188,7 @@ def test_failing_addresses_stop_the_engine(kind, field, cause):
     """A single beat fails in the middle of a region, and the beats behind it are good."""
     scenario = Scenario("4x36", seed=1)
     for index in range(scenario.layers):
-        address = scenario.binding.descriptors[index][field]
+        address = scenario.binding.steps[index][2][field]
         outcome, again = scenario.run([scenario.start()] * 2,
                                       Faults(**{kind: (address + 20, address + 21)}))
         scenario.assert_stopped(outcome, cause, index)
@@ -218,7 +223,7 @@ def test_program_for_another_configuration_is_refused():
     model = engine.engine_model(config)
     sentence = (f"The engine must have configuration digest {other.digest:08x}, "
                 f"not {config.digest:08x}")
-    with (mock.patch.object(engine, "engine_model", lambda *_, **__: model),
+    with (mock.patch.object(engine, "engine_model", return_value=model),
           pytest.raises(BenchError, match=sentence)):
         engine.run_engine(other, [start])
 
