@@ -203,7 +203,8 @@ class _Layer:
         for n, lane in enumerate(lanes):
             ready += [self._issue(lane), self._fetch_jobs(lane, 1 + count + n),
                       self._fetch_conditional(lane, 1 + n)]
-        free, bus = 0, -1  # the arbiter, and the last beat on the bus
+        # The arbiter, and the last beat on the bus: at first that of the descriptor.
+        free, bus = 0, -READ_BEAT_LATENCY - DECODE_CYCLES
         latency, interval = self.timing.read_latency, self.timing.beat_interval
         while True:
             while ready:

@@ -7,7 +7,6 @@ from itertools import chain, cycle
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
-from rtl_helpers import GAPS
 
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.layouts import header_layout
@@ -16,6 +15,7 @@ from hwgate.rtl.burst import request_layout
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout, run_layout
 from hwgate.rtl.structs import descriptor_struct, header_struct
 from hwgate.sim.streams import pack, parameters, start, unpack
+from rtl_helpers import GAPS
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 DEPTH, MOST = CONFIG.buffers.weight_blocks, CONFIG.request_blocks

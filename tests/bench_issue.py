@@ -6,7 +6,13 @@ from itertools import permutations
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
+
 from cycle_helpers import ordered_pairs
+from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
+from hwgate.rtl.issue import ISSUE_LATENCY, Activity, progress_layout, tag_layout
+from hwgate.rtl.tasks import TASK_LATENCY
+from hwgate.rtl.weights import pass_layout
+from hwgate.sim.streams import start, unpack
 from issue_model import (
     CONFIG,
     DECISION,
@@ -19,12 +25,6 @@ from issue_model import (
     Model,
     packer,
 )
-
-from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
-from hwgate.rtl.issue import ISSUE_LATENCY, Activity, progress_layout, tag_layout
-from hwgate.rtl.tasks import TASK_LATENCY
-from hwgate.rtl.weights import pass_layout
-from hwgate.sim.streams import start, unpack
 
 PIXELS, SLOT_BITS = CONFIG.buffers.pixels, job_layout(CONFIG).size
 #: Members of a tag that are taken from a window.
@@ -98,7 +98,8 @@ async def play(dut, layer):
 
 
 async def begin(dut):
-    dut.u__start.value = dut.u__base__valid.value = dut.u__cond__valid.value = dut.u__fresh.value = 0
+    for name in ("start", "base__valid", "cond__valid", "fresh"):
+        getattr(dut, f"u__{name}").value = 0
     await start(dut)
 
 
@@ -232,10 +233,10 @@ async def random_layers(dut):
             tile += random.random() < 0.4
         layer = Layer(jobs, pixels, random.randint(1, 9), random.choice([1, 2, 3, 6]),
                       decision=random.choice([1, DECISION]))
-        for times, planes in ((layer.loaded_at, PLANES), (layer.added_at, OPERANDS)):
+        for times, planes, most in ((layer.loaded_at, PLANES, 20), (layer.added_at, OPERANDS, 80)):
             now = 0
             for place in ((t, plane) for t in range(tile + 1) for plane in range(planes)):
-                times[place] = now = now + random.choice([0, 3, 20])
+                times[place] = now = now + random.choice([0, 3, most])
         stored = 0
         for n in range(tile + 1):
             layer.stored_at[n] = stored = stored + random.choice([0, 100, 800])

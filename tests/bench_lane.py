@@ -24,7 +24,7 @@ from hwgate.rtl.structs import descriptor_struct, event_layout, status_layout
 from hwgate.sim.streams import pack, start, unpack
 
 STATUS, PROGRESS = status_layout(), progress_layout()
-EVENT, REQUEST, SIZE = event_layout(), request_layout(CONFIG), CONFIG.channels
+EVENT, REQUEST, PLAIN = event_layout(), request_layout(CONFIG), Features()
 # Remembered, because packing is slow.
 progress_bits = cache(lambda **values: pack(PROGRESS, values))
 status_of = cache(lambda bits: unpack(STATUS, bits))
@@ -142,14 +142,14 @@ def check_windows(plan, d, jobs, golden, spent):
 
 
 def one_layer(seed, tiles=3, closed=0.5, wanted=lambda layer: True, bands=1, channels=5, size=7,
-              features=Features(), **kind):
+              features=PLAIN, **kind):
     """A random layer of ``wanted`` kind in so many bands or more, and images for it.
 
     With mixed gates every channel has a tie, and about the share ``closed`` of its gates does not
     open. It has at most so many channel groups.
     """
     rng, layer = np.random.default_rng(seed), None
-    limits = Limits(size=size, channels=channels * SIZE)
+    limits = Limits(size=size, channels=channels * CONFIG.channels)
     while layer is None or not wanted(layer):
         network = random_network(rng, CONFIG, layers=1, limits=limits, features=features, **kind)
         layer = network.layers[0]

@@ -6,20 +6,15 @@ from collections import Counter
 
 import cocotb
 import numpy as np
-<<<<<<< HEAD
 from cocotb.triggers import ClockCycles, RisingEdge
-from memory_helpers import Lanes, ReadPort, band_memory, run_addresses, until, watch
-=======
-from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
-from memory_helpers import until, watch
->>>>>>> main
 
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import bank_memory, feature_map
 from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.structs import descriptor_struct, window_write_layout
 from hwgate.rtl.tiles import TILE_QUEUE
-from hwgate.sim.streams import pack, parameters, start, unpack
+from hwgate.sim.streams import pack, parameters, unpack
+from memory_helpers import Lanes, ReadPort, band_memory, quiet_start, run_addresses, until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
@@ -134,7 +129,6 @@ class Bench:
         """Each lane leaves a loaded tile after a while; until then it must stay whole."""
         while True:
             await ClockCycles(self.dut.clk, random.randint(1, patience))
-<<<<<<< HEAD
             lane = self.lanes.choose(self.loaded[0])
             if lane is not None:
                 tile = self.lanes.tiles[lane]
@@ -142,17 +136,6 @@ class Bench:
                 assert whole, f"tile {tile} has changed while a lane used it"
                 self.lanes.tiles[lane] += 1
                 if tile < self.lanes.slowest():
-=======
-            free = [n for n in range(LANES)
-                    if not self.absent[n] and self.progress[n] < self.loaded[0]]
-            if free:
-                lane = random.choice(free)
-                tile = self.progress[lane]
-                whole = self.halves[tile % 2] == self.layer.words[tile]
-                assert whole, f"tile {tile} has changed while a lane used it"
-                self.progress[lane] += 1
-                if tile < self.slowest():
->>>>>>> main
                     self.halves[tile % 2].clear()
                 self.dut.lanes.value = self.lanes.bits()
 
@@ -172,11 +155,7 @@ async def run(dut, layer, *, latency=0, answer_idle=0.0, grant_idle=0.0, patienc
     tasks += [watch(dut, bench.step), cocotb.start_soon(bench.leave(patience))]
     await until(dut, lambda: bench.lanes.slowest() == layer.tiles)
     await until(dut, lambda: dut.idle.value)
-<<<<<<< HEAD
     complete = bench.port.asked == layer.addresses
-=======
-    complete = bench.asked == sorted(layer.memory)
->>>>>>> main
     assert complete, "every beat once, in order"
     for task in tasks:
         task.cancel()
@@ -198,14 +177,14 @@ def bands():
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def pixels_reach_their_bank(dut):
-    await start(dut)
+    await quiet_start(dut)
     for channels, height, width, pad in shapes():
         await run(dut, Layer(channels, height, width, pad=pad), patience=1)
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def groups_reach_their_bank(dut):
-    await start(dut)
+    await quiet_start(dut)
     for groups, height, width in [(1, 1, 1), (9, 1, 1), (10, 2, 3), (19, 3, 3), (7, 1, 5)]:
         channels = groups * R - random.randrange(R)
         await run(dut, Layer(channels, height, width, bank_mode=True), answer_idle=0.2)
@@ -214,7 +193,7 @@ async def groups_reach_their_bank(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def rows_of_a_band(dut):
     """A run per plane; what shares its first and last beat, of other rows, is left out."""
-    await start(dut)
+    await quiet_start(dut)
     for width in range(1, PIXELS + 2):
         for height, rows in bands():
             for pad, pad_top in ((0, 0), (3, 0), (1, 1), (2, 1), (3, 3), (3, 2)):
@@ -226,7 +205,7 @@ async def rows_of_a_band(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def tiles_alternate_between_halves(dut):
     """At most two tiles are on chip, and a third is not asked for before every lane has left."""
-    await start(dut)
+    await quiet_start(dut)
     for bank_mode in (False, True):
         for absent in (0, LANES - 1):
             for patience in (2, 150):
@@ -239,7 +218,7 @@ async def tiles_alternate_between_halves(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def queue_never_overflows(dut):
     """The memory answers whatever was asked for, late, and then faster than words are placed."""
-    await start(dut)
+    await quiet_start(dut)
     steps = PIXELS // CONFIG.write_words
     for latency in (0, 3, 300):
         bench = await run(dut, Layer(8 * R, 9, 16, pad=1), latency=latency, patience=1)
@@ -249,7 +228,7 @@ async def queue_never_overflows(dut):
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_layers(dut):
-    await start(dut)
+    await quiet_start(dut)
     for _ in range(20):
         bank_mode = random.random() < 0.3
         height, width = (random.randint(1, 9) for _ in range(2))
@@ -267,6 +246,6 @@ async def random_layers(dut):
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def counts_a_plane_when_it_can_be_read(dut):
     """Whole beats: the last words of a plane go with its last beat."""
-    await start(dut)
+    await quiet_start(dut)
     bench = await run(dut, Layer(3 * R, 2, PIXELS), patience=1)
     assert bench.rising == {LOADED_LATENCY - 1: 3}

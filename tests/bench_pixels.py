@@ -1,13 +1,13 @@
 """Bench of PixelCounter: whole tiles with pauses, and restarts anywhere."""
 
 import cocotb
-from cycle_helpers import assert_delayed, play
-from rtl_helpers import GAPS
 
+from cycle_helpers import assert_delayed, play
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.pixels import pixel
 from hwgate.rtl.structs import pixel_layout
 from hwgate.sim.streams import pack, parameters, start
+from rtl_helpers import GAPS
 
 #: Distances of windows: those of layers in window mode, those in bank mode (multiples of three),
 #: and others up to the largest.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import cocotb
 import numpy as np
-from cycle_helpers import assert_delayed, bits, ordered_pairs, play
 
+from cycle_helpers import assert_delayed, bits, ordered_pairs, play
 from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig, FormatConfig
 from hwgate.quant.requantize import SHIFTS, requantize
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY, RESIDUAL_LATENCY
@@ -69,13 +69,11 @@ async def check(dut, cases):
     expected = golden(cases)
     widths = {name: len(getattr(dut, name)) for name in Case._fields}
     inputs = [{name: bits(int(value), widths[name]) for name, value in case._asdict().items()}
-              for case in cases] + [{} for _ in range(RESIDUAL_LATENCY)]
-    for values, late in zip(inputs[::-1], inputs[-1 - RESIDUAL_LATENCY::-1], strict=False):
-        values["residual"] = late["residual"]
-    for values in inputs[:RESIDUAL_LATENCY]:
-        del values["residual"]
+              for case in cases] + [{}] * RESIDUAL_LATENCY
+    late = [0] * RESIDUAL_LATENCY + [bits(case.residual, RESIDUAL_BITS) for case in cases]
     await start(dut)
-    trace = await play(dut, inputs, ["o"], after=REQUANTIZE_LATENCY)
+    trace = await play(dut, (values | {"residual": residual} for values, residual
+                             in zip(inputs, late, strict=True)), ["o"], after=REQUANTIZE_LATENCY)
     assert_delayed(trace, REQUANTIZE_LATENCY, [(bits(int(value), 8),) for value in expected])
     return expected
 
@@ -123,7 +121,8 @@ async def ties_and_clamp_bounds(dut):
     assert set(outcomes) >= {low, low + 1, 0, 1, high - 1, high}
     for activation, added in product((low, low + 1, 0, 1, high, high + 1), (False, True)):
         assert exact[activation, added] >= {SHIFTS[0], 2, 7, 16}
-    assert SHIFTS[1] in exact[1, False] or mult_low > -(1 << 14)  # 2**46 is in reach of 16-bit factors
+    # 2**46 is in reach of 16-bit factors.
+    assert SHIFTS[1] in exact[1, False] or mult_low > -(1 << 14)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -135,7 +134,8 @@ async def every_outcome_follows_every_outcome(dut):
         ((70000, 5, 100, 8), high), ((-70000, 5, 100, 8), low), ((-70000, 5, 100, 8, True), 0),
         ((70000, -1, -100, 9), low), ((0, -1, 1, 1), 0), ((-2, 0, 3, 2), -1),
         ((30, 2, 1, 5, True), 1), ((0, 0, 0, SHIFTS[1]), 0),
-        # Products of 512, -256 and -7000000 at a shift of 8; residuals of 256 times the factor.
+        # Products of 256, 512, -256 and -7000000; residuals add 256 times their factor.
+        ((28, 4, 8, 9, False, 1, 1), 1), ((28, 4, 8, 9, False, 1, 1, True), 1),
         ((60, 4, 8, 8, False, -1, 3), -1), ((60, 4, 8, 8, False, 1, -3, True), -1),
         ((60, 4, 8, 8, True, -3, 1), 0), ((60, 4, 8, 8, False, -1, 1, True), 1),
         ((-60, 28, 8, 8, False, 1, 2), 1), ((-60, 28, 8, 8, False, 1, 1, True), 1),
@@ -152,7 +152,7 @@ async def every_outcome_follows_every_outcome(dut):
 async def residuals_of_either_sign_and_any_weight(dut):
     """Operands from smallest to largest, beside products of either sign that are a quarter, equal
     and four times as large, and none, with and without ``relu_first``; shifts keep it visible."""
-    *_, factors, (low, high) = limits()
+    *_, factors, (_, high) = limits()
     rng, cases = random.Random(4), []
     residuals = {*FormatConfig.limits(RESIDUAL_BITS), -100, -2, -1, 0, 1, 3, 64}
     for residual, factor, quarters, mult, relu, relu_first in product(

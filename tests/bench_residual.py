@@ -6,14 +6,14 @@ import random
 import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, RisingEdge
-from memory_helpers import Lanes, ReadPort, run_addresses, until, watch
 
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import feature_map
 from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.structs import descriptor_struct, residual_write_layout
 from hwgate.rtl.tiles import TILE_QUEUE
-from hwgate.sim.streams import pack, parameters, start, unpack
+from hwgate.sim.streams import pack, parameters, unpack
+from memory_helpers import Lanes, ReadPort, quiet_start, run_addresses, until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
@@ -178,7 +178,7 @@ async def run(dut, layer, *, latency=0, answer_idle=0.0, grant_idle=0.0, patienc
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def every_channel_reaches_its_output(dut):
     """Groups before, in and after a slot's; maps that fill beats and that do not."""
-    await start(dut)
+    await quiet_start(dut)
     for channels in (1, R, R + 1, 2 * max(R, LANES) + 1):
         for height, width in ((1, 1), (3, 5), (4, 4)):
             await run(dut, Layer(channels, height, width))
@@ -186,7 +186,7 @@ async def every_channel_reaches_its_output(dut):
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def every_group_offset(dut):
-    await start(dut)
+    await quiet_start(dut)
     for group in range(2 * CONFIG.slot_groups + 2):
         for step in (1, 2):
             await run(dut, Layer(2 * R, 3, 5, step=step, group=group, tiles=2))
@@ -195,7 +195,7 @@ async def every_group_offset(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def even_rows_and_columns(dut):
     """Sampled operands of odd and even height and width, in groups of both kinds."""
-    await start(dut)
+    await quiet_start(dut)
     for height, width in ((1, 1), (1, 6), (6, 1), (2, 2), (5, 7), (7, 4), (4, 7), (6, 8), (9, 3)):
         await run(dut, Layer(random.randint(1, 3 * R), height, width, step=2, tiles=2))
 
@@ -203,7 +203,7 @@ async def even_rows_and_columns(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def rows_of_a_band(dut):
     """A run per plane; the first row is even, and begins at a whole beat."""
-    await start(dut)
+    await quiet_start(dut)
     for step in (1, 2):
         for rows, width in ((range(2), PIXELS + 3), (range(2 * PIXELS, 2 * PIXELS + 3), 5),
                             (range(2, 5), PIXELS), (range(4, 5), 2 * PIXELS)):
@@ -214,7 +214,7 @@ async def rows_of_a_band(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def tiles_alternate_between_halves(dut):
     """A tile is not asked for before every lane has left the one two before it."""
-    await start(dut)
+    await quiet_start(dut)
     for step in (1, 2):
         for absent in (0, LANES - 1):
             for patience in (1, 150):
@@ -224,7 +224,7 @@ async def tiles_alternate_between_halves(dut):
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_operands(dut):
-    await start(dut)
+    await quiet_start(dut)
     for _ in range(20):
         step, group, height = random.choice([1, 2]), random.randrange(4), random.randint(1, 9)
         width = random.randint(1, 9 if CONFIG.slot_reads == 1 else 3)
@@ -238,7 +238,7 @@ async def random_operands(dut):
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def without_an_operand_it_stays_idle(dut):
     """A layer that adds nothing asks for nothing, and leaves nothing to the next one."""
-    await start(dut)
+    await quiet_start(dut)
     await run(dut, Layer(R + 1, 4, 4, tiles=2))
     dut.layer.value, dut.start.value = pack(descriptor_struct(), {"tiles": 3}), 1
     for _ in range(50):
@@ -251,7 +251,7 @@ async def without_an_operand_it_stays_idle(dut):
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def cycles_of_a_plane(dut):
     """A step per cycle: reads of a group for each beat, or for each of its pixels."""
-    await start(dut)
+    await quiet_start(dut)
     for step in (1, 2):
         layer = Layer(3 * R, 4, 5, step=step)
         assert 3 * layer.beats <= TILE_QUEUE

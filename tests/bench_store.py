@@ -6,7 +6,6 @@ import random
 import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
-from memory_helpers import until, watch
 
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.golden import max_pool
@@ -16,6 +15,7 @@ from hwgate.rtl.store import STORE_BEAT_LATENCY
 from hwgate.rtl.structs import descriptor_struct, status_layout
 from hwgate.rtl.writer import BEAT_QUEUE
 from hwgate.sim.streams import pack, parameters, start, unpack
+from memory_helpers import until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels

@@ -4,11 +4,11 @@ import random
 
 import cocotb
 from cocotb.triggers import ClockCycles, RisingEdge
-from memory_helpers import Lanes, ReadPort, run_addresses, until, watch
 
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.tiles import TILE_CHUNK, TILE_QUEUE, tile_run_layout
-from hwgate.sim.streams import pack, parameters, start
+from hwgate.sim.streams import pack, parameters
+from memory_helpers import Lanes, ReadPort, quiet_start, run_addresses, until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 BEAT, LANES = CONFIG.bus.bytes, CONFIG.lanes
@@ -103,7 +103,7 @@ async def run(dut, layer, *, latency=0, answer_idle=0.0, grant_idle=0.0, take_id
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def every_beat_once_in_order(dut):
     """Runs shorter, as long, and longer than requests and than the queue."""
-    await start(dut)
+    await quiet_start(dut)
     for beats in (1, TILE_CHUNK - 1, TILE_CHUNK, TILE_CHUNK + 1, 2 * TILE_CHUNK, TILE_QUEUE + 3):
         for runs, tiles in ((1, 1), (3, 2), (1, 4)):
             await run(dut, random_run(tiles, runs, beats))
@@ -111,7 +111,7 @@ async def every_beat_once_in_order(dut):
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def the_third_tile_waits_for_every_lane(dut):
-    await start(dut)
+    await quiet_start(dut)
     for absent in (0, LANES - 1):
         for patience in (1, 60):
             await run(dut, random_run(6, 2, 5), patience=patience, absent=absent)
@@ -120,7 +120,7 @@ async def the_third_tile_waits_for_every_lane(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def one_lane_holds_it_back(dut):
     """Whichever lane stays in tile 0: two tiles come, and the third not before it leaves."""
-    await start(dut)
+    await quiet_start(dut)
     for slow in range(LANES):
         async def hold(bench, slow=slow):
             lanes, per_tile = bench.lanes, len(bench.expected) // 5
@@ -137,7 +137,7 @@ async def one_lane_holds_it_back(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def queue_never_overflows(dut):
     """A user that takes nothing for long, in front of a memory that answers whatever was asked."""
-    await start(dut)
+    await quiet_start(dut)
 
     async def wait(bench):
         bench.take_idle, idle = 1.0, bench.take_idle
@@ -152,7 +152,7 @@ async def queue_never_overflows(dut):
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_speeds(dut):
-    await start(dut)
+    await quiet_start(dut)
     for _ in range(25):
         layer = random_run(random.randint(1, 4), random.randint(1, 4), random.randint(1, 40))
         await run(dut, layer, latency=random.choice([0, 5, 50]), patience=random.choice([1, 30]),
@@ -163,7 +163,7 @@ async def random_speeds(dut):
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def without_runs_it_stays_idle(dut):
     """A layer without a residual operand, and the layer after it."""
-    await start(dut)
+    await quiet_start(dut)
     for runs in (0, 2, 0, 0, 1):
         await run(dut, random_run(3, runs, 4))
 
@@ -171,7 +171,7 @@ async def without_runs_it_stays_idle(dut):
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def cycles_of_requests(dut):
     """A request per cycle, one cycle more before each tile."""
-    await start(dut)
+    await quiet_start(dut)
     for tiles, runs, beats in ((1, 4, TILE_CHUNK), (2, 1, 2 * TILE_CHUNK), (1, 2, 17)):
         bench = await run(dut, random_run(tiles, runs, beats))
         each = runs * -(-beats // TILE_CHUNK)

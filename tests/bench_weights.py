@@ -7,13 +7,13 @@ from itertools import chain, cycle
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
-from cycle_helpers import ordered_pairs
-from rtl_helpers import GAPS
 
+from cycle_helpers import ordered_pairs
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.quant.weights import passes
 from hwgate.rtl.weights import BLOCK_LATENCY, pass_layout
 from hwgate.sim.streams import pack, parameters, start
+from rtl_helpers import GAPS
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 BITS, DEPTH = CONFIG.buffers.passes, CONFIG.buffers.weight_blocks

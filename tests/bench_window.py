@@ -5,8 +5,8 @@ from itertools import cycle, islice, product
 
 import cocotb
 import numpy as np
-from cycle_helpers import assert_delayed, ordered_pairs, play
 
+from cycle_helpers import assert_delayed, ordered_pairs, play
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.quant.pixels import pixel
 from hwgate.quant.window import channel_groups, window

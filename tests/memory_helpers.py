@@ -18,10 +18,10 @@ from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import feature_map
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import status_layout
-from hwgate.sim.streams import pack, unpack
+from hwgate.sim.streams import pack, start, unpack
 
 __all__ = ["FailingMemory", "Lanes", "ReadPort", "band_memory", "pauses", "quiet_bus_models",
-           "run_addresses", "sparse_requests", "until", "watch"]
+           "quiet_start", "run_addresses", "sparse_requests", "until", "watch"]
 
 
 class FailingMemory:
@@ -156,6 +156,12 @@ def quiet_bus_models(top: str = "block") -> None:
     """Silence cocotbext-axi: its logs, and its warnings, as it was written for cocotb 1."""
     logging.getLogger(f"cocotb.{top}").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="cocotbext")
+
+
+async def quiet_start(dut: Any) -> None:
+    """Clock and reset, with nothing arriving, whatever a test before this one left behind."""
+    dut.start.value = dut.valid.value = 0
+    await start(dut)
 
 
 def run_addresses(run: Mapping[str, int], beat: int) -> list[list[int]]:

@@ -2,10 +2,10 @@
 
 import json
 
-import fakes
 import numpy as np
 import pytest
 
+import fakes
 from hwgate.bench import MACS, PEERS, SHAPES, dense_layer, main
 from hwgate.comparison import compare
 from hwgate.config import preset

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import fakes
 import pytest
 
+import fakes
 from hwgate.comparison import compare
 from hwgate.errors import UserError
 

@@ -10,15 +10,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
 
 import hwgate
-<<<<<<< HEAD
 from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
 from hwgate.comparison import compare
-=======
-from hwgate.compare import compare
->>>>>>> main
 from hwgate.config import BufferConfig
 from hwgate.layouts import descriptor_layout
 from hwgate.quant.random_layers import Limits, random_images, random_network

@@ -132,7 +132,7 @@ def divisions(case):
             yield [(top, rows if top != tops[-1] else height - top) for top in tops]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=100)
 @given(cases())
 def test_bands_cover_every_row_once_and_fit(case):
     possible = [bands for bands in divisions(case) if all(fits(case, *band) for band in bands)]
@@ -163,7 +163,7 @@ def bands_or_discard(case):
         assume(False)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(cases())
 def test_fields_fit_the_descriptor_and_the_buffers(case):
     buffers = case.config.buffers
@@ -178,7 +178,7 @@ def test_fields_fit_the_descriptor_and_the_buffers(case):
         assert fields["pad"] <= 3 and fields["pad_top"] <= 3
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(cases())
 def test_windows_of_a_band_lie_over_the_rows_it_loads(case):
     """Rows are counted in the band's own padded map, ``pad_top`` of it above the first."""
@@ -201,7 +201,7 @@ def test_windows_of_a_band_lie_over_the_rows_it_loads(case):
         assert first + count >= min(height, last)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(cases())
 def test_requests_cover_the_rows_and_stay_in_their_planes(case):
     layer, config = case.layer, case.config
@@ -217,7 +217,7 @@ def test_requests_cover_the_rows_and_stay_in_their_planes(case):
         assert asked == wanted and len(asked) == groups * fields["plane_beats"]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(cases())
 def test_bands_store_every_beat_once(case):
     layer, config = case.layer, case.config
@@ -233,7 +233,7 @@ def test_bands_store_every_beat_once(case):
     assert stored == list(range(plane_beats(config, height * width))) and pixels == height * width
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(cases())
 def test_operands_of_a_band_are_those_of_its_outputs(case):
     """Every ``res_step``-th row and column of what is read, and no word beyond the columns."""

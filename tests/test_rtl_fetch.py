@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_helpers import CONFIGS, Together
 
 import hwgate
+from control_helpers import CONFIGS, Together
 from hwgate.quant.fetch import LaneJob, lane_jobs, requests
 from hwgate.quant.random_layers import random_network
 from hwgate.rtl.fetch import BlockFetch, JobFetch

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from control_helpers import CONFIGS, Together
 
+from control_helpers import CONFIGS, Together
 from hwgate.quant.issue import job_windows
 from hwgate.rtl.issue import Issue
 from hwgate.sim.block import run_block

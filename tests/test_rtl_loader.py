@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memory_helpers import band_memory
 
 from hwgate.compiler import pack_maps
 from hwgate.config import AcceleratorConfig, BusConfig
 from hwgate.quant.layout import BANKS, bank_memory, feature_map, window_memory
 from hwgate.rtl.loader import Loader
 from hwgate.sim.block import run_block
+from memory_helpers import band_memory
 
 CONFIGS = [AcceleratorConfig(), AcceleratorConfig(lanes=8, channels=2),
            AcceleratorConfig(lanes=2, channels=8, bus=BusConfig(data_bits=64))]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_helpers import CONFIGS, Together
 
 import hwgate
+from control_helpers import CONFIGS, Together
 from hwgate.geometry import kernel_blocks
 from hwgate.layouts import header_layout
 from hwgate.quant.random_layers import Features, Limits, random_network

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_helpers import CONFIGS, Together
 
 import hwgate
+from control_helpers import CONFIGS, Together
 from hwgate.quant.random_layers import Features, random_network
 from hwgate.quant.weights import passes
 from hwgate.rtl.weights import WeightQueue

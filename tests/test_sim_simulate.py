@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from copier import CONFIG, DATA, Copy, image, verilog
 
+from copier import CONFIG, DATA, Copy, image, verilog
 from hwgate.compiler import Band, LayerPlan
 from hwgate.config import MemoryTiming
 from hwgate.counters import LANE_COUNTERS, STREAMS
