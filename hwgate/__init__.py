@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hwgate.compare import Comparison, compare
+    from hwgate.comparison import Comparison, compare
     from hwgate.compiler import Program, compile
     from hwgate.config import AcceleratorConfig, ConfigError, MemoryTiming, preset
     from hwgate.cost import estimate
@@ -24,7 +24,7 @@ _EXPORTS = {
     "Program": "hwgate.compiler", "compile": "hwgate.compiler",
     "simulate": "hwgate.sim.simulate",
     "estimate": "hwgate.cost",
-    "Comparison": "hwgate.compare", "compare": "hwgate.compare",
+    "Comparison": "hwgate.comparison", "compare": "hwgate.comparison",
     "verilog": "hwgate.rtl.verilog",
 }
 
@@ -41,7 +41,9 @@ except PackageNotFoundError:  # a checkout that was never installed
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'hwgate' has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
+    value = getattr(import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

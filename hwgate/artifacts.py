@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 import zipfile
+from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,8 @@ VERSION = 1
 
 #: Fields of a layer kept as arrays; the others are JSON.
 _ARRAYS = {"weight": np.int8, "base": np.bool_, "threshold": np.int64, "bias": np.int64,
-           "mult": np.int64, "shift": np.int64}
-_SCALARS = ("name", "in_shape", "padding", "stride", "relu", "pool", "reduce", "in_scale",
-            "out_scale")
+           "mult": np.int64, "shift": np.int64, "mult_residual": np.int64}
+_SCALARS = tuple(f.name for f in fields(QuantizedLayer) if f.name not in _ARRAYS)
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
@@ -95,9 +95,9 @@ def load_network(path: str | Path) -> QuantizedNetwork:
                                 f"not {meta['hwgate']!r}")
             layers = []
             for index, scalars in enumerate(meta["layers"]):
-                fields: dict[str, Any] = {name: arrays.get(f"{index}.{name}") for name in _ARRAYS}
-                fields |= {**scalars, "in_shape": tuple(scalars["in_shape"])}
-                layers.append(QuantizedLayer(**fields))
+                values: dict[str, Any] = {name: arrays.get(f"{index}.{name}") for name in _ARRAYS}
+                values |= {**scalars, "in_shape": tuple(scalars["in_shape"])}
+                layers.append(QuantizedLayer(**values))
             return QuantizedNetwork(AcceleratorConfig.from_dict(meta["config"]), tuple(layers),
                                     arrays["image_mean"], arrays["image_std"])
     except UserError:
@@ -144,5 +144,6 @@ def load_images(source: str, network: QuantizedNetwork) -> NDArray[Any]:
     except (OSError, ValueError, EOFError):
         raise UserError(f"File {source} is no NumPy array; np.save writes one") from None
     if not isinstance(images, np.ndarray):
+        images.close()
         raise UserError(f"Image file {source} must hold one array, not several")
     return check_images(images, shape)

@@ -2,10 +2,18 @@
 
 from hwgate.config import AcceleratorConfig
 
-__all__ = ["AXI_PAGE_BYTES", "split_bursts"]
+__all__ = ["AXI_PAGE_BYTES", "burst_count", "split_bursts"]
 
 #: No AXI burst may cross a multiple of this (AMBA AXI protocol specification, ARM IHI 0022).
 AXI_PAGE_BYTES = 4096
+
+
+def burst_count(config: AcceleratorConfig, address: int, beats: int) -> int:
+    """Number of bursts of :func:`split_bursts`, at once where there is only one."""
+    size = beats * config.bus.bytes
+    if address % AXI_PAGE_BYTES + size <= AXI_PAGE_BYTES and beats <= config.bus.burst_beats:
+        return 1
+    return len(split_bursts(config, address, beats))
 
 
 def split_bursts(config: AcceleratorConfig, address: int, beats: int) -> list[tuple[int, int]]:

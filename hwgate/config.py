@@ -18,6 +18,9 @@ __all__ = ["AcceleratorConfig", "BufferConfig", "BusConfig", "ConfigError", "For
 #: Taps of a 3x3 window, and banks of a window memory.
 TAPS = 9
 
+#: Factors of a residual are multiples of two to this power: next to a psum's, they are large.
+RESIDUAL_SHIFT = 8
+
 
 class ConfigError(UserError):
     """A configuration that no consumer (RTL, golden model, cost model, driver) can honour."""
@@ -204,6 +207,16 @@ class AcceleratorConfig:
         return min(2, self.beat_pixels)
 
     @property
+    def slot_reads(self) -> int:
+        """Words of all output columns that hold one channel group."""
+        return max(1, self.channels // self.lanes)
+
+    @property
+    def slot_groups(self) -> int:
+        """Channel groups side by side in one word of all output columns."""
+        return max(1, self.lanes // self.channels)
+
+    @property
     def request_blocks(self) -> int:
         """Most weight blocks one read request asks for."""
         return self.buffers.weight_blocks // 2
@@ -256,7 +269,7 @@ class AcceleratorConfig:
 
 
 #: Version of the program format, part of every digest.
-PROGRAM_VERSION = 1
+PROGRAM_VERSION = 2
 
 _CIFAR = BufferConfig(window_words=1024, pixels=1024, output_words=2048, passes=128)
 

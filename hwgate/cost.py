@@ -10,11 +10,11 @@ from hwgate.compiler import Program
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.energy import energy, sram
 from hwgate.layouts import descriptor_layout
-from hwgate.quant.network import Activations, QuantizedLayer
+from hwgate.quant.network import layer_macs
 from hwgate.results import LayerResult, RunResult
-from hwgate.schedule import OpenPixels, end_cycles, schedule_layer
+from hwgate.schedule import LayerSchedule, OpenPixels, end_cycles, schedule_layer
 
-__all__ = ["estimate", "layer_macs"]
+__all__ = ["estimate"]
 
 #: Bytes of the word that the energy table's memory accesses are counted in.
 _ACCESS_BYTES = 8
@@ -49,29 +49,35 @@ def estimate(program: Program, images: NDArray[Any],
     binding = program.bind(images)
     activations = program.network.run(binding.images)
     begin = time.perf_counter()
+    schedules: dict[str, list[LayerSchedule]] = {}
+    seen = dict(zip((plan.layer.name for plan in program.plans), activations, strict=True))
+    for number, (plan, band, descriptor) in enumerate(binding.steps):
+        name, opened = plan.layer.name, None
+        if plan.layer.gated:
+            rows = slice(band.first, band.first + band.rows)
+            opened = OpenPixels.of(seen[name].decision[:, :, rows])
+        schedules.setdefault(name, []).append(
+            schedule_layer(config, timing, plan, descriptor, opened, number == 0))
     layers = []
-    for n, (plan, seen) in enumerate(zip(program.plans, activations, strict=True)):
-        layer = plan.layer
-        opened = OpenPixels.of(seen.decision) if layer.gated else None
-        schedule = schedule_layer(config, timing, plan, binding.descriptors[n], opened, n == 0)
+    for plan in program.plans:
+        layer, bands = plan.layer, schedules[plan.layer.name]
         layers.append(LayerResult(
             name=layer.name, macs_dense=layer.macs * len(binding.images),
-            macs=layer_macs(layer, seen), cycles=schedule.cycles, bytes=schedule.bytes,
-            lanes=tuple(schedule.lanes), activations=seen, gated=layer.gated))
+            macs=layer_macs(layer, seen[layer.name].decision),
+            cycles=sum(band.cycles for band in bands),
+            bytes=_sum([band.bytes for band in bands]),
+            lanes=tuple(_sum([band.lanes[lane] for band in bands])
+                        for lane in range(config.lanes)),
+            activations=seen[layer.name], gated=layer.gated))
     return RunResult(
         source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing),
         end_bytes=descriptor_layout().size_bytes, multipliers=config.multipliers,
         seconds=time.perf_counter() - begin, energy=_energy(config, layers))
 
 
-def layer_macs(layer: QuantizedLayer, activations: Activations) -> int:
-    """Multiply-accumulates of a batch, as decided: no padding of channels or windows counted."""
-    decision = activations.decision
-    _, height, width = layer.conv_shape
-    windows = height * width // (decision.shape[2] * decision.shape[3])
-    opened = decision.sum(axis=(0, 2, 3)) * windows
-    conditional = (~layer.base).sum(axis=1) * layer.kernel**2
-    return len(decision) * layer.base_macs + int(opened @ conditional)
+def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Counters of several bands together."""
+    return {name: sum(count[name] for count in counts) for name in counts[0]}
 
 
 def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult]) -> Mapping[str, float]:

@@ -7,7 +7,7 @@ LANE_COUNTERS: dict[str, str] = {
     "base": "issued a window of a base pass",
     "conditional": "issued a window of a conditional pass",
     "weights": "waited for a job header or a weight block",
-    "windows": "waited for a channel group of its tile",
+    "windows": "waited for a channel group of its tile, or of the residual operand",
     "output": "waited for a free half of the output buffer",
     "gate": "waited for decisions of the gate",
     "turnaround": "started a pass after waiting",
@@ -21,4 +21,5 @@ STREAMS: dict[str, str] = {
     "base": "job headers and base weight blocks",
     "conditional": "conditional weight blocks",
     "output": "output feature maps",
+    "residual": "operands of residual adds",
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgate.balance import balance
 from hwgate.config import AcceleratorConfig
 from hwgate.errors import UserError
 from hwgate.evaluate import Evaluation, evaluate
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from hwgate.training import Epoch
 
 __all__ = ["Demo", "run_demo"]
+
+#: Training images whose decisions tell how much work each channel is.
+_BALANCE_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def run_demo(config: AcceleratorConfig, *, images: int = 64, seed: int = 0,
                         f"not {images}")
     step("quantize it")
     network = hwgate.quantize(trained.model, trained.train_images, config)
+    step("balance its lanes")
+    network = balance(network, trained.train_images[:_BALANCE_IMAGES])
     logits = {"float": _predict(trained.model, test), "quantized": network(test)}
     evaluation = evaluate(network, test[:images], config=config, step=step)
     accuracy = {name: _accuracy(values[:images], labels[:images])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.compare import Comparison, compare
+from hwgate.comparison import Comparison, compare
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.results import RunResult

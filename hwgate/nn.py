@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from hwgate.errors import UserError
 
-__all__ = ["ChannelShuffle", "GatedConv2d", "LayerMacs", "MacSummary", "force_open", "gated_layers",
-           "mac_summary", "parameter_groups", "threshold_loss"]
+__all__ = ["ChannelShuffle", "GatedConv2d", "LayerMacs", "MacSummary", "PaddingShortcut",
+           "force_open", "gated_layers", "mac_summary", "parameter_groups", "set_density",
+           "settle_norms", "threshold_loss"]
 
 
 class _Step(torch.autograd.Function):
@@ -161,6 +162,45 @@ class ChannelShuffle(nn.Module):
         return f"groups={self.groups}"
 
 
+class PaddingShortcut(nn.Module):
+    """Shortcut without parameters (He et al., "Deep Residual Learning", CVPR 2016, option A).
+
+    Takes every stride-th row and column and puts zero channels around the input's.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    stride : int
+    offset : int, optional
+        Zero channels in front; by default half of all. What is quantized needs a multiple of the
+        accelerator's channel group.
+
+    Raises
+    ------
+    UserError
+        If there are fewer output channels than input channels and offset.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1,
+                 offset: int | None = None) -> None:
+        super().__init__()
+        offset = (out_channels - in_channels) // 2 if offset is None else offset
+        if not 0 <= offset <= out_channels - in_channels:
+            raise UserError(f"A padding shortcut must have room for {in_channels} channels from "
+                            f"channel {offset} on, not {out_channels} channels")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.stride, self.offset = stride, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, Ci, H, W) to (N, Co, ceil(H / stride), ceil(W / stride))."""
+        behind = self.out_channels - self.in_channels - self.offset
+        return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.offset, behind))
+
+    def extra_repr(self) -> str:
+        return (f"{self.in_channels}, {self.out_channels}, stride={self.stride}, "
+                f"offset={self.offset}")
+
+
 def gated_layers(model: nn.Module) -> Iterator[tuple[str, GatedConv2d]]:
     """Module path and layer of each gated convolution of a model."""
     for name, module in model.named_modules():
@@ -173,6 +213,68 @@ def force_open(model: nn.Module, opened: bool = True) -> nn.Module:
     for _, layer in gated_layers(model):
         layer.force_open = opened
     return model
+
+
+def set_density(model: nn.Module, images: Tensor, density: float) -> nn.Module:
+    """Choose every threshold so that each channel opens a share of its gates, and return the model.
+
+    The share holds over ``images`` in evaluation mode, but for ties and rounding. For speed over
+    density without training; accuracy is not looked at.
+
+    Parameters
+    ----------
+    model : Module
+    images : float (N, C, H, W)
+    density : float
+        In 0..1; at 0 and 1 no or every gate opens, for any input.
+
+    Raises
+    ------
+    UserError
+        For another density.
+    """
+    if not 0 <= density <= 1:
+        raise UserError(f"Density must be in 0..1, not {density!r}")
+
+    def choose(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, GatedConv2d)
+        if density in (0, 1):
+            layer.delta.fill_(1e9 if density == 0 else -1e9)
+            return
+        sums = layer.gate_norm(layer._paths(inputs[0])[0])
+        ranked = sums.transpose(0, 1).flatten(1).sort(dim=1).values
+        closed = round((1 - density) * ranked.shape[1])
+        layer.delta.copy_(ranked[:, max(closed - 1, 0)])
+
+    _run_with(model.eval(), images, GatedConv2d, choose)
+    return model
+
+
+def settle_norms(model: nn.Module, images: Tensor) -> nn.Module:
+    """Set the statistics of all batch norms to those of ``images``, and return the model.
+
+    Layer by layer, so that a model of random weights computes what its evaluation mode promises.
+    """
+    def settle(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        values = inputs[0].detach()
+        if norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.copy_(values.mean(dim=(0, 2, 3)))
+            norm.running_var.copy_(values.var(dim=(0, 2, 3), correction=0))
+
+    _run_with(model.eval(), images, nn.BatchNorm2d, settle)
+    return model
+
+
+def _run_with(model: nn.Module, images: Tensor, kind: type[nn.Module], hook: Any) -> None:
+    """Run a model once, with a hook before each module of a kind."""
+    hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, kind)]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def threshold_loss(model: nn.Module, target: float) -> Tensor:

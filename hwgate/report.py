@@ -23,7 +23,7 @@ __all__ = ["Pictures", "decision_map", "png", "render", "write_report"]
 #: Colours of lane counters and streams; distinct for colour-blind readers too.
 _COLOURS = {"base": "#2f6f9f", "conditional": "#7fb3d5", "weights": "#e69f00", "windows": "#f5c76b",
             "output": "#b5651d", "gate": "#cc79a7", "turnaround": "#8c8c8c", "idle": "#dcdcdc",
-            "program": "#4d4d4d"}
+            "program": "#4d4d4d", "residual": "#56a37a"}
 
 #: Open gates are drawn in this colour over the image.
 _OPEN = np.array([214, 64, 28])

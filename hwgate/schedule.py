@@ -1,19 +1,20 @@
 """Cycle model of one layer: the schedule that the RTL follows, without stepping through cycles.
 
 Every block is a generator that computes *when* it does things from the times at which others did
-theirs, and yields while it needs a time that nobody knows yet. The read arbiter is the only place
-where requests compete; granting them in order makes further times known. Latencies are the
-constants beside the blocks. Times are cycles since the layer's start strobe.
+theirs, and yields the list that lacks a time it needs. The read arbiter is the only place where
+requests compete; granting them in order makes further times known. Latencies are the constants
+beside the blocks. Times are cycles since the layer's start strobe.
 """
 
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.bursts import split_bursts
-from hwgate.compiler import LayerPlan
+from hwgate.bursts import burst_count, split_bursts
+from hwgate.compiler import Job, LayerPlan
 from hwgate.config import TAPS, AcceleratorConfig, MemoryTiming
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.layouts import descriptor_layout, header_layout
@@ -21,12 +22,13 @@ from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.fetch import JOBS_ALIVE
 from hwgate.rtl.issue import ISSUE_LATENCY
 from hwgate.rtl.lane import decision_latency
-from hwgate.rtl.loader import LOADED_LATENCY, LOADER_CHUNK, LOADER_QUEUE
+from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
 from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
 from hwgate.rtl.store import STORE_BEAT_LATENCY
 from hwgate.rtl.tasks import TASK_LATENCY
+from hwgate.rtl.tiles import TILE_CHUNK, TILE_QUEUE
 from hwgate.rtl.unpack import UNPACK_LATENCY, block_beat
 from hwgate.rtl.weights import BLOCK_LATENCY
 from hwgate.rtl.window import WINDOW_LATENCY
@@ -93,7 +95,7 @@ def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming) -> int:
 def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
                    descriptor: Mapping[str, int], opened: OpenPixels | None,
                    first: bool) -> LayerSchedule:
-    """Schedule one layer.
+    """Schedule one descriptor: a layer, or a band of it.
 
     Parameters
     ----------
@@ -103,24 +105,44 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
     descriptor : mapping
         Descriptor fields with addresses and tile count, see :class:`hwgate.compiler.Binding`.
     opened : OpenPixels or None
-        Decisions; None for an ungated layer.
+        Decisions of the band; None for an ungated layer.
     first : bool
-        The layer is the first of the program.
+        The descriptor is the first of the program.
     """
     before = _descriptor_cycles(config, timing) + (1 if first else FINISH_CYCLES)
     model = _Layer(config, timing, plan, descriptor, opened)
     end = model.run()
     lanes = []
     for lane in model.lanes:
-        counters = dict.fromkeys(LANE_COUNTERS, 0) | lane.counters
-        counters["idle"] = before + end - sum(counters.values())
-        lanes.append(counters)
+        busy = sum(lane.counters.values())
+        lanes.append(lane.counters | {"idle": before + end - busy})
     layer_bytes = dict.fromkeys(STREAMS, 0) | model.bytes
     layer_bytes["program"] = descriptor_layout().size_bytes
     return LayerSchedule(before + end, layer_bytes, lanes)
 
 
-@dataclass
+class _Times(list[Any]):
+    """Times that become known one after the other, and the blocks that wait for the next one."""
+
+    def __init__(self, ready: list["_Block"]):
+        super().__init__()
+        self._ready, self.waiting = ready, list["_Block"]()
+
+    def add(self, time: Any) -> None:
+        """The next time is known: whoever waited for it can go on."""
+        self.append(time)
+        if self.waiting:
+            self._ready += self.waiting
+            self.waiting.clear()
+
+
+#: A block; it yields what it waits for.
+_Block = Generator[_Times, None, None]
+#: Part of a block that ends with the cycles of a grant and of the first beat.
+_Read = Generator[_Times, None, tuple[int, int]]
+
+
+@dataclass(slots=True)
 class _Request:
     """A read request that waits from cycle ``valid`` on for its grant and its first beat."""
 
@@ -128,22 +150,22 @@ class _Request:
     address: int
     beats: int
     stream: str
-    answer: tuple[int, int] | None = None
+    answer: _Times
 
 
-@dataclass
 class _Lane:
     """Times that a lane's blocks tell each other."""
 
-    index: int
-    jobs: list[tuple[int, int]]  # (tile, channel)
-    #: Cycle from which each pass has its weights, and each swap has freed its block.
-    weights: dict[str, list[int]] = field(default_factory=lambda: {"base": [], "conditional": []})
-    freed: dict[str, list[int]] = field(default_factory=lambda: {"base": [], "conditional": []})
-    #: Cycle from which each job counts as done, and jobs' runs of conditional blocks.
-    done: list[int] = field(default_factory=list)
-    runs: list[tuple[int, int, int]] = field(default_factory=list)  # (cycle, channel, blocks)
-    counters: dict[str, int] = field(default_factory=lambda: {"weights": 0})
+    def __init__(self, jobs: list[tuple[int, int]], times: Callable[[], _Times]):
+        self.jobs = jobs  # (tile, channel)
+        #: Cycle from which each pass has its weights, and from which each swap freed its block.
+        self.weights = {"base": times(), "conditional": times()}
+        self.freed = {"base": times(), "conditional": times()}
+        #: Cycle from which each job counts as done.
+        self.done = times()
+        #: Conditional blocks that are wanted: (cycle, channel, blocks).
+        self.runs = times()
+        self.counters = dict.fromkeys(LANE_COUNTERS, 0)
 
 
 class _Layer:
@@ -154,89 +176,90 @@ class _Layer:
         self.config, self.timing, self.plan, self.d = config, timing, plan, descriptor
         self.opened = opened
         self.decision = decision_latency(config)
+        self._block_beats = [block_beat(config, n) for n in range(config.request_blocks)]
         self.header_beats = header_layout(config).size_bytes // config.bus.bytes
         channels, tiles = descriptor["out_channels"], descriptor["tiles"]
-        self.lanes = [_Lane(n, [(tile, channel) for tile in range(tiles)
-                                for channel in range(n, channels, config.lanes)])
-                      for n in range(config.lanes)]
-        self.loaded: list[int] = []   # cycle from which each plane can be read
-        self.stored: list[int] = []   # cycle from which each tile has left the output columns
+        self._ready: list[_Block] = []  # blocks that can go on
+        self.lanes = [
+            _Lane([(tile, channel) for tile in range(tiles)
+                   for channel in range(n, channels, config.lanes)], self._times)
+            for n in range(config.lanes)]
+        self.loaded = self._times()    # cycle from which each plane can be read
+        self.operands = self._times()  # the same of the residual operand
+        self.stored = self._times()    # cycle from which each tile has left the output columns
+        self.map_ends = self._times()  # cycle from which each of the two loaders is idle
         self.bytes: dict[str, int] = {}
         self.requests: dict[int, _Request] = {}
-        self.windows_end: int | None = None  # cycle from which every window has been loaded
-        self.end = 0
+        self.end = -1
+
+    def _times(self) -> _Times:
+        return _Times(self._ready)
 
     def run(self) -> int:
         """Cycle of the layer's end."""
         lanes, count = self.lanes, len(self.lanes)
-        blocks: list[Iterator[None]] = [self._store(), self._load(1 + 2 * count)]
+        ready, requests = self._ready, self.requests
+        ready += [self._store(), self._load(1 + 2 * count), self._load_residual(2 + 2 * count)]
         for n, lane in enumerate(lanes):
-            blocks += [self._issue(lane), self._fetch_jobs(lane, 1 + count + n),
-                       self._fetch_conditional(lane, 1 + n)]
-        free, bus = 0, -1  # the arbiter, and the last beat on the bus
+            ready += [self._issue(lane), self._fetch_jobs(lane, 1 + count + n),
+                      self._fetch_conditional(lane, 1 + n)]
+        # The arbiter, and the last beat on the bus: at first that of the descriptor.
+        free, bus = 0, -READ_BEAT_LATENCY - DECODE_CYCLES
+        latency, interval = self.timing.read_latency, self.timing.beat_interval
         while True:
-            known = -1
-            while known != (known := self._known()):
-                blocks = [block for block in blocks if next(block, self) is not self]
-            if not self.requests:
+            while ready:
+                block = ready.pop()
+                missing = next(block, None)
+                if missing is not None:
+                    missing.waiting.append(block)
+            if not requests:
                 break
-            now = max(free, min(request.valid for request in self.requests.values()))
-            source = min(n for n, request in self.requests.items() if request.valid <= now)
-            request = self.requests.pop(source)
-            bursts = len(split_bursts(self.config, request.address, request.beats))
+            now = max(free, min(request.valid for request in requests.values()))
+            source = min(n for n, request in requests.items() if request.valid <= now)
+            request = requests.pop(source)
+            bursts = burst_count(self.config, request.address, request.beats)
             free = now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES
-            start = max(now + GRANT_LATENCY + self.timing.read_latency,
-                        bus + self.timing.beat_interval)
-            bus = start + (request.beats - 1) * self.timing.beat_interval
+            start = max(now + GRANT_LATENCY + latency, bus + interval)
+            bus = start + (request.beats - 1) * interval
             self.bytes[request.stream] = (self.bytes.get(request.stream, 0)
                                           + request.beats * self.config.bus.bytes)
-            request.answer = now, start + READ_BEAT_LATENCY
-        if blocks:
+            request.answer.add((now, start + READ_BEAT_LATENCY))
+        if self.end < 0:
             raise AssertionError(f"The schedule of layer {self.plan.layer.name!r} is stuck")
         return self.end
 
-    def _known(self) -> int:
-        """Grows with every time that becomes known."""
-        return (len(self.loaded) + len(self.stored) + len(self.requests)
-                + sum(len(lane.done) + len(lane.runs) + len(lane.weights["base"])
-                      + len(lane.weights["conditional"]) + len(lane.freed["base"])
-                      + len(lane.freed["conditional"]) for lane in self.lanes))
-
-
-    def _read(self, source: int, valid: int, address: int, beats: int,
-              stream: str) -> Generator[None, None, tuple[int, int]]:
-        """Read ``beats`` beats; returns the cycles of the grant and of the first beat."""
-        request = self.requests[source] = _Request(valid, address, beats, stream)
-        while request.answer is None:
-            yield
-        return request.answer
+    def _read(self, source: int, valid: int, address: int, beats: int, stream: str) -> _Read:
+        """Read ``beats`` beats; ends with the cycles of the grant and of the first beat."""
+        answer = self._times()
+        self.requests[source] = _Request(valid, address, beats, stream, answer)
+        yield answer
+        grant, beat = answer[0]
+        return grant, beat
 
     # Weights
 
     def _blocks(self, lane: _Lane, stream: str, source: int, valid: int, address: int, beats: int,
-                blocks: int, requested: int,
-                header: int) -> Generator[None, None, tuple[int, int]]:
+                blocks: int, requested: int, header: int) -> _Read:
         """One request of a :class:`BlockFetch`, when its queue has room; as :meth:`_read`."""
         short = requested + blocks - self.config.buffers.weight_blocks
         if short > 0:
             while len(lane.freed[stream]) < short:
-                yield
+                yield lane.freed[stream]
             valid = max(valid, lane.freed[stream][short - 1])
         grant, beat = yield from self._read(source, valid, address, beats, stream)
         interval, latency = self.timing.beat_interval, UNPACK_LATENCY + BLOCK_LATENCY
-        lane.weights[stream] += [
-            beat + (header + block_beat(self.config, n)) * interval + latency
-            for n in range(blocks)]
+        for beats_before in self._block_beats[:blocks]:
+            lane.weights[stream].add(beat + (header + beats_before) * interval + latency)
         return grant, beat
 
-    def _fetch_jobs(self, lane: _Lane, source: int) -> Iterator[None]:
+    def _fetch_jobs(self, lane: _Lane, source: int) -> _Block:
         """Headers and base blocks of a lane's jobs."""
         d, size = self.d, self.config.bus.bytes
         claim, ready, requested = 1, 1, 0
         for number, (_, channel) in enumerate(lane.jobs):
             if number >= JOBS_ALIVE:
                 while len(lane.done) <= number - JOBS_ALIVE:
-                    yield
+                    yield lane.done
                 claim = max(claim, lane.done[number - JOBS_ALIVE])
             claim = max(claim, ready)
             address = d["weights_address"] + channel * d["job_stride"]
@@ -255,14 +278,12 @@ class _Layer:
                 address += beats * size
                 ready = grant + 1
 
-    def _fetch_conditional(self, lane: _Lane, source: int) -> Iterator[None]:
+    def _fetch_conditional(self, lane: _Lane, source: int) -> _Block:
         """Conditional blocks of the jobs that open a gate."""
         d, requested, number = self.d, 0, 0
         while True:
             while len(lane.runs) <= number:
-                if len(lane.done) == len(lane.jobs):
-                    return
-                yield
+                yield lane.runs
             valid, channel, blocks_left = lane.runs[number]
             address = d["weights_address"] + channel * d["job_stride"] + d["cond_offset"]
             for blocks, beats in self.plan.chunks(blocks_left, self.config):
@@ -273,48 +294,61 @@ class _Layer:
                 valid = grant + 1
             number += 1
 
-    # Windows
+    # Feature maps
 
-    def _load(self, source: int) -> Iterator[None]:
-        """The loader: requests in chunks, words into the window memories."""
+    def _load(self, source: int) -> _Block:
+        """The loader: windows of one tile after another."""
         d, config = self.d, self.config
         steps = config.beat_pixels if d["bank_mode"] else config.beat_pixels // config.write_words
+        yield from self._tiles(source, "in", "windows", d["plane_beats"], steps, self.loaded)
+
+    def _load_residual(self, source: int) -> _Block:
+        """The residual loader."""
+        d = self.d
+        steps = self.config.slot_reads * (self.config.beat_pixels if d["res_step"] == 2 else 1)
+        yield from self._tiles(source, "res", "residual", d["res_beats"], steps, self.operands)
+
+    def _tiles(self, source: int, prefix: str, stream: str, plane: int, steps: int,
+               loaded: _Times) -> _Block:
+        """A :class:`TileQueue`, whose user takes ``steps`` cycles per beat."""
+        d, config = self.d, self.config
         popped: list[int] = []  # cycle from which each beat's place in the queue is free
-        valid, busy, planes = 1, 0, d["plane_beats"]
+        valid, busy = 1, 0
         for tile in range(d["tiles"]):
             for lane in self.lanes:
                 jobs = len(lane.jobs) // d["tiles"]
                 if tile >= _HALVES and jobs:
                     while len(lane.done) < (tile - _HALVES + 1) * jobs:
-                        yield
+                        yield lane.done
                     valid = max(valid, lane.done[(tile - _HALVES + 1) * jobs - 1])
             valid += 1
-            address, left = d["in_address"] + tile * d["in_stride"], d["tile_beats"]
-            while left:
-                chunk = min(LOADER_CHUNK, left)
-                short = len(popped) + chunk - LOADER_QUEUE
-                if short > 0:
-                    valid = max(valid, popped[short - 1])
-                grant, beat = yield from self._read(source, valid, address, chunk, "windows")
-                for n in range(chunk):
-                    busy = max(busy, beat + n * self.timing.beat_interval + 1) + steps
-                    popped.append(busy)
-                    if len(popped) % planes == 0:
-                        self.loaded.append(busy - 1 + LOADED_LATENCY)
-                valid, left = grant + 1, left - chunk
-                address += chunk * config.bus.bytes
-        self.windows_end = busy
+            first = d[f"{prefix}_address"] + tile * d[f"{prefix}_stride"]
+            for run in range(d[f"{prefix}_runs"]):
+                address = first + run * d[f"{prefix}_run_stride"]
+                left = d[f"{prefix}_run_beats"]
+                while left:
+                    chunk = min(TILE_CHUNK, left)
+                    short = len(popped) + chunk - TILE_QUEUE
+                    if short > 0:
+                        valid = max(valid, popped[short - 1])
+                    grant, beat = yield from self._read(source, valid, address, chunk, stream)
+                    for n in range(chunk):
+                        busy = max(busy, beat + n * self.timing.beat_interval + 1) + steps
+                        popped.append(busy)
+                        if len(popped) % plane == 0:
+                            loaded.add(busy - 1 + LOADED_LATENCY)
+                    valid, left = grant + 1, left - chunk
+                    address += chunk * config.bus.bytes
+        self.map_ends.add(busy)
 
     # Compute
 
-    def _issue(self, lane: _Lane) -> Iterator[None]:
+    def _issue(self, lane: _Lane) -> _Block:
         """A lane's passes, in the order of its jobs."""
         d, opened, decision = self.d, self.opened, self.decision
         pixels, planes = d["out_pixels"], d["in_planes"]
         swapped = ISSUE_LATENCY + WINDOW_LATENCY
         counters = lane.counters
-        counters |= dict.fromkeys(("base", "conditional", "windows", "output", "gate",
-                                   "turnaround"), 0)
         base, conditional = lane.weights["base"], lane.weights["conditional"]
         used = {"base": 0, "conditional": 0}
         at = 0  # last cycle that has been accounted for; a pass may start in it
@@ -340,18 +374,25 @@ class _Layer:
             room = 0
             for number, block in enumerate(job.base):
                 while len(base) <= used["base"]:
-                    yield
+                    yield base
                 plane = tile * planes + self._plane(block)
                 while len(self.loaded) <= plane:
-                    yield
+                    yield self.loaded
                 if number == 0 and tile >= _HALVES:
                     while len(self.stored) <= tile - _HALVES:
-                        yield
+                        yield self.stored
                     room = self.stored[tile - _HALVES]
-                begin = start(("weights", base[used["base"]]), ("windows", self.loaded[plane]),
-                              ("output", room))
+                operand = 0
+                operand_group = self._operand(job, channel)
+                if number == len(job.base) - 1 and operand_group is not None:
+                    wanted = tile * d["res_planes"] + operand_group
+                    while len(self.operands) <= wanted:
+                        yield self.operands
+                    operand = self.operands[wanted]
+                begin = start(("weights", base[used["base"]]),
+                              ("windows", max(self.loaded[plane], operand)), ("output", room))
                 used["base"] += 1
-                lane.freed["base"].append(begin + swapped)
+                lane.freed["base"].add(begin + swapped)
                 counters["base"] += pixels
                 at, running = begin + pixels, True
             last_window = at
@@ -364,18 +405,18 @@ class _Layer:
                     at, running = drained, False
                 else:
                     tasks = gate + int(opened.first[tile, channel]) + 1
-                    lane.runs.append((tasks, channel, len(job.conditional)))
+                    lane.runs.add((tasks, channel, len(job.conditional)))
                     for number, block in enumerate(job.conditional):
                         while len(conditional) <= used["conditional"]:
-                            yield
+                            yield conditional
                         plane = tile * planes + self._plane(block)
                         while len(self.loaded) <= plane:
-                            yield
+                            yield self.loaded
                         begin = start(("gate", tasks if number == 0 else 0),
                                       ("weights", conditional[used["conditional"]]),
                                       ("windows", self.loaded[plane]))
                         used["conditional"] += 1
-                        lane.freed["conditional"].append(begin + swapped)
+                        lane.freed["conditional"].add(begin + swapped)
                         at = last_window = begin + count
                         if number == 0:
                             last_task = gate + int(opened.last[tile, channel])
@@ -385,8 +426,12 @@ class _Layer:
                         counters["conditional"] += count
                         running = True
             # ISSUE_LATENCY counts from the start of a pass, one cycle before its first window.
-            lane.done.append(last_window - 1 + decision + REQUANTIZE_LATENCY + 1)
-            yield
+            lane.done.add(last_window - 1 + decision + REQUANTIZE_LATENCY + 1)
+
+    def _operand(self, job: Job, channel: int) -> int | None:
+        """Channel group of the residual operand that a job waits for: one with a factor."""
+        factors = self.plan.layer.mult_residual
+        return job.operand if factors is not None and factors[channel] else None
 
     def _plane(self, block: int) -> int:
         """Last plane that a pass reads."""
@@ -396,11 +441,10 @@ class _Layer:
 
     # Outputs
 
-    def _store(self) -> Iterator[None]:
+    def _store(self) -> _Block:
         """The store and the writer."""
         d, config = self.d, self.config
-        reads = max(1, config.channels // config.lanes)
-        taps = d["pool"] ** 2 * reads
+        taps = d["pool"] ** 2 * config.slot_reads
         units = d["out_beats"] if d["pool"] == 1 else d["store_pixels"]
         per_beat = 1 if d["pool"] == 1 else config.beat_pixels
         at, idle = 1, 1  # from when the store waits, and the writer's splitter is idle
@@ -416,7 +460,7 @@ class _Layer:
                     if jobs:
                         job = tile * jobs + min(need, jobs) - 1
                         while len(lane.done) <= job:
-                            yield
+                            yield lane.done
                         ready = max(ready, lane.done[job])
                 begin = max(ready, idle)
                 beats_done, idle = 0, begin
@@ -431,10 +475,10 @@ class _Layer:
                     answered = max(answered + 1, sent[-1] + self.timing.write_latency)
                 idle += 1
                 at = begin + units * taps + 1
-                address += d["out_beats"] * config.bus.bytes
+                address += d["out_plane_stride"]
                 self.bytes["output"] = (self.bytes.get("output", 0)
                                         + d["out_beats"] * config.bus.bytes)
-            self.stored.append(at)
-        while self.windows_end is None:
-            yield
-        self.end = max(at, answered + 1, self.windows_end)
+            self.stored.add(at)
+        while len(self.map_ends) < 2:
+            yield self.map_ends
+        self.end = max(at, answered + 1, *self.map_ends)

@@ -1,32 +1,31 @@
 """Quantization: folds a trained model into an integer network."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import nn
 
-from hwgate.config import AcceleratorConfig, FormatConfig
+from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig, FormatConfig
 from hwgate.errors import CompileError, UserError
 from hwgate.nn import GatedConv2d
 
+from .calibrate import Recorder, activation_scale, range_scale
 from .golden import psum_bound
-from .network import QuantizedLayer, QuantizedNetwork, check_images
+from .network import IMAGE, QuantizedLayer, QuantizedNetwork, check_images
 from .requantize import SHIFTS
 from .trace import Block, trace_blocks
 
-__all__ = ["activation_scale", "multipliers", "quantize"]
+__all__ = ["multipliers", "quantize"]
 
 #: Thresholds and biases are 32-bit fields of a job header.
 _INT32 = (-(1 << 31), (1 << 31) - 1)
 
 #: Requantization of a channel whose output is constant: outputs of 2^-8 steps are in its bias.
 _CONSTANT_BITS = 8
-
-#: Values from which a scale is chosen, at most.
-_SAMPLE = 1 << 20
 
 
 def quantize(model: nn.Module, calibration_images: Any,
@@ -36,13 +35,15 @@ def quantize(model: nn.Module, calibration_images: Any,
     Weights are symmetric per output channel, activations per tensor. Batch norms and thresholds
     are folded exactly, average pooling into the linear layer behind it, a channel shuffle into
     the order of the output channels of the layer before it: psums and decisions of that layer
-    come in the shuffled order.
+    come in the shuffled order. An addition becomes the residual of the later of the two layers
+    that are added.
 
     Parameters
     ----------
     model : Module
-        A chain of Conv2d or GatedConv2d [BatchNorm2d] [ReLU] [MaxPool2d], with ChannelShuffle in
-        between, and AdaptiveAvgPool2d(1), Flatten, Linear at the end. Used in evaluation mode.
+        Conv2d or GatedConv2d [BatchNorm2d] [ReLU] [addition] [ReLU] [MaxPool2d], with
+        ChannelShuffle and PaddingShortcut in between, and AdaptiveAvgPool2d(1), Flatten, Linear at
+        the end. Used in evaluation mode.
     calibration_images : float (N, C, H, W)
         NumPy array or torch tensor, typical inputs; their shape is the network's input shape.
     config : AcceleratorConfig
@@ -56,34 +57,24 @@ def quantize(model: nn.Module, calibration_images: Any,
     """
     graph, blocks = trace_blocks(model)
     images = _calibration(calibration_images, blocks[0])
-    training = model.training
+    recorder, training = Recorder(graph, blocks), model.training
     try:
         model.eval()
-        values = _Recorder(graph, blocks).record(images)
+        values = recorder.record(images)
     finally:
         model.train(training)
     low, high = config.formats.limits(config.formats.activation)
-    in_scale = activation_scale(images, low, high)
-    shape: tuple[int, int, int] = images.shape[1:]
+    scales = {IMAGE: activation_scale(images, low, high)}
+    shapes: dict[int, tuple[int, int, int]] = {IMAGE: images.shape[1:]}
     layers: list[QuantizedLayer] = []
-    for block in blocks:
-        outputs = values[block.node.name]
+    for index, block in enumerate(blocks):
+        name = block.node.name
         # The last outputs are ranked, not passed on: the largest must not be clipped.
-        out_scale = (_step(np.abs(outputs).max(), high) if block is blocks[-1]
-                     else activation_scale(outputs, low, high))
-        layers.append(_fold(block, shape, in_scale, out_scale, config))
-        in_scale, shape = out_scale, layers[-1].out_shape
+        scales[index] = (range_scale(recorder.largest[name], high) if block is blocks[-1]
+                         else activation_scale(values[name], low, high))
+        layers.append(_fold(index, block, shapes[block.source], scales, config))
+        shapes[index] = layers[-1].out_shape
     return QuantizedNetwork(config, tuple(layers))
-
-
-def activation_scale(values: NDArray[Any], low: int, high: int) -> float:
-    """Step of a tensor: the one of least squared error, between half and all of its range."""
-    flat = np.asarray(values, np.float64).ravel()
-    flat = flat[::max(1, len(flat) // _SAMPLE)]
-    largest = np.abs(flat).max()
-    steps = [_step(largest * share, high) for share in np.linspace(1, 0.5, 11)]
-    errors = [np.square(np.clip(np.rint(flat / s), low, high) * s - flat).mean() for s in steps]
-    return steps[int(np.argmin(errors))]
 
 
 def multipliers(factor: NDArray[np.float64],
@@ -104,33 +95,6 @@ def multipliers(factor: NDArray[np.float64],
     return mult, np.clip(shift, *SHIFTS)
 
 
-class _Recorder(fx.Interpreter):
-    """Runs a traced model and keeps what each block puts out."""
-
-    def __init__(self, graph: fx.GraphModule, blocks: tuple[Block, ...]) -> None:
-        super().__init__(graph)
-        self._wanted = {block.node.name for block in blocks}
-        self._values: dict[str, NDArray[np.float64]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self._wanted:
-            self._values[n.name] = value.double().numpy()
-        return value
-
-    def record(self, images: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
-        """Output values by the name of a block's node, channels as the model orders them."""
-        dtype = next((p.dtype for p in self.module.parameters()), torch.float32)
-        try:
-            with torch.no_grad():
-                self.run(torch.from_numpy(np.ascontiguousarray(images)).to(dtype))
-        except RuntimeError as error:
-            raise UserError(f"The model does not run on calibration images of the shape "
-                            f"{images.shape}: {str(error.__cause__ or error).splitlines()[0]}"
-                            ) from error
-        return self._values
-
-
 def _calibration(images: Any, first: Block) -> NDArray[Any]:
     """Calibration images as an array, or an error in one sentence."""
     array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
@@ -143,19 +107,20 @@ def _calibration(images: Any, first: Block) -> NDArray[Any]:
     return check_images(array, array.shape[1:])
 
 
-def _step(largest: float, high: int) -> float:
-    return float(largest / high) if largest > 0 else 1.0
-
-
-def _fold(block: Block, in_shape: tuple[int, int, int], in_scale: float, out_scale: float,
+def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapping[int, float],
           config: AcceleratorConfig) -> QuantizedLayer:
-    """The integer layer of a block, with its channels in the order the next block wants."""
+    """The integer layer of block ``index``, with its channels in the order of its output."""
     formats, op = config.formats, block.op
+    in_scale, out_scale = scales[block.source], scales[index]
     reduce = isinstance(op, nn.Linear)
     pixels = in_shape[1] * in_shape[2] if reduce else 1
     if pixels > 1 and not block.average:
         raise CompileError(f"Layer {block.name!r} is a linear layer on {in_shape[1]}x{in_shape[2]} "
                            "pixels; put AdaptiveAvgPool2d(1) before it")
+    edge = block.average.edge if block.average else None
+    if edge is not None and in_shape[1:] != (edge, edge):
+        raise CompileError(f"Layer {block.name!r} takes averages of {edge}x{edge} out of "
+                           f"{in_shape[1]}x{in_shape[2]} pixels; average over all of them")
     weight = _array(block, op.weight)
     weight = weight[:, :, None, None] if reduce else weight
     top = formats.limits(formats.weight)[1]
@@ -167,9 +132,16 @@ def _fold(block: Block, in_shape: tuple[int, int, int], in_scale: float, out_sca
     gain, offset = _affine(block)
     layer = QuantizedLayer(
         block.name, integers, base, threshold, *_nothing(len(weight)), in_shape=in_shape,
-        padding=op.padding[0] if isinstance(op, nn.Conv2d) else 0,  # type: ignore[arg-type]
-        relu=block.relu, pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale)
-    layer = _requantization(layer, gain * unit / (pixels * out_scale), offset / out_scale, formats)
+        padding=block.padding, stride=op.stride[0] if isinstance(op, nn.Conv2d) else 1,
+        relu=block.relu, pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale,
+        source=None if block.source == index - 1 else block.source)
+    added = 0.0  # output steps in a step of the residual
+    if block.residual is not None:
+        added = scales[block.residual] / out_scale
+        layer = replace(layer, residual=block.residual, residual_stride=block.shortcut.stride,
+                        residual_offset=block.shortcut.offset, relu_first=block.relu_first)
+    layer = _requantization(layer, gain * unit / (pixels * out_scale), offset / out_scale, added,
+                            formats)
     return layer if block.order is None else _reorder(layer, block.order.numpy())
 
 
@@ -185,13 +157,14 @@ def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
     op = block.op
     if not isinstance(op, GatedConv2d) or op.force_open:
         return np.ones(op.weight.shape[:2], bool), None
-    base, size = op.base.cpu().numpy(), config.channels
+    base = op.base.cpu().numpy()
+    size = config.channels * (TAPS if op.kernel_size == (1, 1) else 1)
     for start in range(0, base.shape[1], size):
         group = base[:, start:start + size]
         if (group != group[:, :1]).any():
             raise CompileError(
                 f"Layer {block.name!r} has base paths of {int(base[0].sum())} input channels, "
-                f"which must be a multiple of the {size} channels of a group; choose other "
+                f"which must be a multiple of the {size} channels of a pass; choose other "
                 "channels, another gate_groups or a smaller group")
     norm = op.gate_norm
     assert norm.running_mean is not None and norm.running_var is not None
@@ -221,10 +194,12 @@ def _deviation(block: Block, norm: nn.BatchNorm2d) -> NDArray[np.float64]:
 
 
 def _requantization(layer: QuantizedLayer, factor: NDArray[np.float64],
-                    offset: NDArray[np.float64], formats: FormatConfig) -> QuantizedLayer:
-    """The layer with ``output = psum * factor + offset``, both (Co,) in output steps.
+                    offset: NDArray[np.float64], added: float,
+                    formats: FormatConfig) -> QuantizedLayer:
+    """The layer with ``output = psum * factor + offset + residual * added``, in output steps.
 
-    A channel whose output its psum cannot move loses its weights and never opens.
+    ``factor`` and ``offset`` are (Co,). A channel whose output its psum cannot move loses its
+    weights and never opens.
     """
     bound, room = psum_bound(layer, formats), formats.limits(formats.accumulator)[1]
     if bound.max() > room:
@@ -233,16 +208,27 @@ def _requantization(layer: QuantizedLayer, factor: NDArray[np.float64],
             f"{formats.accumulator}-bit accumulator holds {room}; use a wider accumulator, "
             "narrower weights or fewer channels")
     mult, shift = multipliers(factor, formats)
-    constant = bound * np.abs(factor) < 0.25
-    mult = np.where(constant, 1 << (formats.multiplier - 2), mult)
-    shift = np.where(constant, formats.multiplier - 2 + _CONSTANT_BITS, shift)
+    most = SHIFTS[1]
+    if layer.residual is not None:  # the psum's factor gives up bits that the other one needs
+        largest = formats.limits(formats.multiplier)[1] << RESIDUAL_SHIFT
+        most = max(SHIFTS[0], int(np.floor(np.log2(largest / added))))
+    drop = np.maximum(shift - most, 0)
+    mult, shift = np.rint(np.ldexp(mult.astype(float), -drop)).astype(np.int64), shift - drop
+    constant = (bound * np.abs(factor) < 0.25) | (mult == 0)
+    fixed = min(formats.multiplier - 2 + _CONSTANT_BITS, most)
+    shift = np.where(constant, fixed, shift)
+    mult = np.where(constant, 1 << max(fixed - _CONSTANT_BITS, 0), mult)
+    mult_residual = None
+    if layer.residual is not None:
+        steps = np.rint(np.ldexp(added, shift - RESIDUAL_SHIFT)).astype(np.int64)
+        mult_residual = np.minimum(steps << RESIDUAL_SHIFT, largest)
     bias = np.clip(np.rint(offset / np.ldexp(mult.astype(float), -shift)), *_INT32)
     threshold = layer.threshold
     return replace(
         layer, weight=layer.weight * ~constant[:, None, None, None],
         threshold=None if threshold is None else np.where(constant, 0, threshold),
         bias=np.stack([bias, bias], axis=1).astype(np.int64),
-        mult=np.stack([mult, mult], axis=1), shift=shift)
+        mult=np.stack([mult, mult], axis=1), shift=shift, mult_residual=mult_residual)
 
 
 def _reorder(layer: QuantizedLayer, order: NDArray[np.int64]) -> QuantizedLayer:

@@ -3,6 +3,8 @@
 Pure functions of integers. What a whole network computes is :meth:`QuantizedNetwork.run`.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,10 +14,16 @@ from .gate import decide
 from .network import Activations, QuantizedLayer
 from .requantize import requantize
 
-__all__ = ["base_psum", "convolve", "max_pool", "output_limits", "psum_bound", "run_layer"]
+__all__ = ["base_psum", "convolve", "max_pool", "output_limits", "psum_bound",
+           "residual_operand", "run_layer"]
 
-#: Integers up to here are exact in float64, whose matrix product is fast.
-_EXACT = 1 << 53
+#: Integers of at most this magnitude, and their sums in any order that stays below it, are exact
+#: in these types, whose matrix products are fast.
+_EXACT: tuple[tuple[int, type[np.floating[Any]]], ...] = ((1 << 24, np.float32),
+                                                          (1 << 53, np.float64))
+
+#: Bytes of unfolded windows at a time, about a processor's cache.
+_CHUNK = 1 << 22
 
 
 def convolve(x: NDArray[np.int8], weight: NDArray[np.int8], padding: int = 0,
@@ -33,13 +41,22 @@ def convolve(x: NDArray[np.int8], weight: NDArray[np.int8], padding: int = 0,
     int64 (N, Co, Ho, Wo)
         ``Ho = (H + 2*padding - K) // stride + 1``, likewise ``Wo``.
     """
-    kernel = weight.shape[2]
-    assert weight[0].size * (1 << 14) < _EXACT
-    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
-    sums = np.tensordot(windows[:, :, ::stride, ::stride], weight.astype(np.float64),
-                        axes=((1, 4, 5), (1, 2, 3)))
-    return np.moveaxis(sums, 3, 1).astype(np.int64)
+    outputs, channels, kernel, _ = weight.shape
+    bound = int(np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)).max()) << 7
+    dtype = next(dtype for largest, dtype in _EXACT if bound <= largest)
+    height, width = ((edge + 2 * padding - kernel) // stride + 1 for edge in x.shape[2:])
+    rows = weight.reshape(outputs, -1).astype(dtype)
+    step = max(1, _CHUNK // max(1, rows[0].nbytes * height * width))
+    sums = np.empty((len(x), outputs, height * width), np.int64)
+    for start in range(0, len(x), step):
+        part = x[start:start + step]
+        padded = np.pad(part, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+        columns = np.empty((len(part), channels, kernel, kernel, height, width), dtype)
+        for i, j in np.ndindex(kernel, kernel):
+            columns[:, :, i, j] = padded[:, :, i:i + (height - 1) * stride + 1:stride,
+                                         j:j + (width - 1) * stride + 1:stride]
+        sums[start:start + step] = rows @ columns.reshape(len(part), rows.shape[1], height * width)
+    return sums.reshape(len(x), outputs, height, width)
 
 
 def max_pool(x: NDArray[np.int8], edge: int) -> NDArray[np.int8]:
@@ -66,11 +83,37 @@ def psum_bound(layer: QuantizedLayer, formats: FormatConfig) -> NDArray[np.int64
 
 def base_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
     """Partial sums (N, Co, H, W) of the base path: what the gate of a layer sees."""
-    return _psum(layer, x, layer.weight * layer.base[:, :, None, None])
+    sums = np.empty((len(x), *layer.decision_shape), np.int64)
+    channels, pattern = np.unique(layer.base, axis=0, return_inverse=True)
+    for number, members in enumerate(channels):
+        outputs = pattern.ravel() == number
+        sums[:, outputs] = _psum(layer, x[:, members], layer.weight[outputs][:, members])
+    return sums
 
 
-def run_layer(layer: QuantizedLayer, x: NDArray[np.int8],
-              formats: FormatConfig = FormatConfig()) -> Activations:
+def residual_operand(layer: QuantizedLayer, residual: NDArray[np.int8]) -> NDArray[np.int8]:
+    """What a layer adds to each of its outputs before pooling.
+
+    Parameters
+    ----------
+    layer : QuantizedLayer
+    residual : int8 (N, C, H, W)
+        Output of layer ``layer.residual``.
+
+    Returns
+    -------
+    int8 (N, Co, Ho, Wo)
+        Every ``residual_stride``-th pixel, from channel ``residual_offset`` on; 0 elsewhere.
+    """
+    sampled = residual[:, :, ::layer.residual_stride, ::layer.residual_stride]
+    operand = np.zeros((len(residual), *layer.decision_shape), np.int8)
+    assert sampled.shape[2:] == operand.shape[2:], (sampled.shape, operand.shape)
+    operand[:, layer.residual_offset:layer.residual_offset + sampled.shape[1]] = sampled
+    return operand
+
+
+def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig = FormatConfig(),
+              residual: NDArray[np.int8] | None = None) -> Activations:
     """All that one layer computes: convolution, gate, requantization and max pooling.
 
     Parameters
@@ -80,6 +123,8 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8],
         ``x.shape[1:]`` is ``layer.in_shape``.
     formats : FormatConfig
         Its activation width sets the clamp.
+    residual : int8 (N, C, H, W) or None
+        Output of layer ``layer.residual``, if there is one.
 
     Returns
     -------
@@ -95,7 +140,12 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8],
     bias, mult = (np.where(decision, values[:, 1, None, None], values[:, 0, None, None])
                   for values in (layer.bias, layer.mult))
     low, high = output_limits(layer, formats)
-    output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high).astype(np.int8)
+    added, factor = np.zeros((), np.int8), np.zeros((), np.int64)
+    if layer.residual is not None:
+        assert residual is not None and layer.mult_residual is not None
+        added, factor = residual_operand(layer, residual), layer.mult_residual[:, None, None]
+    output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high, added, factor,
+                        layer.relu_first).astype(np.int8)
     return Activations(max_pool(output, layer.pool), psum, decision)
 
 

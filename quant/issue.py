@@ -53,7 +53,7 @@ def job_windows(base_blocks: int, cond_blocks: int, gated: bool, reduce: bool, p
     opened : sequence of int
         Open pixels of a gated job, in raster order.
     """
-    paths = [(False, base_blocks, range(pixels))]
+    paths: list[tuple[bool, int, Sequence[int]]] = [(False, base_blocks, range(pixels))]
     if gated and opened:
         paths.append((True, cond_blocks, opened))
     for cond, blocks, places in paths:

@@ -7,22 +7,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import AcceleratorConfig
-from hwgate.errors import UserError
+from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig
+from hwgate.errors import CompileError, UserError
 
-__all__ = ["Activations", "QuantizedLayer", "QuantizedNetwork", "check_images"]
+__all__ = ["IMAGE", "KERNELS", "STRIDES", "Activations", "QuantizedLayer", "QuantizedNetwork",
+           "check_images", "layer_macs"]
+
+#: Index of the image, where the index of a layer says whose output is meant.
+IMAGE = -1
+
+#: Edges of a kernel, and strides, that a layer may have. Its padding is at most half the kernel.
+KERNELS = (1, 3, 5, 7)
+STRIDES = (1, 2)
+
+#: Images whose activations are held at a time where only logits are wanted.
+_BATCH = 16
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
     """One integer layer: convolution, gate, requantization and max pooling, in this order.
 
+    A requantized value is ``clamp((v + r * mult_residual + 2^(shift-1)) >> shift)``, where
+    ``v = (psum + bias) * mult``, at least 0 if ``relu_first``, and ``r`` is the residual operand:
+    output channel ``residual_offset + c`` at (y, x) takes channel c of the residual at
+    ``(y * residual_stride, x * residual_stride)``; channels without one take 0.
+
     Parameters
     ----------
     name : str
         Module path in the PyTorch model.
     weight : int8 (Co, Ci, K, K)
-        K is 3 or 1.
+        K is one of :data:`KERNELS`.
     base : bool (Co, Ci)
         Input channels that belong to the base path of each output channel; all true if ungated.
     threshold : int64 (Co,) or None
@@ -33,6 +49,7 @@ class QuantizedLayer:
     in_shape : (Ci, H, W)
         Input of one image.
     padding, stride : int
+        At most K // 2; one of :data:`STRIDES`.
     relu : bool
         Outputs clamp at zero.
     pool : int
@@ -42,6 +59,19 @@ class QuantizedLayer:
         linear layer, whose kernel is 1x1.
     in_scale, out_scale : float
         Real value of one step of the input and the output.
+    source : int or None
+        Index of the layer whose output is the input, or :data:`IMAGE`; None for the layer before.
+    residual : int or None
+        Index of the layer whose output is added, or :data:`IMAGE`; None to add nothing.
+    mult_residual : int64 (Co,) or None
+        Factor of the residual operand: a multiple of ``2^RESIDUAL_SHIFT``, whose quotient has the
+        width of the multiplier. None exactly if ``residual`` is.
+    residual_stride : int
+        One of :data:`STRIDES`.
+    residual_offset : int
+        Output channel that takes channel 0 of the residual; a multiple of R.
+    relu_first : bool
+        ReLU before the residual is added.
     """
 
     name: str
@@ -59,6 +89,12 @@ class QuantizedLayer:
     reduce: bool = False
     in_scale: float = 1.0
     out_scale: float = 1.0
+    source: int | None = None
+    residual: int | None = None
+    mult_residual: NDArray[np.int64] | None = None
+    residual_stride: int = 1
+    residual_offset: int = 0
+    relu_first: bool = False
 
     @property
     def gated(self) -> bool:
@@ -128,15 +164,80 @@ class QuantizedNetwork:
     ----------
     config : AcceleratorConfig
     layers : tuple of QuantizedLayer
-        Each feeds the next one.
+        In an order in which each takes its input and its residual from layers before it.
     image_mean, image_std : float or (C,) array
         Normalization of a float image before quantization with ``layers[0].in_scale``.
+
+    Raises
+    ------
+    CompileError
+        If a layer is none that :class:`QuantizedLayer` describes, or does not fit its input or its
+        residual; names it.
     """
 
     config: AcceleratorConfig
     layers: tuple[QuantizedLayer, ...]
     image_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     image_std: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
+
+    def __post_init__(self) -> None:
+        for index, layer in enumerate(self.layers):
+            _check_kernel(layer)
+            self._check_source(index, layer)
+            self._check_residual(index, layer)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.layers[0].in_shape
+
+    def inputs(self, index: int) -> int:
+        """Index of the layer whose output is the input of layer ``index``, or :data:`IMAGE`."""
+        source = self.layers[index].source
+        return index - 1 if source is None else source
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(C, H, W) of the output of layer ``index``, or of the image for :data:`IMAGE`."""
+        return self.image_shape if index == IMAGE else self.layers[index].out_shape
+
+    def _check_source(self, index: int, layer: QuantizedLayer) -> None:
+        source = self.inputs(index)
+        if not IMAGE <= source < index:
+            raise CompileError(f"Layer {layer.name!r} is number {index} and takes its input from "
+                               f"layer {source}, which must be before it")
+        if self.shape(source) != layer.in_shape:
+            raise CompileError(f"Layer {layer.name!r} takes {_shape(layer.in_shape)} inputs, but "
+                               f"its source has {_shape(self.shape(source))} outputs")
+
+    def _check_residual(self, index: int, layer: QuantizedLayer) -> None:
+        name, source, factor = layer.name, layer.residual, layer.mult_residual
+        if source is None:
+            if factor is not None or layer.relu_first:
+                raise CompileError(f"Layer {name!r} has parameters of a residual but adds none")
+            return
+        if not IMAGE <= source < index:
+            raise CompileError(f"Layer {name!r} is number {index} and adds the output of layer "
+                               f"{source}, which must be before it")
+        channels, size = layer.weight.shape[0], self.config.channels
+        if layer.reduce or layer.residual_stride not in STRIDES:
+            raise CompileError(f"Layer {name!r} adds a residual of stride {layer.residual_stride}, "
+                               f"but a convolution can add one of stride 1 or 2")
+        added, *pixels = self.shape(source)
+        reached = tuple(-(-edge // layer.residual_stride) for edge in pixels)
+        if reached != layer.decision_shape[1:]:
+            raise CompileError(f"Layer {name!r} adds a residual of {reached[0]}x{reached[1]} "
+                               f"pixels to {layer.decision_shape[1]}x{layer.decision_shape[2]}")
+        offset = layer.residual_offset
+        if offset < 0 or offset % size or offset + added > channels:
+            raise CompileError(
+                f"Layer {name!r} adds {added} channels from channel {offset} on to its {channels}, "
+                f"but they must fit and begin at a multiple of {size}")
+        bits = self.config.formats.multiplier + RESIDUAL_SHIFT
+        low, high = self.config.formats.limits(bits)
+        if (factor is None or factor.shape != (channels,) or (factor % (1 << RESIDUAL_SHIFT)).any()
+                or factor.min() < low or factor.max() > high):
+            raise CompileError(f"Layer {name!r} must have {channels} residual factors of {bits} "
+                               f"bits that are multiples of {1 << RESIDUAL_SHIFT}")
 
     def quantize_images(self, images: Any) -> NDArray[np.int8]:
         """Input integers of a batch of images.
@@ -156,9 +257,8 @@ class QuantizedNetwork:
         UserError
             For a wrong type, an empty batch, a wrong shape or a value out of range.
         """
-        shape = self.layers[0].in_shape
         low, high = self.config.formats.limits(self.config.formats.activation)
-        values = check_images(images, shape)
+        values = check_images(images, self.image_shape)
         if values.dtype == np.int8:
             if values.min() < low or values.max() > high:
                 raise UserError(f"Quantized images must be in {low}..{high}, "
@@ -173,22 +273,61 @@ class QuantizedNetwork:
         from .golden import run_layer  # it builds on the types of this module
 
         results: list[Activations] = []
-        x = self.quantize_images(images)
-        for layer in self.layers:
-            results.append(run_layer(layer, x, self.config.formats))
-            x = results[-1].output
+        image = self.quantize_images(images)
+
+        def output(index: int) -> NDArray[np.int8]:
+            return image if index == IMAGE else results[index].output
+
+        for index, layer in enumerate(self.layers):
+            residual = None if layer.residual is None else output(layer.residual)
+            results.append(run_layer(layer, output(self.inputs(index)), self.config.formats,
+                                     residual))
         return tuple(results)
 
     def __call__(self, images: Any) -> NDArray[np.int8]:
-        """Outputs of the last layer, flat: int8 logits (N, classes)."""
-        output = self.run(images)[-1].output
-        return output.reshape(len(output), -1)
+        """Outputs of the last layer, flat: int8 logits (N, classes), for a batch of any size."""
+        steps = self.quantize_images(images)
+        parts = [self.run(steps[at:at + _BATCH])[-1].output for at in range(0, len(steps), _BATCH)]
+        return np.concatenate(parts).reshape(len(steps), -1)
 
     def force_open(self) -> "QuantizedNetwork":
         """The dense network: no gates, the same weights, the parameters of open pixels."""
         return replace(self, layers=tuple(
             replace(layer, threshold=None, base=np.ones_like(layer.base))
             for layer in self.layers))
+
+
+def layer_macs(layer: QuantizedLayer, decision: NDArray[np.bool_]) -> int:
+    """Multiply-accumulates of a batch as decided (N, Co, H, W), without any padding of channels."""
+    _, height, width = layer.conv_shape
+    windows = height * width // (decision.shape[2] * decision.shape[3])
+    opened = decision.sum(axis=(0, 2, 3)) * windows
+    conditional = (~layer.base).sum(axis=1) * layer.kernel**2
+    return len(decision) * layer.base_macs + int(opened @ conditional)
+
+
+def _check_kernel(layer: QuantizedLayer) -> None:
+    """Raise unless kernel, stride, padding and pooling are supported and leave an output."""
+    kernel, name = layer.kernel, layer.name
+    if kernel not in KERNELS or layer.weight.shape[1:] != (layer.in_shape[0], kernel, kernel):
+        raise CompileError(f"Layer {name!r} has weights {_shape(layer.weight.shape)} for "
+                           f"{layer.in_shape[0]} input channels, but kernels must be square, of "
+                           f"edge {', '.join(map(str, KERNELS))}, one per input channel")
+    if layer.stride not in STRIDES or not 0 <= layer.padding <= kernel // 2:
+        raise CompileError(f"Layer {name!r} has stride {layer.stride} and padding {layer.padding}, "
+                           f"but a {kernel}x{kernel} kernel takes a stride of 1 or 2 and a "
+                           f"padding of 0..{kernel // 2}")
+    if layer.reduce and (kernel, layer.stride, layer.pool) != (1, 1, 1):
+        raise CompileError(f"Layer {name!r} sums its pixels, so its kernel, stride and pooling "
+                           f"must be 1, not {kernel}, {layer.stride} and {layer.pool}")
+    if layer.pool < 1 or min(layer.conv_shape) < 1 or min(layer.out_shape) < 1:
+        raise CompileError(f"Layer {name!r} makes a {_shape(layer.conv_shape)} map of its "
+                           f"{_shape(layer.in_shape)} input and pools it by {layer.pool}, which "
+                           "leaves nothing")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def check_images(images: Any, shape: tuple[int, int, int]) -> NDArray[Any]:

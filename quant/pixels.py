@@ -10,7 +10,8 @@ def pixel(index: int, step: int, width: int, row_words: int) -> dict[str, int]:
     ----------
     index : int
     step : int
-        Distance of neighbouring windows in pixels.
+        Distance of neighbouring windows in pixels; in bank mode, where each pixel has a word of
+        every bank to itself, three times that.
     width : int
         Windows of a row.
     row_words : int

@@ -1,31 +1,32 @@
-"""From a PyTorch model to the chain of blocks that the accelerator can run."""
+"""From a PyTorch model to the blocks that the accelerator can run, and what feeds them."""
 
-import operator
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from hwgate.errors import CompileError
-from hwgate.nn import ChannelShuffle, GatedConv2d
+from hwgate.nn import ChannelShuffle, GatedConv2d, PaddingShortcut
 
-__all__ = ["Block", "SUPPORTED", "trace_blocks"]
+from .network import IMAGE
+from .operators import (
+    ADDITIONS,
+    OPERATORS,
+    Average,
+    Shortcut,
+    check_conv,
+    module_of,
+    module_path,
+    pool_edge,
+    shape_query,
+    shuffled,
+    unsupported,
+)
 
-#: What a convolution may be: attribute, supported values, and what to do about others.
-SUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "kernel_size": ((3,), "use 3x3 convolutions, or a Linear layer after global average pooling"),
-    "stride": ((1,), "use stride 1 and shrink the map with MaxPool2d"),
-    "padding": ((0, 1), "pad a 3x3 convolution by 0 or 1"),
-    "dilation": ((1,), "use a dilation of 1"),
-    "groups": ((1,), "use groups=1, or GatedConv2d(grouping=True) for grouped base paths"),
-    "padding_mode": (("zeros",), "pad with zeros"),
-}
+__all__ = ["Block", "trace_blocks"]
 
-_OPERATORS = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU and MaxPool2d, ChannelShuffle between "
-              "layers, and AdaptiveAvgPool2d(1), Flatten and Linear at the end")
+#: Modules that are one operator, and are not traced into.
+_LEAVES = (ChannelShuffle, GatedConv2d, PaddingShortcut)
 
 
 @dataclass
@@ -40,213 +41,241 @@ class Block:
         Whose value is the block's output (of any channel order).
     op : Module
         The Conv2d, GatedConv2d or Linear.
+    source : int
+        Index of the block whose output is the input, or ``IMAGE``.
+    padding : int
     norm : BatchNorm2d or None
     relu : bool
     pool : int
         Edge and stride of the max pooling; 1 for none.
-    average : bool
-        The input is averaged over its pixels first.
+    average : Average or None
+        The input is averaged over all its pixels first.
     order : int64 (Co,) or None
-        Channel shuffle behind the layer: the next layer's input c is this one's output order[c].
+        Channel shuffle behind the convolution: output c is the convolution's output order[c].
+    residual : int or None
+        Index of the block whose output is added, or ``IMAGE``.
+    shortcut : Shortcut
+        How the residual is seen.
+    relu_first : bool
+        ReLU before the addition.
     """
 
     name: str
     node: fx.Node
     op: nn.Conv2d | nn.Linear
+    source: int
+    padding: int = 0
     norm: nn.BatchNorm2d | None = None
     relu: bool = False
     pool: int = 1
-    average: bool = False
+    average: Average | None = None
     order: Tensor | None = None
+    residual: int | None = None
+    shortcut: Shortcut = field(default_factory=Shortcut)
+    relu_first: bool = False
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What a node of the model computes: the output of a block, possibly seen through something."""
+
+    index: int
+    average: Average | None = None
+    shortcut: Shortcut | None = None
+    path: str = ""  # of the average pooling or the shortcut
 
 
 @dataclass
-class _Chain:
-    """The blocks found so far."""
+class _Model:
+    """The blocks found so far, and the value of each node."""
 
     blocks: list[Block] = field(default_factory=list)
-    average: str | None = None  # path of an average pooling that waits for its linear layer
+    values: dict[fx.Node, _Value] = field(default_factory=dict)
 
-    def add(self, path: str, node: fx.Node, op: Any) -> None:
-        """Take in the next operator of the model, or raise."""
-        last = self.blocks[-1] if self.blocks else None
+    def call(self, path: str, node: fx.Node, op: Any) -> _Value:
+        """Value of an operator on one tensor, or an error."""
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or len(node.all_input_nodes) != 1 + sum(
+                map(shape_query, node.all_input_nodes)):
+            raise unsupported(path, "takes more than one tensor",
+                              "only an addition may combine tensors")
+        value = self.values[source]
         if isinstance(op, (nn.Identity, nn.Dropout, nn.Dropout2d)):
-            return
+            return value
         if isinstance(op, nn.Flatten):
             if op.start_dim != 1 or op.end_dim != -1:
-                raise _unsupported(path, f"flattens dimensions {op.start_dim} to {op.end_dim}",
-                                   "flatten all but the batch")
-            return
+                raise unsupported(path, f"flattens dimensions {op.start_dim} to {op.end_dim}",
+                                  "flatten all but the batch")
+            return value
+        last = self.blocks[value.index] if value.index != IMAGE else None
         if last is not None and isinstance(last.op, nn.Linear):
-            raise _unsupported(path, f"follows the linear layer {last.name!r}, which must be the "
-                               "last", "move it out of the model")
-        if self.average and not isinstance(op, nn.Linear):
-            raise _unsupported(path, "follows an average pooling", "put a Linear layer there")
+            raise unsupported(path, f"follows the linear layer {last.name!r}, which must be the "
+                              "last", "move it out of the model")
+        if value.average is not None and not isinstance(op, nn.Linear):
+            raise unsupported(path, "follows an average pooling", "put a Linear layer there")
+        if isinstance(op, (Shortcut, PaddingShortcut)):
+            return self._see(path, value, op)
+        if value.shortcut is not None:
+            raise unsupported(path, f"follows the shortcut {value.path!r}",
+                              "add what the shortcut returns to another output")
         if isinstance(op, nn.Linear):
-            self.blocks.append(Block(path, node, op, average=self.average is not None))
-            self.average = None
+            self.blocks.append(Block(path, node, op, value.index, average=value.average))
         elif isinstance(op, nn.Conv2d):
-            _check_conv(path, op)
-            self.blocks.append(Block(path, node, op))
-        elif isinstance(op, nn.AdaptiveAvgPool2d):
-            if op.output_size not in (1, (1, 1)):
-                raise _unsupported(path, f"averages to {op.output_size} pixels",
-                                   "average to 1 pixel, before a Linear layer")
-            self.average = path
+            padding = check_conv(path, op)
+            self.blocks.append(Block(path, node, op, value.index, padding))
+        elif isinstance(op, (nn.AdaptiveAvgPool2d, nn.AvgPool2d, Average)):
+            return replace(value, average=_whole(path, op), path=path)
         elif last is None:
-            raise _unsupported(path, f"is a {type(op).__name__} before the first convolution",
-                               "apply it to the images instead")
+            raise unsupported(path, f"is a {type(op).__name__} before the first convolution",
+                              "apply it to the images instead")
         else:
-            self._modify(path, op, last)
-            last.node = node
+            return self._modify(path, node, op, value)
+        return _Value(len(self.blocks) - 1)
 
-    def _modify(self, path: str, op: Any, last: Block) -> None:
+    def _modify(self, path: str, node: fx.Node, op: Any, value: _Value) -> _Value:
         """Operators behind a convolution."""
+        last = self.blocks[value.index]
+        if isinstance(op, nn.ReLU) and last.relu:
+            return value
+        if _shared(node.all_input_nodes[0]):
+            raise unsupported(path, f"changes the output of {last.name!r}, which is also used "
+                              "elsewhere", "use the output behind it, or keep a second convolution")
         if isinstance(op, nn.BatchNorm2d):
-            if last.norm or last.relu or last.pool > 1 or last.order is not None:
-                raise _unsupported(path, f"is not directly behind the convolution {last.name!r}",
-                                   "order a block as convolution, batch norm, ReLU, max pooling")
+            if (last.norm or last.relu or last.pool > 1 or last.order is not None
+                    or last.residual is not None):
+                raise unsupported(path, f"is not directly behind the convolution {last.name!r}",
+                                  "order a block as convolution, batch norm, ReLU, max pooling")
             if op.running_mean is None:
-                raise _unsupported(path, "has no running statistics",
-                                   "train it with track_running_stats=True")
+                raise unsupported(path, "has no running statistics",
+                                  "train it with track_running_stats=True")
             last.norm = op
         elif isinstance(op, nn.ReLU):
             last.relu = True
         elif isinstance(op, nn.MaxPool2d):
             if last.pool > 1:
-                raise _unsupported(path, f"is a second max pooling behind {last.name!r}",
-                                   "use one larger pooling")
-            last.pool = _pool_edge(path, op)
+                raise unsupported(path, f"is a second max pooling behind {last.name!r}",
+                                  "use one larger pooling")
+            last.pool = pool_edge(path, op)
         elif isinstance(op, ChannelShuffle):
-            last.order = _shuffle(path, op, last)
+            if last.residual is not None:
+                raise unsupported(path, "shuffles a sum",
+                                  "shuffle the convolution's output before the addition")
+            last.order = shuffled(path, op, last.op.weight.shape[0], last.order)
         else:
-            raise _unsupported(path, f"is a {type(op).__name__}", f"supported are {_OPERATORS}")
+            raise unsupported(path, f"is a {type(op).__name__}", f"supported are {OPERATORS}")
+        last.node = node
+        return value
+
+    def _see(self, path: str, value: _Value, op: Shortcut | PaddingShortcut) -> _Value:
+        """A value through a padding shortcut, or its half: sampling, or padding."""
+        before = value.shortcut or Shortcut()
+        shortcut = Shortcut(before.stride * op.stride, before.offset + op.offset)
+        return replace(value, shortcut=shortcut, path=path)
+
+    def add(self, path: str, node: fx.Node) -> _Value:
+        """Value of an addition: the later of two blocks takes the other one's output in."""
+        operands = [x for x in node.args if isinstance(x, fx.Node)]
+        if len(operands) != 2 or len(node.args) != 2 or node.kwargs:
+            raise unsupported(path, "adds something other than two tensors",
+                              "move it into a bias or a batch norm")
+        if operands[0] is operands[1]:
+            raise unsupported(path, "adds a value to itself", "scale the weights instead")
+        pairs = [(operands[0], operands[1]), (operands[1], operands[0])]
+        pairs.sort(key=lambda pair: -self.values[pair[0]].index)
+        for main, other in pairs:
+            value, added = self.values[main], self.values[other]
+            if self._takes(main, value) and added.average is None and added.index < value.index:
+                last = self.blocks[value.index]
+                last.residual, last.shortcut = added.index, added.shortcut or Shortcut()
+                last.relu_first, last.relu, last.node = last.relu, False, node
+                return value
+        raise unsupported(path, "adds two values that no convolution can take in", "one must come "
+                          "straight from a convolution, batch norm or ReLU that nothing else uses "
+                          "and that comes after the other one")
+
+    def _takes(self, node: fx.Node, value: _Value) -> bool:
+        """Whether the block of a value can take a residual in."""
+        if value.index == IMAGE or value.average or value.shortcut or _shared(node):
+            return False
+        block = self.blocks[value.index]
+        return isinstance(block.op, nn.Conv2d) and block.pool == 1 and block.residual is None
 
 
 def trace_blocks(model: nn.Module) -> tuple[fx.GraphModule, tuple[Block, ...]]:
-    """Blocks of a model that is a chain of supported operators.
+    """Blocks of a model, each fed by blocks before it or the image; the last one is its result.
 
     Raises
     ------
     CompileError
         For anything the accelerator cannot run: module path, what is supported, and a hint.
     """
-    tracer = _Tracer()
     try:
-        graph = tracer.trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # whatever the user's forward does with a proxy
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompileError(f"Model {type(model).__name__} cannot be traced ({text}); write its "
-                           "forward as a chain of modules without control flow") from error
-    chain, value = _Chain(), None
-    for node in graph.nodes:
-        path = _path(node)
-        if node.op == "output":
-            if node.args[0] is not value:
-                raise _unsupported(path, "returns more than its last value",
-                                   "return one tensor")
+                           "forward as modules and additions without control flow") from error
+    module = fx.GraphModule(model, graph)
+    module.graph.eliminate_dead_code()
+    found, result = _Model(), None
+    for node in module.graph.nodes:
+        path = module_path(node)
+        if node.op == "placeholder":
+            if found.values:
+                raise unsupported(path, "is a second input", "give the model one input")
+            found.values[node] = _Value(IMAGE)
+        elif node.op == "output":
+            returned = node.args[0]
+            result = found.values.get(returned) if isinstance(returned, fx.Node) else None
+        elif node.op == "get_attr":
+            raise unsupported(path, "is used as a value", f"supported are {OPERATORS}")
+        elif shape_query(node):
             continue
-        inputs = node.all_input_nodes
-        if node.op == "placeholder" and value is None:
-            value = node
-            continue
-        if node.op not in ("call_module", "call_function", "call_method") or inputs != [value]:
-            kind = "adds a residual" if node.target in _ADDITIONS else "branches"
-            raise _unsupported(path, kind, "make the model a chain of modules without "
-                               "residuals or branches")
-        op = model.get_submodule(node.target) if node.op == "call_module" else _functional(node)
-        chain.add(path, node, op)
-        value = node
-    if chain.average:
-        raise _unsupported(chain.average, "averages without a linear layer behind it",
-                           "put a Linear layer there")
-    if not chain.blocks:
+        elif node.target in ADDITIONS:
+            found.values[node] = found.add(path, node)
+        else:
+            op = model.get_submodule(path) if node.op == "call_module" else module_of(node)
+            found.values[node] = found.call(path, node, op)
+    blocks = tuple(found.blocks)
+    if result is None or result.shortcut is not None:
+        raise CompileError(f"Model {type(model).__name__} must return one tensor, the output of "
+                           "its last layer")
+    if not blocks:
         raise CompileError(f"Model {type(model).__name__} has no layer to run; "
-                           f"supported are {_OPERATORS}")
-    return fx.GraphModule(model, graph), tuple(chain.blocks)
+                           f"supported are {OPERATORS}")
+    if result.average is not None:
+        raise unsupported(result.path, "averages without a linear layer behind it",
+                          "put a Linear layer there")
+    return module, blocks
 
 
 class _Tracer(fx.Tracer):
-    """Keeps gated layers and shuffles whole."""
+    """Keeps gated layers, shuffles and shortcuts whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (isinstance(m, (GatedConv2d, ChannelShuffle))
-                or super().is_leaf_module(m, module_qualified_name))
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
-_ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
-_RELUS: tuple[Any, ...] = (torch.relu, F.relu, "relu", "relu_")
+def _shared(node: fx.Node) -> bool:
+    """Whether more than one operator computes with the value of a node."""
+    return sum(not shape_query(user) for user in node.users) > 1
 
 
-def _functional(node: fx.Node) -> Any:
-    """The module that a function or method call amounts to, or the name of an unknown one."""
-    arguments: dict[Any, Callable[..., Any]] = {
-        torch.flatten: lambda x, start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
-        torch.mean: lambda x, dim=None, keepdim=False: _mean(dim),
-        F.adaptive_avg_pool2d: lambda x, output_size: nn.AdaptiveAvgPool2d(output_size),
-    }
-    arguments |= {"flatten": arguments[torch.flatten], "mean": arguments[torch.mean]}
-    arguments |= dict.fromkeys(_RELUS, lambda x, inplace=False: nn.ReLU())
-    make = arguments.get(node.target)
-    module = make(*node.args, **node.kwargs) if make else None
-    if module is None:
-        name = node.target if isinstance(node.target, str) else node.target.__name__
-        raise _unsupported(_path(node), f"calls {name}()", f"supported are {_OPERATORS}")
-    return module
+def _whole(path: str, op: Any) -> Average:
+    """An average over the whole map."""
+    if isinstance(op, Average):
+        return op
+    if isinstance(op, nn.AdaptiveAvgPool2d):
+        if op.output_size not in (1, (1, 1)):
+            raise unsupported(path, f"averages to {op.output_size} pixels",
+                              "average to 1 pixel, before a Linear layer")
+        return Average()
+    edges = {*_pair(op.kernel_size), *_pair(op.stride)}
+    if len(edges) > 1 or any(_pair(op.padding)) or op.ceil_mode:
+        raise unsupported(path, "averages over parts of the map",
+                          "average to 1 pixel, before a Linear layer")
+    return Average(edges.pop())
 
 
-def _mean(dim: Any) -> nn.Module | None:
-    """An average over the pixels, if the dimensions are these."""
-    pixels = isinstance(dim, (tuple, list)) and sorted(d % 4 for d in dim) == [2, 3]
-    return nn.AdaptiveAvgPool2d(1) if pixels else None
-
-
-def _path(node: fx.Node) -> str:
-    """Path of the module that a node calls, or inside which it calls a function."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    owner = str(stack[-1][0]) if stack else ""
-    return f"{owner}.{node.name}" if owner else node.name
-
-
-def _unsupported(path: str, what: str, hint: str) -> CompileError:
-    return CompileError(f"Layer {path!r} {what}; {hint}")
-
-
-def _check_conv(path: str, conv: nn.Conv2d) -> None:
-    """Raise unless every attribute of a convolution is in :data:`SUPPORTED`."""
-    for name, (allowed, hint) in SUPPORTED.items():
-        value = getattr(conv, name)
-        same = value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
-        if same not in allowed:
-            what = name.replace("_", " ")
-            raise _unsupported(path, f"has {what} {_show(value)}, and supported is "
-                               f"{' or '.join(map(str, allowed))}", hint)
-
-
-def _show(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _pool_edge(path: str, pool: nn.MaxPool2d) -> int:
-    edge, stride = ((v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v)
-                    for v in (pool.kernel_size, pool.stride))
-    plain = (pool.padding in (0, (0, 0)) and pool.dilation in (1, (1, 1))
-             and not pool.ceil_mode and not pool.return_indices)
-    if not isinstance(edge, int) or edge != stride or not plain:
-        raise _unsupported(path, f"is a max pooling of kernel {_show(pool.kernel_size)}, stride "
-                           f"{_show(pool.stride)} and padding {_show(pool.padding)}",
-                           "use MaxPool2d(k) with equal edges and stride, without padding, "
-                           "dilation or ceil_mode")
-    return edge
-
-
-def _shuffle(path: str, shuffle: ChannelShuffle, last: Block) -> Tensor:
-    assert isinstance(last.op, nn.Conv2d)
-    channels = last.op.out_channels
-    if channels % shuffle.groups:
-        raise _unsupported(path, f"shuffles {channels} channels in {shuffle.groups} groups",
-                           "use a group count that divides the channels")
-    order = torch.arange(channels) if last.order is None else last.order
-    return shuffle(order[None, :, None, None])[0, :, 0, 0]
+def _pair(value: Any) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)

@@ -6,8 +6,11 @@ from numpy.typing import NDArray
 __all__ = ["channel_groups", "window"]
 
 
-def window(x: NDArray[np.int8], row: int, column: int, padding: int) -> NDArray[np.int8]:
+def window(x: NDArray[np.int8], row: int, column: int, pad: int,
+           pad_top: int) -> NDArray[np.int8]:
     """The 3x3 window of one channel group at a position of the padded map.
+
+    Windows of a larger kernel are several of these, three rows and columns apart.
 
     Parameters
     ----------
@@ -15,17 +18,17 @@ def window(x: NDArray[np.int8], row: int, column: int, padding: int) -> NDArray[
         A channel group, without padding.
     row, column : int
         Top left corner of the window in the padded map, whose corner is (0, 0).
-    padding : int
-        Zeros on each side of the map.
+    pad, pad_top : int
+        Columns to the left of the map, and rows above it.
 
     Returns
     -------
     int8 (9, R)
-        Tap ``3*i + j`` is pixel ``(row + i, column + j)`` of the padded map.
+        Tap ``3*i + j`` is pixel ``(row + i, column + j)`` of the padded map: zero outside ``x``,
+        on any side and however far.
     """
-    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+    padded = np.pad(x, ((0, 0), (pad_top, row + 3), (pad, column + 3)))
     taps = padded[:, row:row + 3, column:column + 3]
-    assert taps.shape[1:] == (3, 3), (row, column, padded.shape)
     return taps.reshape(len(x), 9).T
 
 

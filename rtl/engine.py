@@ -12,6 +12,7 @@ from hwgate.rtl.lane import Lane, lane_signature
 from hwgate.rtl.loader import Loader
 from hwgate.rtl.reader import Reader
 from hwgate.rtl.regs import RegisterBank
+from hwgate.rtl.residual import ResidualLoader
 from hwgate.rtl.sequencer import Sequencer
 from hwgate.rtl.shared import SharedInstance
 from hwgate.rtl.store import Store
@@ -66,13 +67,15 @@ class Engine(wiring.Component):
         m.submodules.bank = bank = RegisterBank(engine_registers(config))
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.loader = loader = clearable(Loader(config))
+        m.submodules.residual = residual = clearable(ResidualLoader(config))
         m.submodules.store = store = clearable(Store(config))
         m.submodules.unpack = unpack = clearable(Unpack(config))
-        # Priority: descriptors, conditional weights, headers and base weights, windows.
+        # Priority: descriptors, conditional weights, headers and base weights, windows, residual
+        # operands.
         conds = range(1, 1 + config.lanes)
         bases = range(1 + config.lanes, 1 + 2 * config.lanes)
-        windows = 1 + 2 * config.lanes
-        m.submodules.reader = reader = clearable(Reader(config, windows + 1))
+        windows, operands = 1 + 2 * config.lanes, 2 + 2 * config.lanes
+        m.submodules.reader = reader = clearable(Reader(config, operands + 1))
         m.submodules.writer = writer = clearable(Writer(config))
         lanes = [SharedInstance(lane_signature(config), lambda: Lane(config), LANE_MODULE, clear)
                  for _ in range(config.lanes)]
@@ -88,6 +91,7 @@ class Engine(wiring.Component):
         # Requests and their answers.
         wiring.connect(m, sequencer.o, reader.i[0])
         wiring.connect(m, loader.o, reader.i[windows])
+        wiring.connect(m, residual.o, reader.i[operands])
         for lane, cond, base in zip(lanes, conds, bases):
             wiring.connect(m, lane.cond, reader.i[cond])
             wiring.connect(m, lane.base, reader.i[base])
@@ -98,7 +102,9 @@ class Engine(wiring.Component):
             sequencer.data.eq(reader.data), sequencer.last.eq(reader.last),
             loader.valid.eq(reader.valid & (reader.source == windows)),
             loader.data.eq(reader.data),
-            unpack.valid.eq(reader.valid & (reader.source != 0) & (reader.source != windows)),
+            residual.valid.eq(reader.valid & (reader.source == operands)),
+            residual.data.eq(reader.data),
+            unpack.valid.eq(reader.valid & (reader.source != 0) & (reader.source < windows)),
             unpack.data.eq(reader.data), unpack.last.eq(reader.last),
             unpack.header.eq(reader.o_header)]
         owner = Signal.like(reader.source)
@@ -111,11 +117,14 @@ class Engine(wiring.Component):
                 lane.job_header.eq(unpack.o_header), lane.block.eq(unpack.o_block)]
 
         # A layer.
-        for block in (loader, store, *lanes):
+        for block in (loader, residual, store, *lanes):
             m.d.comb += [block.start.eq(sequencer.begin), block.layer.eq(sequencer.layer)]
         for n, lane in enumerate(lanes):
             m.d.comb += [
                 store.lanes[n].eq(lane.status), loader.lanes[n].eq(lane.status),
+                residual.lanes[n].eq(lane.status), lane.residual_write.eq(residual.write),
+                lane.progress.residual_tile.eq(residual.tile),
+                lane.progress.residual_plane.eq(residual.plane),
                 lane.write.eq(loader.write), lane.progress.loaded_tile.eq(loader.tile),
                 lane.progress.loaded_plane.eq(loader.plane),
                 lane.progress.stored_tile.eq(store.stored_tile),
@@ -124,7 +133,8 @@ class Engine(wiring.Component):
         wiring.connect(m, store.o, writer.i)
         wiring.connect(m, store.beat, writer.beat)
         m.d.comb += [
-            store.room.eq(writer.room), store.others_idle.eq(writer.idle & loader.idle),
+            store.room.eq(writer.room),
+            store.others_idle.eq(writer.idle & loader.idle & residual.idle),
             store.halt.eq(sequencer.halt), clear.eq(sequencer.clear),
             sequencer.start.eq(bank.control__start), sequencer.program.eq(bank.program__address),
             sequencer.finished.eq(store.finished), sequencer.read_error.eq(reader.error),
@@ -148,6 +158,7 @@ class Engine(wiring.Component):
             & (reader.beat_source <= len(lanes)),
             "base": reader.beat & (reader.beat_source > len(lanes))
             & (reader.beat_source <= 2 * len(lanes)),
+            "residual": reader.beat & (reader.beat_source == 2 + 2 * len(lanes)),
             "windows": reader.beat & (reader.beat_source == 1 + 2 * len(lanes)),
             "output": writer.bus.wvalid & writer.bus.wready}
         steps = {"cycles": 1}

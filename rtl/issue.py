@@ -21,8 +21,9 @@ Activity = {name: n for n, name in enumerate(LANE_COUNTERS)}
 
 
 def progress_layout() -> data.StructLayout:
-    """How far the loader and the store are: complete tiles, and planes of the next one."""
-    return data.StructLayout({"loaded_tile": 16, "loaded_plane": 16, "stored_tile": 16})
+    """How far the loaders and the store are: complete tiles, and planes of the next one."""
+    return data.StructLayout({"loaded_tile": 16, "loaded_plane": 16, "residual_tile": 16,
+                              "residual_plane": 16, "stored_tile": 16})
 
 
 def tag_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -61,8 +62,8 @@ class Issue(wiring.Component):
         The task list.
     drained : In
         The last gate pass has made all its decisions.
-    o, pixel, address, half : Out
-        A window's tag, position, group address and half of the window memory.
+    o, pixel, block, half : Out
+        A window's tag, position, pass and half of the window memory.
     activity : Out
         One bit per lane counter; exactly one is set in each cycle.
     """
@@ -80,7 +81,7 @@ class Issue(wiring.Component):
             "task_position": In(count), "task_clear": Out(1), "task_rewind": Out(1),
             "task_next": Out(1), "drained": In(1),
             "o": Out(tag_layout(config)), "pixel": Out(pixel_layout(config)),
-            "address": Out((config.buffers.window_words - 1).bit_length()), "half": Out(1),
+            "block": Out(pass_layout(config)), "half": Out(1),
             "activity": Out(len(LANE_COUNTERS))})
 
     def elaborate(self, platform):
@@ -90,7 +91,7 @@ class Issue(wiring.Component):
 
         # The pass that runs.
         running, begun, tag = Signal(), Signal(), Signal(tag_layout(self.config))
-        address, half = Signal.like(self.address), Signal()
+        block, half = Signal.like(self.block), Signal()
         issue_base, issue_cond, last, end = Signal(), Signal(), Signal(), Signal()
         exhausted = self.drained & (self.task_position == self.task_count)
         m.d.comb += [
@@ -100,8 +101,9 @@ class Issue(wiring.Component):
             end.eq((issue_base | issue_cond) & last
                    | running & tag.cond & ~issue_cond & exhausted),
             self.task_next.eq(issue_cond), raster.next.eq(issue_base),
-            raster.step.eq(layer.step), raster.width.eq(layer.out_width),
-            raster.row_words.eq(layer.row_words), raster.count.eq(layer.out_pixels)]
+            raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
+            raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
+            raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels)]
 
         # The pass that comes next.
         slot, cond, index = Signal(range(JOBS_ALIVE)), Signal(), Signal(16)
@@ -109,12 +111,22 @@ class Issue(wiring.Component):
         head = Mux(cond, self.cond.payload.as_value(), self.base.payload.as_value())
         head = pass_layout(self.config)(head)
         weights, windows, output, tasks = Signal(), Signal(), Signal(), Signal()
+        final, gate, operand, group = Signal(), Signal(), Signal(), Signal(16)
+        blocks = Mux(cond, job.header.cond_blocks, job.header.base_blocks)
+        m.d.comb += [
+            final.eq(index + 1 == blocks), gate.eq(final & ~cond & job.header.gated[0]),
+            # The last base pass is the first one that may make outputs.
+            group.eq((job.channel >> (self.config.channels - 1).bit_length()) - layer.res_group),
+            operand.eq(cond | ~final | (job.header.mult_residual == 0)
+                       | (progress.residual_tile > job.tile)
+                       | (progress.residual_tile == job.tile)
+                       & (progress.residual_plane > group))]
         m.d.comb += [
             weights.eq(Mux(cond, self.cond.valid, self.base.valid & ((index != 0) | fresh_bit(
                 self.fresh, slot)))),
-            windows.eq((progress.loaded_tile > job.tile)
-                       | (progress.loaded_tile == job.tile)
-                       & (progress.loaded_plane > head.plane)),
+            windows.eq(operand & ((progress.loaded_tile > job.tile)
+                                  | (progress.loaded_tile == job.tile)
+                                  & (progress.loaded_plane > head.plane))),
             output.eq((index != 0) | cond | (job.tile < progress.stored_tile + 2)),
             tasks.eq(~cond | (index != 0) | (self.task_count != 0))]
         go, skip, free = Signal(), Signal(), Signal()
@@ -123,15 +135,12 @@ class Issue(wiring.Component):
             go.eq(free & weights & windows & output & tasks),
             skip.eq(free & ~tasks & self.drained & ~running),
             self.base.ready.eq(go & ~cond), self.cond.ready.eq(go & cond)]
-        blocks = Mux(cond, job.header.cond_blocks, job.header.base_blocks)
-        final, gate = Signal(), Signal()
-        m.d.comb += [final.eq(index + 1 == blocks), gate.eq(final & ~cond & job.header.gated[0])]
         with m.If(go):
             m.d.comb += [raster.restart.eq(~cond), self.task_rewind.eq(cond),
                          self.task_clear.eq(gate),
                          self.take.eq((~cond & (index == 0)) << slot)]
             m.d.sync += [
-                running.eq(1), begun.eq(0), address.eq(head.base), half.eq(job.tile[0]),
+                running.eq(1), begun.eq(0), block.eq(head), half.eq(job.tile[0]),
                 tag.cond.eq(cond), tag.slot.eq(slot), tag.init.eq(~cond & (index == 0)),
                 tag.gate.eq(gate), tag.emit.eq(final & ~gate),
                 index.eq(Mux(final, 0, index + 1))]
@@ -151,7 +160,7 @@ class Issue(wiring.Component):
         pixel = Mux(tag.cond, self.task.as_value(), raster.o.as_value())
         m.d.sync += [
             self.o.eq(tag), self.o.valid.eq(issue_base | issue_cond), self.o.last.eq(last),
-            self.o.swap.eq(~begun), self.address.eq(address), self.half.eq(half),
+            self.o.swap.eq(~begun), self.block.eq(block), self.half.eq(half),
             self.pixel.eq(pixel), self.o.index.eq(pixel_layout(self.config)(pixel).index)]
         with m.If(layer.reduce[0]):
             m.d.sync += [self.o.index.eq(0), self.o.init.eq(tag.init & (raster.o.index == 0)),

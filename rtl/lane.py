@@ -20,6 +20,7 @@ from hwgate.rtl.structs import (
     descriptor_struct,
     event_layout,
     header_struct,
+    residual_write_layout,
     status_layout,
     window_write_layout,
 )
@@ -40,7 +41,8 @@ def lane_signature(config: AcceleratorConfig) -> wiring.Signature:
     requests = stream.Signature(request_layout(config))
     return wiring.Signature({
         "lane": In(range(max(2, config.lanes))), "start": In(1), "layer": In(descriptor_struct()),
-        "write": In(window_write_layout(config)), "progress": In(progress_layout()),
+        "write": In(window_write_layout(config)),
+        "residual_write": In(residual_write_layout(config)), "progress": In(progress_layout()),
         "base": Out(requests), "header": Out(1), "cond": Out(requests),
         "header_valid": In(1), "job_header": In(header_struct(config)),
         "base_valid": In(1), "cond_valid": In(1), "block": In(block_layout(config)),
@@ -67,8 +69,8 @@ class Lane(wiring.Component):
         Index of the lane; constant.
     start, layer : In
         A layer begins; its descriptor, stable while it runs.
-    write, progress : In
-        Windows from the loader; how far loader and store are.
+    write, residual_write, progress : In
+        From the loaders; how far they and the store are.
     base, cond : Out(stream)
         Read requests for a job's base and conditional weights; ``header`` marks those of
         ``base`` that begin with a job header.
@@ -110,7 +112,9 @@ class Lane(wiring.Component):
             m.d.comb += [
                 queue.push.eq(push), queue.block.eq(self.block), fetcher.swap.eq(queue.swap),
                 queue.group_words.eq(layer.group_words), queue.in_planes.eq(layer.in_planes),
-                queue.bank_mode.eq(layer.bank_mode), fetcher.first_blocks.eq(layer.first_blocks),
+                queue.bank_mode.eq(layer.bank_mode), queue.row_words.eq(layer.row_words),
+                queue.kernel_blocks.eq(layer.kernel_blocks),
+                fetcher.first_blocks.eq(layer.first_blocks),
                 fetcher.first_beats.eq(layer.first_beats)]
         done = Signal()
         m.d.comb += [
@@ -142,8 +146,9 @@ class Lane(wiring.Component):
         m.submodules.raster = raster = PixelCounter(config)
         m.d.comb += [
             raster.restart.eq(self.start | deciding & tag.last), raster.next.eq(deciding),
-            raster.step.eq(layer.step), raster.width.eq(layer.out_width),
-            raster.row_words.eq(layer.row_words), raster.count.eq(layer.out_pixels),
+            raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
+            raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
+            raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
             tasks.append.eq(deciding & opened), tasks.pixel.eq(raster.o)]
         with m.If(issue.task_clear):
             m.d.sync += drained.eq(0)
@@ -169,10 +174,12 @@ class Lane(wiring.Component):
             requantize.bias.eq(Mux(opened, job.header.bias_open, job.header.bias_closed)),
             requantize.mult.eq(Mux(opened, job.header.mult_open, job.header.mult_closed)),
             requantize.shift.eq(job.header.shift),
+            requantize.mult_residual.eq(job.header.mult_residual),
+            requantize.relu_first.eq(layer.relu_first[0]),
             self.event.valid.eq(emit), self.event.channel.eq(job.channel),
             self.event.tile.eq(job.tile), self.event.pixel.eq(tag.index),
             self.event.psum.eq(psum), self.event.decision.eq(opened)]
-        self._column(m, tag, job, emit, requantize.o)
+        self._column(m, tag, job, emit, requantize)
         finish = delay(m, Cat(job_end, job.tile_last), REQUANTIZE_LATENCY, name="finish")
         m.d.comb += [done.eq(finish[0]), self.status.absent.eq(layer.out_channels <= self.lane)]
         with m.If(self.start):
@@ -192,7 +199,9 @@ class Lane(wiring.Component):
         m.submodules.gate = gate = Gate(config)
         m.d.comb += [
             window.write.eq(self.write), window.pixel.eq(issue.pixel),
-            window.base.eq(issue.address), window.half.eq(issue.half), window.pad.eq(layer.pad),
+            window.base.eq(issue.block.base), window.row.eq(issue.block.row),
+            window.column.eq(issue.block.column), window.half.eq(issue.half),
+            window.pad.eq(layer.pad), window.pad_top.eq(layer.pad_top),
             window.row_end.eq(layer.row_end), window.col_end.eq(layer.col_end),
             window.row_words.eq(layer.row_words), window.bank_mode.eq(layer.bank_mode)]
 
@@ -214,8 +223,9 @@ class Lane(wiring.Component):
                      gate.threshold.eq(jobs[compare.slot].header.threshold)]
         return delay(m, compare, GATE_LATENCY, name="decided"), gate.o_psum, gate.open
 
-    def _column(self, m, tag, job, emit, activation):
-        """Write an activation by pixel address; the store reads whole words."""
+    def _column(self, m, tag, job, emit, requantize):
+        """Write activations by pixel address; the store reads whole words. The residual operand
+        of an activation has the same address in a memory of its own."""
         config = self.config
         pixels = config.beat_pixels
         shift = (pixels - 1).bit_length()
@@ -232,5 +242,19 @@ class Lane(wiring.Component):
         later = delay(m, here, REQUANTIZE_LATENCY, name="place")
         m.d.comb += [
             write.en.eq(later.enable), write.addr.eq(Cat(later.word, later.half)),
-            write.data.eq(Cat(activation for _ in range(pixels))),
+            write.data.eq(Cat(requantize.o for _ in range(pixels))),
             read.addr.eq(self.column_address), read.en.eq(1), self.column.eq(read.data)]
+
+        m.submodules.residual = ram = memory.Memory(shape=layout, init=[],
+                                                    depth=2 * config.buffers.output_words)
+        write, read = ram.write_port(granularity=1), ram.read_port()
+        mine = self.residual_write.lanes.as_value().word_select(
+            self.lane, len(self.residual_write.lanes[0].as_value()))
+        mine = residual_write_layout(config)["lanes"].shape.elem_shape(mine)
+        chosen = Signal(range(max(2, pixels)))
+        m.d.sync += [chosen.eq(tag.index[:shift]),
+                     requantize.residual.eq(read.data.as_value().word_select(chosen, 8))]
+        m.d.comb += [
+            write.en.eq(mine.enable), write.data.eq(mine.data),
+            write.addr.eq(Cat(self.residual_write.word, self.residual_write.half)),
+            read.addr.eq(Cat(here.word, here.half)), read.en.eq(1)]

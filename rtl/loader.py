@@ -1,19 +1,16 @@
 """Loader: brings the windows of the next tiles into every lane's window memory."""
 
 from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import descriptor_struct, status_layout, window_write_layout
+from hwgate.rtl.tiles import TileQueue
 
-__all__ = ["LOADED_LATENCY", "LOADER_CHUNK", "LOADER_QUEUE", "Loader"]
+__all__ = ["LOADED_LATENCY", "Loader"]
 
-#: Beats of one read request.
-LOADER_CHUNK = 16
-#: Beats that have been asked for and not yet written.
-LOADER_QUEUE = 64
 #: Cycles from writing the last words of a plane to counting the plane as loaded.
 LOADED_LATENCY = 2
 
@@ -22,7 +19,7 @@ class Loader(wiring.Component):
     """Reads tile after tile, plane after plane, and broadcasts the words to the lanes.
 
     Window mode writes ``config.write_words`` pixels per cycle: neighbours never share a bank.
-    Bank mode writes one. A tile is asked for when every lane has left the tile two before it.
+    Bank mode writes one.
 
     Parameters
     ----------
@@ -57,43 +54,17 @@ class Loader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.beats = beats = fifo.SyncFIFO(width=self.config.bus.data_bits,
-                                                   depth=LOADER_QUEUE)
-        m.d.comb += [beats.w_en.eq(self.valid), beats.w_data.eq(self.data)]
-        self._request(m, beats.r_en & beats.r_rdy)
-        self._place(m, beats)
-        return m
-
-    def _request(self, m, popped):
-        """Ask for tile after tile in chunks for which the queue has room."""
-        layer, beat = self.layer, self.config.bus.bytes
-        tile, left, reserved = Signal(16), Signal(32), Signal(range(LOADER_QUEUE + 1))
-        origin, address = Signal(self.config.bus.address_bits), Signal(self.config.bus.address_bits)
-        chunk = Signal(range(LOADER_CHUNK + 1))
+        layer = self.layer
+        m.submodules.queue = queue = TileQueue(self.config)
+        wiring.connect(m, wiring.flipped(self.o), queue.request)
         m.d.comb += [
-            chunk.eq(Mux(left > LOADER_CHUNK, LOADER_CHUNK, left)),
-            self.o.payload.address.eq(address), self.o.payload.beats.eq(chunk)]
-        taken = self.o.valid & self.o.ready
-        m.d.sync += reserved.eq(reserved + Mux(taken, chunk, 0) - popped)
-        with m.FSM():
-            with m.State("Idle"):
-                m.d.comb += self.idle.eq(reserved == 0)
-                with m.If(self.start):
-                    m.d.sync += [tile.eq(0), origin.eq(layer.in_address)]
-                    m.next = "Wait"
-            with m.State("Wait"):
-                m.d.sync += [address.eq(origin), left.eq(layer.tile_beats)]
-                with m.If(Cat(lane.absent | (tile < lane.tile + 2) for lane in self.lanes).all()):
-                    m.next = "Request"
-            with m.State("Request"):
-                m.d.comb += self.o.valid.eq(reserved + chunk <= LOADER_QUEUE)
-                with m.If(taken):
-                    m.d.sync += [address.eq(address + chunk * beat), left.eq(left - chunk)]
-                    with m.If(left == chunk):
-                        m.d.sync += [tile.eq(tile + 1), origin.eq(origin + layer.in_stride)]
-                        m.next = "Wait"
-                        with m.If(tile == layer.tiles - 1):
-                            m.next = "Idle"
+            queue.start.eq(self.start), queue.lanes.eq(self.lanes), queue.valid.eq(self.valid),
+            queue.data.eq(self.data), self.idle.eq(queue.idle), queue.i.tiles.eq(layer.tiles),
+            queue.i.address.eq(layer.in_address), queue.i.tile_stride.eq(layer.in_stride),
+            queue.i.runs.eq(layer.in_runs), queue.i.run_stride.eq(layer.in_run_stride),
+            queue.i.beats.eq(layer.in_run_beats)]
+        self._place(m, queue.o)
+        return m
 
     def _place(self, m, beats):
         """Write words in raster order to the bank and address of their pixel."""
@@ -112,30 +83,37 @@ class Loader(wiring.Component):
             end_part.eq(part + 1 == Mux(bank_mode, config.beat_pixels,
                                         config.beat_pixels // words)),
             end_plane.eq(end_part & (beat == layer.plane_beats - 1)),
-            beats.r_en.eq(end_part)]
+            beats.ready.eq(end_part)]
+
+        # The first pixel is at (pad_top, pad), which may be 3.
+        first_xq, first_xm, first_ym = Signal(1), Signal(2), Signal(2)
+        m.d.comb += [first_xq.eq(layer.pad == 3), first_xm.eq(Mux(first_xq, 0, layer.pad)),
+                     first_ym.eq(Mux(layer.pad_top == 3, 0, layer.pad_top))]
 
         # Walk over the pixels of this cycle; beyond the plane there is only padding.
         place = (word, column, xq, xm, ya, ym)
         strobes = []
         for n in range(words):
             here_word, here_column, here_xq, here_xm, here_ya, here_ym = place
-            enable = beats.r_rdy & (here_word < layer.plane_words)
+            inside = here_word >= layer.in_skip
+            enable = beats.valid & inside & (here_word - layer.in_skip < layer.plane_words)
             address = (group + here_xq + here_ya)[:len(xq) - 1]
             if n:
                 enable = enable & ~bank_mode
             strobes.append((enable, Mux(bank_mode, bank, 3 * here_ym + here_xm),
-                            Mux(bank_mode, group + here_word, address)))
-            wrap = here_column == layer.in_width - 1
+                            Mux(bank_mode, group + here_word - layer.in_skip, address)))
+            wrap = inside & (here_column == layer.in_width - 1)
             down = here_ym == 2
-            after = (here_word + 1, Mux(wrap, 0, here_column + 1),
-                     Mux(wrap, 0, here_xq + (here_xm == 2)),
-                     Mux(wrap, layer.pad[:2], Mux(here_xm == 2, 0, here_xm + 1)),
+            carry = inside & (here_xm == 2)
+            after = (here_word + 1, Mux(wrap, 0, here_column + inside),
+                     Mux(wrap, first_xq, here_xq + carry),
+                     Mux(wrap, first_xm, Mux(carry, 0, here_xm + inside)),
                      Mux(wrap & down, here_ya + layer.row_words, here_ya),
                      Mux(wrap, Mux(down, 0, here_ym + 1), here_ym))
             place = tuple(_named(m, old, new, f"after{n}") for old, new in zip(place, after))
         first = tuple(_named(m, old, new, "first") for old, new in zip(
             place, (word + 1, column, xq, xm, ya, ym)))
-        with m.If(beats.r_rdy):
+        with m.If(beats.valid):
             for now, window, bank_place in zip((word, column, xq, xm, ya, ym), place, first):
                 m.d.sync += now.eq(Mux(bank_mode, bank_place, window))
             m.d.sync += part.eq(Mux(end_part, 0, part + 1))
@@ -149,15 +127,15 @@ class Loader(wiring.Component):
                     m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), tile.eq(tile + 1)]
         with m.If(self.start):
             m.d.sync += [tile.eq(0), plane.eq(0)]
-        with m.If(self.start | beats.r_rdy & end_plane):
-            m.d.sync += [word.eq(0), column.eq(0), xq.eq(0), xm.eq(layer.pad), ya.eq(0),
-                         ym.eq(layer.pad)]
+        with m.If(self.start | beats.valid & end_plane):
+            m.d.sync += [word.eq(0), column.eq(0), xq.eq(first_xq), xm.eq(first_xm),
+                         ya.eq(Mux(layer.pad_top == 3, layer.row_words, 0)), ym.eq(first_ym)]
 
         chosen = Signal(words * width)
         with m.If(bank_mode):
-            m.d.comb += chosen.eq(beats.r_data.word_select(part, width))
+            m.d.comb += chosen.eq(beats.payload.word_select(part, width))
         with m.Else():
-            m.d.comb += chosen.eq(beats.r_data.word_select(part, words * width))
+            m.d.comb += chosen.eq(beats.payload.word_select(part, words * width))
         for bank_index in range(TAPS):
             port = self.write[bank_index]
             m.d.sync += port.enable.eq(0)

@@ -61,21 +61,12 @@ class Store(wiring.Component):
             "room": In(range(BEAT_QUEUE + 1)), "others_idle": In(1),
             "stored_tile": Out(16), "busy": Out(1), "finished": Out(1)})
 
-    @property
-    def _reads(self) -> int:
-        """Reads for the R channels of a group."""
-        return max(1, self.config.channels // self.config.lanes)
-
-    @property
-    def _parts(self) -> int:
-        """Groups side by side in one word of all columns."""
-        return max(1, self.config.lanes // self.config.channels)
-
     def _tag_layout(self):
-        byte = {"byte": range(self.config.beat_pixels)} if self.config.beat_pixels > 1 else {}
+        config = self.config
+        byte = {"byte": range(config.beat_pixels)} if config.beat_pixels > 1 else {}
         return data.StructLayout(byte | {
-            "valid": 1, "read": range(max(2, self._reads)), "part": range(max(2, self._parts)),
-            "plain": 1, "first": 1, "last": 1,
+            "valid": 1, "read": range(max(2, config.slot_reads)),
+            "part": range(max(2, config.slot_groups)), "plain": 1, "first": 1, "last": 1,
             "position": range(max(2, self.config.beat_pixels)),
             "pixels": range(self.config.beat_pixels + 1),
             "channels": range(self.config.channels + 1), "beat_end": 1})
@@ -83,7 +74,7 @@ class Store(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, layer = self.config, self.layer
-        tile, plane, part = Signal(16), Signal(16), Signal(range(max(2, self._parts)))
+        tile, plane, part = Signal(16), Signal(16), Signal(range(max(2, self.config.slot_groups)))
         need, slot, target = Signal(16), Signal(16), Signal(config.bus.address_bits)
         origin = Signal(config.bus.address_bits)
         command, plane_end = Signal(self._tag_layout()), Signal()
@@ -104,7 +95,7 @@ class Store(wiring.Component):
             self.address[-1].eq(tile[0])]
 
         def first_plane():
-            return [plane.eq(0), part.eq(0), need.eq(self._reads), slot.eq(0)]
+            return [plane.eq(0), part.eq(0), need.eq(self.config.slot_reads), slot.eq(0)]
 
         with m.FSM():
             with m.State("Idle"):
@@ -116,16 +107,16 @@ class Store(wiring.Component):
                 m.d.comb += [self.o.valid.eq(ready & ~self.halt),
                              begin.eq(self.o.valid & self.o.ready)]
                 with m.If(begin):
-                    m.d.sync += target.eq(target + layer.out_beats * config.bus.bytes)
+                    m.d.sync += target.eq(target + layer.out_plane_stride)
                     m.next = "Read"
             with m.State("Read"):
                 m.d.comb += [self.busy.eq(1), command.valid.eq(self.room > STORE_BEAT_LATENCY + 1)]
                 with m.If(plane_end):
                     m.d.sync += plane.eq(plane + 1)
                     m.next = "Wait"
-                    with m.If(part == self._parts - 1):
-                        m.d.sync += [part.eq(0), need.eq(need + self._reads),
-                                     slot.eq(slot + self._reads * layer.slot_words)]
+                    with m.If(part == self.config.slot_groups - 1):
+                        m.d.sync += [part.eq(0), need.eq(need + self.config.slot_reads),
+                                     slot.eq(slot + self.config.slot_reads * layer.slot_words)]
                     with m.Else():
                         m.d.sync += part.eq(part + 1)
                     with m.If(last_plane):
@@ -157,7 +148,7 @@ class Store(wiring.Component):
         source, end_read, end_tap, end_unit = Signal(16), Signal(), Signal(), Signal()
         shift = (pixels - 1).bit_length()
         m.d.comb += [
-            source.eq(line + dx), end_read.eq(read == self._reads - 1),
+            source.eq(line + dx), end_read.eq(read == self.config.slot_reads - 1),
             end_tap.eq(end_read & (dx == layer.pool - 1)),
             end_unit.eq(end_tap & (dy == layer.pool - 1)),
             plane_end.eq(command.valid & end_unit & Mux(plain, beats == 1, left == 1)),
@@ -197,7 +188,7 @@ class Store(wiring.Component):
         for r in range(config.channels):
             here = Signal(data.ArrayLayout(signed(8), pixels), name=f"channel{r}")
             with m.Switch(tag.part):
-                for part in range(self._parts):
+                for part in range(self.config.slot_groups):
                     with m.Case(part):
                         lane = (part * config.channels + r) % config.lanes
                         m.d.comb += here.eq(self.columns[lane])

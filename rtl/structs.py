@@ -7,7 +7,8 @@ from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.layouts import Layout, descriptor_layout, header_layout
 
 __all__ = ["block_layout", "delay", "descriptor_struct", "event_layout", "header_struct",
-           "pixel_layout", "status_layout", "window_write_layout"]
+           "pixel_layout", "residual_write_layout",
+           "status_layout", "window_write_layout"]
 
 
 def _struct(layout: Layout) -> data.StructLayout:
@@ -49,6 +50,15 @@ def window_write_layout(config: AcceleratorConfig) -> data.ArrayLayout:
         "enable": 1,
         "address": (2 * config.buffers.window_words - 1).bit_length(),
         "data": 8 * config.channels}), TAPS)
+
+
+def residual_write_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Write of the residual columns: one word, and the pixels of it that each lane takes."""
+    pixels = config.beat_pixels
+    return data.StructLayout({
+        "word": (config.buffers.output_words - 1).bit_length(), "half": 1,
+        "lanes": data.ArrayLayout(data.StructLayout({
+            "enable": pixels, "data": data.ArrayLayout(8, pixels)}), config.lanes)})
 
 
 def status_layout() -> data.StructLayout:

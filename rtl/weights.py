@@ -14,17 +14,19 @@ BLOCK_LATENCY = 3
 
 
 def pass_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """A pass: address of its channel group in the window memory, and the last plane it reads."""
+    """A pass: address of its windows in the window memory, the place of its block in the kernel
+    (row and column, in blocks of three taps), and the last plane it reads."""
     return data.StructLayout({"base": (config.buffers.window_words - 1).bit_length(),
-                              "plane": 16})
+                              "row": 2, "column": 2, "plane": 16})
 
 
 class WeightQueue(wiring.Component):
     """Blocks in the order of arrival, and in step with them the passes that use them.
 
-    The group of a block is the lowest bit of the bitmap that no earlier block has taken. A pass
-    is announced :data:`BLOCK_LATENCY` cycles after its block arrived; its weights stay at the
-    output until ``swap``. The sender never sends more blocks than ``depth`` that are not swapped.
+    The group of a block is the lowest bit of the bitmap that still lacks blocks; a kernel larger
+    than 3x3 has several blocks per group, row by row. A pass is announced :data:`BLOCK_LATENCY`
+    cycles after its block arrived; its weights stay at the output until ``swap``. The sender never
+    sends more blocks than ``depth`` that are not swapped.
 
     Parameters
     ----------
@@ -36,7 +38,7 @@ class WeightQueue(wiring.Component):
         Channel groups of the blocks that follow.
     push, block : In
         A block arrives.
-    group_words, in_planes, bank_mode : In
+    group_words, row_words, in_planes, bank_mode, kernel_blocks : In
         Geometry of the layer; stable.
     o : Out(stream)
         Next pass to start.
@@ -52,7 +54,8 @@ class WeightQueue(wiring.Component):
             "load": In(1), "bitmap": In(config.buffers.passes),
             "push": In(1), "block": In(block_layout(config)),
             "group_words": In((config.buffers.window_words - 1).bit_length() + 1),
-            "in_planes": In(16), "bank_mode": In(1),
+            "row_words": In((config.buffers.window_words - 1).bit_length()),
+            "in_planes": In(16), "bank_mode": In(1), "kernel_blocks": In(2),
             "o": Out(stream.Signature(pass_layout(config))),
             "swap": In(1), "weights": Out(block_layout(config))})
 
@@ -74,18 +77,28 @@ class WeightQueue(wiring.Component):
         for bit in reversed(range(passes)):
             with m.If(left[bit]):
                 m.d.comb += group.eq(bit)
+        row, column, offset = Signal(2), Signal(2), Signal.like(self.row_words)
+        last_column = column + 1 == self.kernel_blocks
         with m.If(self.load):
-            m.d.sync += left.eq(self.bitmap)
+            m.d.sync += [left.eq(self.bitmap), row.eq(0), column.eq(0), offset.eq(0)]
         with m.Elif(self.push):
-            m.d.sync += left.eq(left & (left - 1))
+            m.d.sync += column.eq(column + 1)
+            with m.If(last_column):
+                m.d.sync += [column.eq(0), row.eq(row + 1), offset.eq(offset + self.row_words)]
+            with m.If(last_column & (row + 1 == self.kernel_blocks)):
+                m.d.sync += [left.eq(left & (left - 1)), row.eq(0), offset.eq(0)]
         found, found_group = Signal(), Signal.like(group)
-        m.d.sync += [found.eq(self.push), found_group.eq(group)]
+        found_row, found_column, found_offset = (Signal.like(row), Signal.like(column),
+                                                 Signal.like(offset))
+        m.d.sync += [found.eq(self.push), found_group.eq(group), found_row.eq(row),
+                     found_column.eq(column), found_offset.eq(offset + column)]
         last_plane = Signal(16)
         m.d.comb += last_plane.eq(TAPS * found_group + TAPS - 1)
         entry, done = Signal(pass_layout(self.config)), Signal()
         m.d.sync += [
             done.eq(found),
-            entry.base.eq(found_group * self.group_words),
+            entry.base.eq(found_group * self.group_words + found_offset),
+            entry.row.eq(found_row), entry.column.eq(found_column),
             entry.plane.eq(Mux(~self.bank_mode, found_group,
                                Mux(last_plane < self.in_planes, last_plane,
                                    self.in_planes - 1)))]

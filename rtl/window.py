@@ -21,7 +21,8 @@ class WindowMemory(wiring.Component):
 
     A 3x3 window at any position touches each bank once, so one window leaves per cycle, in the
     order of the positions, :data:`WINDOW_LATENCY` cycles later. There is no back-pressure. Taps
-    outside the map (rows before ``pad`` or from ``row_end`` on, columns likewise) read as zero.
+    outside the map (rows before ``pad_top`` or from ``row_end`` on, columns before ``pad`` or from
+    ``col_end`` on) read as zero.
     In bank mode nothing is masked: tap t is bank t at the given address.
 
     Parameters
@@ -35,10 +36,12 @@ class WindowMemory(wiring.Component):
     pixel : In
         Window position, see :func:`pixel_layout`.
     base : In
-        Address of the channel group within a half.
+        Address of the channel group within a half, plus that of the kernel block.
+    row, column : In
+        Place of the kernel block: three rows and columns each.
     half : In
         Half to read.
-    pad, row_end, col_end, row_words, bank_mode : In
+    pad, pad_top, row_end, col_end, row_words, bank_mode : In
         Geometry of the layer; stable while windows are in flight.
     o : Out
         The window: nine taps of R activations.
@@ -50,9 +53,9 @@ class WindowMemory(wiring.Component):
         super().__init__({
             "write": In(window_write_layout(config)),
             "pixel": In(pixel_layout(config)),
-            "base": In(self._words), "half": In(1),
-            "pad": In(2), "row_end": In(16), "col_end": In(16), "row_words": In(self._words),
-            "bank_mode": In(1),
+            "base": In(self._words), "row": In(2), "column": In(2), "half": In(1),
+            "pad": In(2), "pad_top": In(2), "row_end": In(16), "col_end": In(16),
+            "row_words": In(self._words), "bank_mode": In(1),
             "o": Out(block_layout(config))})
 
     def elaborate(self, platform):
@@ -67,7 +70,8 @@ class WindowMemory(wiring.Component):
                 rows[n].eq(self.base + pixel.ya + Mux(n < pixel.ym, self.row_words, 0)),
                 cols[n].eq(pixel.xq + (n < pixel.xm))]
         y, x = Signal(words + 2), Signal(words + 2)
-        m.d.sync += [y.eq(3 * pixel.yq + pixel.ym), x.eq(3 * pixel.xq + pixel.xm)]
+        m.d.sync += [y.eq(3 * (pixel.yq + self.row) + pixel.ym),
+                     x.eq(3 * (pixel.xq + self.column) + pixel.xm)]
         half, ym, xm = self.half, pixel.ym, pixel.xm
         stages = [Signal(5, name=f"rotation{stage}") for stage in range(1, WINDOW_LATENCY)]
         m.d.sync += stages[0].eq(Cat(half, ym, xm))
@@ -78,7 +82,7 @@ class WindowMemory(wiring.Component):
         inside_y = [Signal(3, name=f"inside_y{n}") for n in range(3)]  # stages 2, 3, 4
         inside_x = [Signal(3, name=f"inside_x{n}") for n in range(3)]
         m.d.sync += [
-            inside_y[0].eq(Cat((y + n >= self.pad) & (y + n < self.row_end) | self.bank_mode
+            inside_y[0].eq(Cat((y + n >= self.pad_top) & (y + n < self.row_end) | self.bank_mode
                                for n in range(3))),
             inside_x[0].eq(Cat((x + n >= self.pad) & (x + n < self.col_end) | self.bank_mode
                                for n in range(3)))]

@@ -1,5 +1,6 @@
 """Runs a compiled program on the accelerator's Verilog and returns all that the monitor saw."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from hwgate.config import MemoryTiming
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
-from hwgate.quant.network import Activations, QuantizedLayer
+from hwgate.quant.network import Activations, QuantizedLayer, layer_macs
 from hwgate.regs import ErrorCause, counter_names
 from hwgate.results import LayerResult, RunResult
 from hwgate.sim.engine import run_engine
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["default_deadline", "simulate"]
 
+#: Fields of an event that say which output it is.
+_PLACE = ("tile", "channel", "pixel")
 #: A run may take this many times the cycles of its bounds before it counts as hung.
 _PATIENCE = 64
 
@@ -66,23 +69,35 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
     start = Start(program_address=binding.program_address, memory=binding.memory,
                   deadline=deadline)
     outcome, = run_engine(program.config, [start], timing=timing or MemoryTiming(), waves=waves)
-    _check(outcome, layers, deadline)
+    _check(outcome, [plan.layer.name for plan, _, _ in binding.steps], deadline)
 
     names = counter_names(program.config)
     # Counters wrap at 32 bits, and so do these differences.
     steps = np.diff(outcome.snapshots, axis=0, prepend=np.zeros((1, len(names)), np.uint32))
     final = np.array([outcome.counters[name] for name in names], np.uint32)
     end = dict(zip(names, map(int, final - outcome.snapshots[-1]), strict=True))
+    counted: dict[str, Counter[str]] = {layer.name: Counter() for layer in layers}
+    events: dict[str, list[tuple[NDArray[np.int64], NDArray[Any]]]]
+    events = {layer.name: [] for layer in layers}
+    for index, ((plan, band, _), row) in enumerate(zip(binding.steps, steps, strict=True)):
+        name, width = plan.layer.name, plan.layer.conv_shape[2]
+        counted[name].update(dict(zip(names, map(int, row), strict=True)))
+        part = outcome.events[outcome.events["layer"] == index]
+        place = np.stack([part[field].astype(np.int64) for field in _PLACE], axis=1)
+        place[:, 2] += band.first * width
+        events[name].append((place, part))
     results = []
-    for index, (layer, row) in enumerate(zip(layers, steps, strict=True)):
-        counted = dict(zip(names, map(int, row), strict=True))
-        psum, decision = _scatter(outcome.events[outcome.events["layer"] == index], layer, count)
+    for index, layer in enumerate(layers):
+        total = counted[layer.name]
+        psum, decision = _scatter(np.concatenate([place for place, _ in events[layer.name]]),
+                                  np.concatenate([part for _, part in events[layer.name]]),
+                                  layer, count)
         output = np.asarray(binding.read_output(outcome.memory, index))
         results.append(LayerResult(
-            name=layer.name, macs_dense=layer.macs * count, macs=_macs(layer, decision),
-            cycles=counted["cycles"],
-            bytes={stream: counted[f"bytes_{stream}"] for stream in STREAMS},
-            lanes=tuple({counter: counted[f"lane{lane}_{counter}"] for counter in LANE_COUNTERS}
+            name=layer.name, macs_dense=layer.macs * count, macs=layer_macs(layer, decision),
+            cycles=total["cycles"],
+            bytes={stream: total[f"bytes_{stream}"] for stream in STREAMS},
+            lanes=tuple({counter: total[f"lane{lane}_{counter}"] for counter in LANE_COUNTERS}
                         for lane in range(program.config.lanes)),
             activations=Activations(output=output, psum=psum, decision=decision),
             gated=layer.gated))
@@ -100,11 +115,11 @@ def default_deadline(program: "Program", images: int, memory_bytes: int) -> int:
                                     + memory_bytes // config.bus.bytes)
 
 
-def _check(outcome: Outcome, layers: tuple[QuantizedLayer, ...], deadline: int) -> None:
-    """Raise unless the run ended well."""
+def _check(outcome: Outcome, names: list[str], deadline: int) -> None:
+    """Raise unless the run ended well; ``names`` has the layer of each descriptor."""
     finished = outcome.status.layers
-    where = (f"in layer {layers[finished].name!r} ({finished + 1} of {len(layers)})"
-             if finished < len(layers) else "after the last layer")
+    where = (f"in layer {names[finished]!r} ({finished + 1} of {len(names)})"
+             if finished < len(names) else "after the last layer")
     if outcome.fault:
         raise EngineError(f"The engine broke the bus protocol {where}: {outcome.fault}")
     if outcome.late:
@@ -112,25 +127,24 @@ def _check(outcome: Outcome, layers: tuple[QuantizedLayer, ...], deadline: int) 
     cause = outcome.status.error
     if cause is not ErrorCause.NONE:
         raise EngineError(f"The engine stopped with error {cause.name} {where}: {cause.doc}", cause)
-    if finished != len(layers) or len(outcome.snapshots) != len(layers):
-        raise EngineError(f"The engine must finish {len(layers)} layers, but reports {finished} "
+    if finished != len(names) or len(outcome.snapshots) != len(names):
+        raise EngineError(f"The engine must finish {len(names)} layers, but reports {finished} "
                           f"and signalled {len(outcome.snapshots)}")
-    if outcome.events.size and (last := int(outcome.events["layer"].max())) >= len(layers):
-        raise EngineError(f"The monitor saw an output in layer {last + 1} of {len(layers)}")
+    if outcome.events.size and (last := int(outcome.events["layer"].max())) >= len(names):
+        raise EngineError(f"The monitor saw an output in layer {last + 1} of {len(names)}")
 
 
-def _scatter(events: NDArray[Any], layer: QuantizedLayer,
+def _scatter(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLayer,
              images: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Psums and decisions (N, Co, H, W) of a layer from its events, each present once."""
+    """Psums and decisions (N, Co, H, W) of a layer from its events at (tile, channel, pixel)."""
     channels, height, width = layer.decision_shape
     pixels = height * width
-    for name, limit in (("tile", images), ("channel", channels), ("pixel", pixels)):
-        wrong = events[name][events[name] >= limit]
+    for field, limit, column in zip(_PLACE, (images, channels, pixels), where.T, strict=True):
+        wrong = column[column >= limit]
         if wrong.size:
-            raise EngineError(f"Layer {layer.name!r} must have events of {name} 0..{limit - 1}, "
-                              f"but the monitor saw {name} {wrong[0]}")
-    place = (events["tile"].astype(np.int64) * channels + events["channel"]) * pixels
-    place += events["pixel"]
+            raise EngineError(f"Layer {layer.name!r} must have events of {field} 0..{limit - 1}, "
+                              f"but the monitor saw {field} {wrong[0]}")
+    place = (where[:, 0] * channels + where[:, 1]) * pixels + where[:, 2]
     seen = np.bincount(place, minlength=images * channels * pixels)
     if (seen != 1).any():
         first = int(np.argmax(seen != 1))
@@ -142,12 +156,3 @@ def _scatter(events: NDArray[Any], layer: QuantizedLayer,
     psum[place], decision[place] = events["psum"], events["decision"]
     shape = (images, channels, height, width)
     return psum.reshape(shape), decision.reshape(shape)
-
-
-def _macs(layer: QuantizedLayer, decision: NDArray[np.bool_]) -> int:
-    """Multiply-accumulates as decided: base everywhere, conditional where a gate opened."""
-    images, (_, height, width) = len(decision), layer.conv_shape
-    windows = height * width // (decision.shape[2] * decision.shape[3])
-    opened = decision.sum(axis=(0, 2, 3)) * windows
-    conditional = (~layer.base).sum(axis=1) * layer.kernel**2
-    return images * layer.base_macs + int(opened @ conditional)

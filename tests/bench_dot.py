@@ -2,8 +2,8 @@
 
 import cocotb
 import numpy as np
-from cycle_helpers import assert_delayed, bits, ordered_pairs, play
 
+from cycle_helpers import assert_delayed, bits, ordered_pairs, play
 from hwgate.config import TAPS, AcceleratorConfig, FormatConfig
 from hwgate.quant.dot import dot
 from hwgate.rtl.dot import dot_latency

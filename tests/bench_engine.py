@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
-from memory_helpers import quiet_bus_models
 
 import hwgate
 from hwgate.config import preset
@@ -14,6 +13,7 @@ from hwgate.quant.random_layers import Limits, random_images, random_network
 from hwgate.regs import ErrorCause
 from hwgate.sim.bench_axi import MasterBus
 from hwgate.sim.streams import start
+from memory_helpers import quiet_bus_models
 
 CONFIG = preset("tiny")
 

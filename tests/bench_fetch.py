@@ -7,18 +7,20 @@ from itertools import chain, cycle
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
-from rtl_helpers import GAPS
 
-from hwgate.config import AcceleratorConfig
+from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.layouts import header_layout
 from hwgate.quant.fetch import Request, lane_jobs, requests
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout, run_layout
 from hwgate.rtl.structs import descriptor_struct, header_struct
 from hwgate.sim.streams import pack, parameters, start, unpack
+from rtl_helpers import GAPS
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
-DEPTH, MOST, PASSES = (CONFIG.buffers.weight_blocks, CONFIG.request_blocks, CONFIG.buffers.passes)
+DEPTH, MOST = CONFIG.buffers.weight_blocks, CONFIG.request_blocks
+#: Most blocks of a path: those of a 7x7 kernel for every group.
+LONGEST = CONFIG.buffers.passes * TAPS
 BEAT = CONFIG.bus.bytes
 HEADER_BEATS = header_layout(CONFIG).size_bytes // BEAT
 END = 1 << CONFIG.bus.address_bits
@@ -85,14 +87,14 @@ async def play_blocks(dut, runs, *, first=1, gaps=(), stalls=(), holds=()):
 
 
 def random_run(blocks, header=False):
-    room = END // BEAT - (PASSES + 1) * -(-CONFIG.block_bytes // BEAT) - HEADER_BEATS
+    room = END // BEAT - (LONGEST + 1) * -(-CONFIG.block_bytes // BEAT) - HEADER_BEATS
     return random.randrange(room) * BEAT, blocks, header
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def runs_of_every_length(dut):
     """Below, at and above each multiple of a request, and the longest; as fast as they may go."""
-    lengths = sorted({*range(1, 2 * MOST + 3), 3 * MOST, PASSES - 1, PASSES})
+    lengths = sorted({*range(1, 2 * MOST + 3), 3 * MOST, LONGEST - 1, LONGEST})
     await play_blocks(dut, [random_run(n) for n in lengths])
     end = -(-MOST * CONFIG.block_bytes // BEAT) * BEAT
     await play_blocks(dut, [(0, 1, False), (END - end, MOST, False)])
@@ -124,7 +126,7 @@ async def blocks_under_gaps_and_stalls(dut):
     met = 0
     for gaps in GAPS.values():
         for stalls in GAPS.values():
-            runs = [random_run(random.randint(1, min(PASSES, 3 * MOST)), random.random() < 0.4)
+            runs = [random_run(random.randint(1, 3 * MOST), random.random() < 0.4)
                     for _ in range(8)]
             seen = await play_blocks(dut, runs, first=random.randint(1, MOST), gaps=gaps,
                                      stalls=stalls, holds=random.choice(list(GAPS.values())))
@@ -155,7 +157,7 @@ async def play_jobs(dut, lane, layer, *, slow=0, stalls=()):
     jobs = lane_jobs(CONFIG, layer, lane)
     first, beats = layer["first_blocks"], layer["first_beats"]
     headers = [random.getrandbits(header_struct(CONFIG).size) for _ in jobs]
-    sizes = [random.choice([first, first + 1, PASSES]) for _ in jobs]
+    sizes = [random.choice([first, first + 1, LONGEST]) for _ in jobs]
     field = header_struct(CONFIG)["base_blocks"]
     headers = [bits & ~(0xFFFF << field.offset) | size << field.offset
                for bits, size in zip(headers, sizes, strict=True)]

@@ -3,8 +3,8 @@
 import random
 
 import cocotb
-from cycle_helpers import assert_delayed, bits, ordered_pairs, play
 
+from cycle_helpers import assert_delayed, bits, ordered_pairs, play
 from hwgate.config import AcceleratorConfig, FormatConfig
 from hwgate.quant.gate import decide
 from hwgate.rtl.gate import GATE_LATENCY

@@ -6,14 +6,25 @@ from itertools import permutations
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
-from cycle_helpers import ordered_pairs
-from issue_model import CONFIG, DECISION, HALVES, PLANES, STROBES, Job, Layer, Model, packer
 
+from cycle_helpers import ordered_pairs
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.issue import ISSUE_LATENCY, Activity, progress_layout, tag_layout
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.rtl.weights import pass_layout
 from hwgate.sim.streams import start, unpack
+from issue_model import (
+    CONFIG,
+    DECISION,
+    HALVES,
+    OPERANDS,
+    PLANES,
+    STROBES,
+    Job,
+    Layer,
+    Model,
+    packer,
+)
 
 PIXELS, SLOT_BITS = CONFIG.buffers.pixels, job_layout(CONFIG).size
 #: Members of a tag that are taken from a window.
@@ -45,7 +56,7 @@ def inputs(model, now):
 
 def check_window(dut, layer, issued, now):
     """The window that was issued in the cycle before, or none."""
-    tag = int(dut.o.value)
+    tag = int(dut.u__o.value)
     assert tag & 1 == (issued is not None), f"cycle {now}: a window"
     if issued is None:
         return
@@ -54,25 +65,25 @@ def check_window(dut, layer, issued, now):
                       **{name: getattr(window, name) for name in FROM_WINDOW})
     free = LAST if window.cond else 0  # whether a task was the last one may turn out later
     assert (tag ^ wanted) & ~free == 0, f"cycle {now}: {unpack(tag_layout(CONFIG), tag)}"
-    assert int(dut.pixel.value) == layer.pixel_bits(window.pixel), f"cycle {now}: pixel"
-    assert int(dut.address.value) == at.head["base"], f"cycle {now}: address"
-    assert dut.half.value == layer.jobs[at.job].tile % HALVES, f"cycle {now}: half"
+    assert int(dut.u__pixel.value) == layer.pixel_bits(window.pixel), f"cycle {now}: pixel"
+    assert int(dut.u__block.value) == pass_bits(**at.head), f"cycle {now}: pass"
+    assert dut.u__half.value == layer.jobs[at.job].tile % HALVES, f"cycle {now}: half"
 
 
 async def play(dut, layer):
     """Run a layer, check every output in every cycle; what the cycles were spent on."""
     model, spent, issued, now, started = Model(layer), Counter(), None, 0, None
-    driven, dut.layer.value = {}, layer.descriptor
+    driven, dut.u__layer.value = {}, layer.descriptor
     while model.done < len(layer.jobs) or model.tasks.coming or issued:
         for name, value in inputs(model, now).items():
             if driven.get(name) != value:
-                getattr(dut, name).value = driven[name] = value
+                getattr(dut, f"u__{name}").value = driven[name] = value
         activity, strobes, issuing = (model.cycle(now) if now
                                       else ("idle", dict.fromkeys(STROBES, 0), None))
         await FallingEdge(dut.clk)
-        assert int(dut.activity.value) == 1 << Activity[activity], f"cycle {now}: {activity}"
+        assert int(dut.u__activity.value) == 1 << Activity[activity], f"cycle {now}: {activity}"
         for name, value in strobes.items():
-            assert int(getattr(dut, name).value) == value, f"cycle {now}: {name}"
+            assert int(getattr(dut, f"u__{name}").value) == value, f"cycle {now}: {name}"
         check_window(dut, layer, issued, now)
         if strobes["base__ready"] and activity == "turnaround":
             started = now
@@ -87,7 +98,8 @@ async def play(dut, layer):
 
 
 async def begin(dut):
-    dut.start.value = dut.base__valid.value = dut.cond__valid.value = dut.fresh.value = 0
+    for name in ("start", "base__valid", "cond__valid", "fresh"):
+        getattr(dut, f"u__{name}").value = 0
     await start(dut)
 
 
@@ -103,7 +115,8 @@ def windows(layer):
 async def passes_without_lost_cycles(dut):
     """Jobs of one and more passes, down to one window: one turnaround in the whole layer."""
     await begin(dut)
-    for pixels, width, step, jobs in ((1, 1, 1, 9), (2, 1, 3, 5), (7, 3, 2, 5), (PIXELS, 8, 1, 1)):
+    for pixels, width, step, jobs in ((1, 1, 1, 9), (2, 1, 3, 5), (7, 3, 2, 5), (12, 5, 6, 2),
+                                      (PIXELS, 8, 1, 1)):
         layer = Layer([Job(base=4) for _ in range(jobs)], pixels=pixels, width=width, step=step)
         spent = await play(dut, layer)
         assert {name: n for name, n in spent.items() if name != "idle"} == {
@@ -142,19 +155,43 @@ async def first_conditional_pass_overtakes_the_gate(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def each_limit_last(dut):
-    """Header, weights, windows and output in every order: each wait has the name of its reason."""
+    """Header, weights, windows, residual operand and output in every order: each wait has the name
+    of its reason. An operand counts as windows, if the job adds one."""
     await begin(dut)
-    for header, weights, loaded, stored in permutations((5, 15, 25, 35)):
-        job = Job(tile=2, header_at=header, base_late=weights - header)
-        layer = Layer([job], loaded_at={(2, plane): loaded for plane in range(PLANES)},
-                      stored_at={0: stored})
-        spent = await play(dut, layer)
-        weights = max(header, weights)
-        begins = max(weights, loaded, stored)
-        assert spent["weights"] == weights - 1
-        assert spent["windows"] == max(0, loaded - weights)
-        assert spent["output"] == begins - max(weights, loaded)
-        assert (spent["turnaround"], spent["base"], spent["gate"]) == (1, layer.pixels, 0)
+    for header, weights, loaded, added, stored in permutations((5, 13, 21, 29, 37)):
+        for operand in (None, 1):
+            job = Job(tile=2, header_at=header, base_late=weights - header, operand=operand)
+            layer = Layer([job], loaded_at={(2, plane): loaded for plane in range(PLANES)},
+                          added_at={(2, plane): added for plane in range(OPERANDS)},
+                          stored_at={0: stored})
+            spent = await play(dut, layer)
+            ready = max(header, weights)
+            windows = max(ready, loaded, added if operand is not None else 0)
+            begins = max(windows, stored)
+            assert spent["weights"] == ready - 1
+            assert spent["windows"] == windows - ready
+            assert spent["output"] == begins - windows
+            assert (spent["turnaround"], spent["base"], spent["gate"]) == (1, layer.pixels, 0)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def operand_of_a_job(dut):
+    """Only a job's last base pass waits for it, and only for its own plane of its own tile."""
+    await begin(dut)
+    late = 150
+    for opened in (None, [], [0, 3]):
+        for base in (1, 3):
+            for operand in (None, *range(OPERANDS)):
+                jobs = [Job(opened, base, 2, tile=1, operand=operand), Job(tile=1, operand=0)]
+                for missing in range(OPERANDS):
+                    added = {(1, plane): late * (plane >= missing) for plane in range(OPERANDS)}
+                    layer = Layer(jobs, added_at=added)
+                    spent = await play(dut, layer)
+                    if operand is not None and operand >= missing:
+                        others = layer.pixels * (base - 1)
+                        assert spent["windows"] == late - 1 - (others and others + 1)
+                    else:  # the other job may wait
+                        assert (spent["windows"] > 0) == (missing == 0)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -191,13 +228,15 @@ async def random_layers(dut):
             at += random.choice([0, 0, 40])
             jobs.append(Job(random.choice([None, [], opened, opened]), random.randint(1, 4),
                             random.randint(1, 4), tile, at, random.choice([-5, 0, 30]),
-                            random.choice([0, 3, 80]), random.choice([0, 2, 25])))
+                            random.choice([0, 3, 80]), random.choice([0, 2, 25]),
+                            random.choice([None, *range(OPERANDS)])))
             tile += random.random() < 0.4
-        layer = Layer(jobs, pixels, random.randint(1, 9), random.randint(1, 3),
+        layer = Layer(jobs, pixels, random.randint(1, 9), random.choice([1, 2, 3, 6]),
                       decision=random.choice([1, DECISION]))
-        now = 0
-        for place in ((t, plane) for t in range(tile + 1) for plane in range(PLANES)):
-            layer.loaded_at[place] = now = now + random.choice([0, 3, 20])
+        for times, planes, most in ((layer.loaded_at, PLANES, 20), (layer.added_at, OPERANDS, 80)):
+            now = 0
+            for place in ((t, plane) for t in range(tile + 1) for plane in range(planes)):
+                times[place] = now = now + random.choice([0, 3, most])
         stored = 0
         for n in range(tile + 1):
             layer.stored_at[n] = stored = stored + random.choice([0, 100, 800])

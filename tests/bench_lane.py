@@ -1,172 +1,57 @@
-"""Bench of Lane: layers with real weights, bit for bit against the golden model of a layer.
-
-Small models of reader, loader and store stand around the lane; each takes its time at random.
-"""
+"""Bench of Lane: layers with real weights, bit for bit against the golden model of a layer."""
 
 import random
-from collections import Counter, deque
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import replace
 from functools import cache
-from itertools import chain
 
 import cocotb
 import numpy as np
 from cocotb.triggers import FallingEdge, RisingEdge
 
 import hwgate
-from hwgate.compiler import pack_maps
-from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS
 from hwgate.quant.fetch import Request, lane_jobs, requests
-from hwgate.quant.golden import base_psum, run_layer
-from hwgate.quant.network import QuantizedNetwork
-from hwgate.quant.random_layers import Limits, random_images, random_network
-from hwgate.quant.unpack import cut
+from hwgate.quant.golden import base_psum, residual_operand, run_layer
+from hwgate.quant.network import Activations, QuantizedNetwork
+from hwgate.quant.random_layers import Features, Limits, random_images, random_network
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.issue import Activity, progress_layout
 from hwgate.rtl.lane import decision_latency
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
-from hwgate.rtl.structs import descriptor_struct, event_layout, status_layout, window_write_layout
-from hwgate.sim.streams import pack, parameters, start, unpack
+from hwgate.rtl.structs import descriptor_struct, event_layout, status_layout
+from hwgate.sim.streams import pack, start, unpack
+from lane_model import CONFIG, Loader, Operands, Pace, Reader, Store
 
-CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
-STATUS, PROGRESS, HALVES = status_layout(), progress_layout(), 2
-EVENT, REQUEST, WRITE = event_layout(), request_layout(CONFIG), window_write_layout(CONFIG)
+STATUS, PROGRESS = status_layout(), progress_layout()
+EVENT, REQUEST, PLAIN = event_layout(), request_layout(CONFIG), Features()
 # Remembered, because packing is slow.
 progress_bits = cache(lambda **values: pack(PROGRESS, values))
 status_of = cache(lambda bits: unpack(STATUS, bits))
 
 
-@dataclass
-class Pace:
-    """Most cycles that each neighbour of the lane waits before its next step, and the cycle in
-    which the store begins."""
-
-    grant: int = 0
-    strobe: int = 0
-    window: int = 0
-    store: int = 0
-    begin: int = 0
-
-    def of(self, name):
-        return random.randint(0, getattr(self, name))
-
-
-class Reader:
-    """Grants requests one at a time and answers with headers and blocks."""
-
-    def __init__(self, memory, pace):
-        self.memory, self.pace, self.taken = memory, pace, {"base": [], "cond": []}
-        self.strobes, self.at, self.grant_at = deque(), 0, 0
-
-    def take(self, now, stream, request, header):
-        self.taken[stream].append((request["address"], request["beats"], header))
-        first = request["address"]
-        raw = self.memory[first:first + request["beats"] * CONFIG.bus.bytes].tobytes()
-        found, blocks = cut(CONFIG, raw, header)
-        self.at = max(self.at, now + 1)
-        for name, data in chain([("header", found)] if header else [],
-                                ((stream, block) for block in blocks)):
-            self.at += 1 + self.pace.of("strobe")
-            self.strobes.append((self.at, name, int.from_bytes(data, "little")))
-        self.grant_at = now + 1 + self.pace.of("grant")
-
-    def inputs(self, now):
-        name, bits, ready = "", random.getrandbits(8 * CONFIG.block_bytes), now >= self.grant_at
-        turn = random.choice(("base", "cond"))
-        if self.strobes and self.strobes[0][0] == now:
-            _, name, bits = self.strobes.popleft()
-        return {"u__header_valid": name == "header", "u__base_valid": name == "base",
-                "u__cond_valid": name == "cond", "u__job_header": bits if name == "header" else 0,
-                "u__block": bits if name != "header" else 0,
-                "u__base__ready": ready and turn == "base",
-                "u__cond__ready": ready and turn == "cond"}
-
-
-class Loader:
-    """Writes the windows of a tile, up to three words a cycle, once its half is free."""
-
-    def __init__(self, layer, maps, pace):
-        self.d, self.maps, self.pace = layer, maps, pace
-        self.tile = self.plane = self.at = 0
-        self.words = deque(self._plane()) if len(maps) else deque()
-        self.planes = maps.shape[1]
-
-    def _plane(self):
-        """(bank, address, data) of the words of a plane, in runs of distinct banks."""
-        d, words = self.d, CONFIG.buffers.window_words
-        half, run = self.tile % HALVES * words, []
-        for n in range(d["plane_words"]):
-            y, x = (part + d["pad"] for part in divmod(n, d["in_width"]))
-            bank, address = 3 * (y % 3) + x % 3, y // 3 * d["row_words"] + x // 3
-            group = self.plane
-            if d["bank_mode"]:
-                group, bank = divmod(self.plane, TAPS)
-                address = n
-            data = int.from_bytes(self.maps[self.tile, self.plane, n].tobytes(), "little")
-            if bank in (place[0] for place in run) or len(run) == random.randint(1, 3):
-                yield run
-                run = []
-            run.append((bank, half + group * d["group_words"] + address, data))
-        yield run
-
-    def inputs(self, now, left_tiles):
-        """Strobes of this cycle; ``left_tiles`` is the number of tiles the lane has left."""
-        write = 0
-        progress = {"loaded_tile": self.tile, "loaded_plane": self.plane}
-        if self.tile < len(self.maps) and self.tile < left_tiles + HALVES and now >= self.at:
-            width, fields = WRITE.elem_shape.size, WRITE.elem_shape
-            for bank, address, data in self.words.popleft():
-                write |= (1 | address << fields["address"].offset
-                          | data << fields["data"].offset) << bank * width
-            self.at = now + 1 + self.pace.of("window")
-            if not self.words:
-                self.plane = (self.plane + 1) % self.planes
-                self.tile += self.plane == 0
-                self.words = deque(self._plane()) if self.tile < len(self.maps) else deque()
-        return {"u__write": write}, progress
-
-
-class Store:
-    """Reads every job's words of the output column when the lane says that they are there."""
-
-    def __init__(self, jobs, layer, outputs, pace):
-        self.pace, self.stored, self.at, self.reading = pace, 0, pace.begin, None
-        self.tiles = layer["tiles"] if jobs else 0
-        bits = (CONFIG.buffers.output_words - 1).bit_length()
-        self.places, before = deque(), Counter()
-        for job in jobs:
-            flat = outputs[job.tile, job.channel].ravel().view(np.uint8)
-            for word in range(layer["slot_words"]):
-                part = flat[word * CONFIG.beat_pixels:(word + 1) * CONFIG.beat_pixels]
-                address = job.tile % HALVES << bits | job.column + word
-                self.places.append((job.tile, before[job.tile], address, part))
-            before[job.tile] += 1
-
-    def inputs(self, now, status):
-        self.reading, address = None, random.randrange(HALVES * CONFIG.buffers.output_words)
-        if self.places and now >= self.at:
-            tile, job, place, part = self.places[0]
-            if (tile, job) < (status["tile"], status["jobs"]):
-                self.places.popleft()
-                self.reading, address = (place, part), place
-                self.at = now + self.pace.of("store")
-        return {"u__column_address": address}
-
-    def step(self):
-        """To the next cycle; a tile is stored once its last word has been read."""
-        self.stored = self.places[0][0] if self.places else self.tiles
-
-
 async def play(dut, network, images, lane, pace):
-    """Run a layer on one lane; what its cycles were spent on, and when things happened."""
-    program = hwgate.compile(network, CONFIG)
-    binding = program.bind(images)
-    plan, d = program.plans[0], binding.descriptors[0]
-    golden = run_layer(replace(plan.layer, pool=1), images, CONFIG.formats)
+    """Run a layer on one lane, band by band; what its cycles were spent on, and when things
+    happened in the last band."""
+    binding = hwgate.compile(network, CONFIG).bind(images)
+    layer, total = replace(network.layers[0], pool=1), Counter()
+    residual = None if layer.residual is None else images
+    golden = run_layer(layer, images, CONFIG.formats, residual)
+    operand = golden.output if residual is None else residual_operand(layer, images)
+    for plan, band, d in binding.steps:
+        rows = slice(None) if layer.reduce else slice(band.first, band.first + band.rows)
+        part = Activations(golden.output[:, :, rows], golden.psum[:, :, rows],
+                           golden.decision[:, :, rows])
+        added = [job.operand is not None for job in plan.jobs]
+        operands = Operands(d, operand[:, :, rows], added, lane, pace)
+        spent, times = await play_band(dut, plan, d, binding.memory, part, operands, lane, pace)
+        total += spent
+    return total, times
+
+
+async def play_band(dut, plan, d, memory, golden, operands, lane, pace):
     jobs = lane_jobs(CONFIG, d, lane)
-    reader = Reader(binding.memory, pace)
-    loader = Loader(d, pack_maps(CONFIG, images), pace)
+    reader, loader = Reader(memory, pace), Loader(d, memory, pace)
     store = Store(jobs, d, golden.output, pace)
     events, spent = set(), Counter()
     times = {"base": [], "conditional": [], "event": [], "done": []}
@@ -175,11 +60,13 @@ async def play(dut, network, images, lane, pace):
     dut.u__lane.value = lane
     dut.u__layer.value = pack(descriptor_struct(), d)
     while (store.places or checked or now < 40 + 40 * (not jobs)
-           or loader.tile < len(images) and jobs):
-        writes, progress = loader.inputs(now, status["tile"] if jobs else len(images))
-        inputs = (reader.inputs(now) | writes | store.inputs(now, status)
-                  | {"u__start": now == 0,
-                     "u__progress": progress_bits(**progress, stored_tile=store.stored)})
+           or min(loader.tile - loader.tiles, operands.tile - operands.tiles) < 0 and jobs):
+        left = status["tile"] if jobs else d["tiles"]
+        writes, progress = loader.inputs(now, left)
+        added, operand_progress = operands.inputs(now, left)
+        inputs = (reader.inputs(now) | writes | added | store.inputs(now, status)
+                  | {"u__start": now == 0, "u__progress": progress_bits(
+                      **progress, **operand_progress, stored_tile=store.stored)})
         for name, value in inputs.items():
             if driven.get(name) != value:
                 getattr(dut, name).value = driven[name] = value
@@ -254,14 +141,23 @@ def check_windows(plan, d, jobs, golden, spent):
                                        for job, path in zip(jobs, paths, strict=True))
 
 
-def one_layer(seed, tiles=3, closed=0.5, **kind):
-    """A random layer and images for it; with mixed gates every channel has a tie, and about the
-    share ``closed`` of its gates does not open."""
-    rng = np.random.default_rng(seed)
-    limits = Limits(size=7, channels=5 * CONFIG.channels)
-    network = random_network(rng, CONFIG, layers=1, limits=limits, **kind)
+def one_layer(seed, tiles=3, closed=0.5, wanted=lambda layer: True, bands=1, channels=5, size=7,
+              features=PLAIN, **kind):
+    """A random layer of ``wanted`` kind in so many bands or more, and images for it.
+
+    With mixed gates every channel has a tie, and about the share ``closed`` of its gates does not
+    open. It has at most so many channel groups.
+    """
+    rng, layer = np.random.default_rng(seed), None
+    limits = Limits(size=size, channels=channels * CONFIG.channels)
+    while layer is None or not wanted(layer):
+        network = random_network(rng, CONFIG, layers=1, limits=limits, features=features, **kind)
+        layer = network.layers[0]
+    while len(hwgate.compile(network, CONFIG).plans[0].bands) < bands:
+        layer = replace(layer, in_shape=(layer.in_shape[0], layer.in_shape[1] + 8,
+                                         layer.in_shape[2]))
+        network = QuantizedNetwork(CONFIG, (layer,))
     images = random_images(rng, network, tiles)
-    layer = network.layers[0]
     if layer.gated and kind.get("density") == "mixed":
         psums = np.moveaxis(base_psum(layer, images), 1, 0).reshape(len(layer.weight), -1)
         ties = np.sort(psums, axis=1)[:, int(psums.shape[1] * closed)]
@@ -270,13 +166,13 @@ def one_layer(seed, tiles=3, closed=0.5, **kind):
     return network, images
 
 
-def narrow(network, inputs=None):
-    """The first output channel of the layer, of its first ``inputs`` input channels or of all."""
+def narrow(network, outputs=1, inputs=None):
+    """The first output channels of the layer, of its first ``inputs`` input channels or of all."""
     layer = network.layers[0]
-    fields = {name: getattr(layer, name)[:1] for name in ("bias", "mult", "shift")}
-    fields |= {name: getattr(layer, name)[:1, :inputs] for name in ("weight", "base")}
+    fields = {name: getattr(layer, name)[:outputs] for name in ("bias", "mult", "shift")}
+    fields |= {name: getattr(layer, name)[:outputs, :inputs] for name in ("weight", "base")}
     if layer.gated:
-        fields["threshold"] = layer.threshold[:1]
+        fields["threshold"] = layer.threshold[:outputs]
     shape = fields["weight"].shape[1], *layer.in_shape[1:]
     return QuantizedNetwork(CONFIG, (replace(layer, in_shape=shape, **fields),))
 
@@ -285,15 +181,34 @@ def a_lane(network):
     return random.randrange(min(CONFIG.lanes, len(network.layers[0].weight)))
 
 
+def adding(seed, lane, **kind):
+    """A random layer with a residual that changes outputs of a lane, and otherwise if the first
+    product is clamped at zero; and images."""
+    def wanted(layer):
+        return layer.residual is not None and not layer.relu_first
+
+    while True:
+        seed += 100
+        network, images = one_layer(seed, wanted=wanted, channels=3, density="mixed", reduce=False,
+                                    features=Features(stride=True, residual=True), **kind)
+        layer = network.layers[0]
+        plain = replace(layer, residual=None, mult_residual=None)
+        kinds = {run_layer(one, images, CONFIG.formats, images).output[:, lane::CONFIG.lanes]
+                 .tobytes() for one in (layer, replace(layer, relu_first=True), plain)}
+        if len(kinds) == 3:
+            return network, images
+
+
 async def begin(dut):
-    for name in ("start", "header_valid", "base_valid", "cond_valid", "write", "base__ready",
-                 "cond__ready", "progress"):
+    for name in ("start", "header_valid", "base_valid", "cond_valid", "write", "residual_write",
+                 "base__ready", "cond__ready", "progress"):
         getattr(dut, f"u__{name}").value = 0
     await start(dut)
 
 
-PACES = {"at_once": Pace(), "any": Pace(10, 4, 2, 5), "slow_weights": Pace(40, 30),
-         "slow_windows": Pace(window=30), "slow_store": Pace(begin=4000)}
+PACES = {"at_once": Pace(), "any": Pace(10, 4, 2, 2, 5), "slow_weights": Pace(40, 30),
+         "slow_windows": Pace(window=30), "slow_operands": Pace(operand=200),
+         "slow_store": Pace(begin=4000)}
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
@@ -329,13 +244,65 @@ async def conditional_pass_beside_the_gate(dut):
 async def any_neighbour_is_the_slow_one(dut):
     """The same outputs whoever is slow, and the wait has its name."""
     await begin(dut)
-    names = {"slow_weights": "weights", "slow_windows": "windows", "slow_store": "output"}
+    names = {"slow_weights": "weights", "slow_windows": "windows", "slow_operands": "windows",
+             "slow_store": "output"}
+    network, images = adding(7, 0, gated=True)
     for name, pace in PACES.items():
-        network, images = one_layer(7, gated=True, density="mixed", reduce=False)
         spent, _ = await play(dut, network, images, 0, pace)
         if name in names:
             waits = {reason: spent[reason] for reason in names.values()}
             assert max(waits, key=waits.get) == names[name], (name, spent)
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def residual_operands(dut):
+    """Early and late ones, with ReLU before and after them; gated and not."""
+    await begin(dut)
+    for seed, gated in enumerate((False, True)):
+        lane = CONFIG.lanes - 1
+        network, images = adding(seed, lane, gated=gated)
+        layer = network.layers[0]
+        assert layer.gated == gated
+        for relu_first in (False, True):
+            one = QuantizedNetwork(CONFIG, (replace(layer, relu_first=relu_first),))
+            for pace in ("any", "slow_operands", "slow_weights"):
+                await play(dut, one, images, lane, PACES[pace])
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def kernels_and_strides(dut):
+    """Kernels of one, nine taps and several blocks, at both strides; base and conditional."""
+    await begin(dut)
+    features = Features(stride=True, pointwise=True, kernels=(5, 7))
+    for kernel in (1, 3, 5, 7):
+        for stride in (1, 2):
+            def wanted(layer, kernel=kernel, stride=stride):
+                kind, pixels = (layer.kernel, layer.stride), layer.conv_shape[1:]
+                return layer.gated and kind == (kernel, stride) and min(pixels) > 1
+            network, images = one_layer(
+                kernel, tiles=2, channels=12 if kernel == 1 else 3, wanted=wanted,
+                features=features, gated=True, density="mixed", reduce=False)
+            spent, _ = await play(dut, narrow(network, CONFIG.lanes + 1), images, 0, PACES["any"])
+            assert spent["conditional"] > 0
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def bands_of_rows(dut):
+    """The first band, one in the middle and the last one have padding of their own."""
+    await begin(dut)
+    features = Features(stride=True, kernels=(5,), residual=True)
+    for residual, kernel in ((True, 3), (False, 5)):
+        def wanted(layer, residual=residual, kernel=kernel):
+            same = layer.padding == kernel // 2 and layer.pool == 1
+            added = layer.residual is not None and layer.residual_stride == layer.stride
+            return layer.kernel == kernel and same and added == residual
+        network, images = one_layer(kernel, tiles=1 + CONFIG.lanes // 2, wanted=wanted, bands=3,
+                                    channels=2, gated=True, density="mixed", reduce=False,
+                                    features=features)
+        layer = network.layers[0]
+        bands = hwgate.compile(network, CONFIG).plans[0].bands
+        assert {band.descriptor["pad_top"] == layer.padding for band in bands} == {True, False}
+        await play(dut, network, images, a_lane(network), PACES["any"])
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")

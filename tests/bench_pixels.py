@@ -1,16 +1,17 @@
 """Bench of PixelCounter: whole tiles with pauses, and restarts anywhere."""
 
 import cocotb
-from cycle_helpers import assert_delayed, play
-from rtl_helpers import GAPS
 
+from cycle_helpers import assert_delayed, play
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.pixels import pixel
 from hwgate.rtl.structs import pixel_layout
 from hwgate.sim.streams import pack, parameters, start
+from rtl_helpers import GAPS
 
-#: Steps of a layer descriptor.
-STEPS = (1, 2, 3)
+#: Distances of windows: those of layers in window mode, those in bank mode (multiples of three),
+#: and others up to the largest.
+STEPS = (1, 2, 3, 6, 4, 5, 8, 11)
 
 
 def tiles(config):
@@ -29,13 +30,16 @@ class Walk:
 
     def __init__(self, config):
         self.layout, self.inputs, self.expected = pixel_layout(config), [], []
+        self.words = config.buffers.window_words  # addresses wrap
         self.tile, self.index = None, None
 
     def step(self, *, restart=False, forward=False):
         """One cycle."""
         step, width, row_words, count = self.tile
-        self.inputs.append({"restart": restart, "next": forward, "step": step, "width": width,
-                            "row_words": row_words, "count": count})
+        step_q, step_m = divmod(step, 3)
+        self.inputs.append({"restart": restart, "next": forward, "step_q": step_q,
+                            "step_m": step_m, "width": width, "row_words": row_words,
+                            "row_step": step_q * row_words % self.words, "count": count})
         known = self.index is not None and self.index < count  # beyond the last one: no window
         self.expected.append((pack(self.layout, pixel(self.index, step, width, row_words)),
                               self.index == count - 1) if known else None)
@@ -89,11 +93,14 @@ async def pauses(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def restart_at_every_window(dut):
-    """From every window of a tile, with ``next`` and without, also twice in a row."""
+    """From every window of a tile, with ``next`` and without, also twice in a row.
+
+    The rows have a word more than the corners of the windows need, as for a larger kernel.
+    """
     config = AcceleratorConfig.from_dict(parameters()["config"])
     walk = Walk(config)
     for step in STEPS:
-        tile = (step, 4, step + 1, 16)
+        tile = (step, 4, step + 2, 16)
         walk.begin(tile)
         for index in range(tile[3]):
             for forward in (False, True):

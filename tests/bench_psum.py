@@ -4,13 +4,13 @@ import random
 from itertools import product
 
 import cocotb
-from cycle_helpers import assert_delayed, bits, play
-from rtl_helpers import GAPS
 
+from cycle_helpers import assert_delayed, bits, play
 from hwgate.config import AcceleratorConfig, FormatConfig
 from hwgate.quant.psum import accumulate
 from hwgate.rtl.psum import PSUM_LATENCY, PSUM_LOOKUP
 from hwgate.sim.streams import parameters, start
+from rtl_helpers import GAPS
 
 
 def given():

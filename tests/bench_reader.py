@@ -7,7 +7,6 @@ from collections import deque
 import cocotb
 from cocotb.triggers import ClockCycles
 from cocotbext.axi import AxiReadBus, AxiSlaveRead
-from memory_helpers import FailingMemory, pauses, quiet_bus_models, sparse_requests, until, watch
 
 from hwgate.bursts import split_bursts
 from hwgate.config import AcceleratorConfig
@@ -15,6 +14,7 @@ from hwgate.rtl.axi import AXI_BURST_INCR
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
 from hwgate.sim.streams import pack, parameters, send, start, unpack
+from memory_helpers import FailingMemory, pauses, quiet_bus_models, sparse_requests, until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 SOURCES = parameters()["sources"]

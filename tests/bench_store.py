@@ -6,7 +6,6 @@ import random
 import cocotb
 import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
-from memory_helpers import until, watch
 
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.golden import max_pool
@@ -16,6 +15,7 @@ from hwgate.rtl.store import STORE_BEAT_LATENCY
 from hwgate.rtl.structs import descriptor_struct, status_layout
 from hwgate.rtl.writer import BEAT_QUEUE
 from hwgate.sim.streams import pack, parameters, start, unpack
+from memory_helpers import until, watch
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
@@ -34,22 +34,24 @@ class Layer:
         self.slot_words = -(-height * width // PIXELS)
         self.maps = maps.reshape(tiles, channels, -1)
         self.origin = BEAT * random.randrange(1000)
-        stride = stored[0].size + BEAT * random.randrange(3)
         self.out_beats = stored[0][0].size // BEAT
-        self.requests = [(self.origin + tile * stride + plane * stored[0][0].size, self.out_beats)
+        plane_stride = BEAT * (self.out_beats + random.randrange(3))  # of bands, more
+        stride = len(stored[0]) * plane_stride + BEAT * random.randrange(3)
+        self.requests = [(self.origin + tile * stride + plane * plane_stride, self.out_beats)
                          for tile in range(tiles) for plane in range(len(stored[0]))]
         self.beats = [int.from_bytes(raw.tobytes()[at:at + BEAT], "little")
                       for raw in stored for at in range(0, raw.size, BEAT)]
         self.planes = len(stored[0])
         store_height, store_width = height // pool, width // pool
-        reads = pool * pool * max(1, R // LANES)
+        reads = pool * pool * CONFIG.slot_reads
         self.plane_cycles = reads * (self.out_beats if pool == 1 else store_height * store_width)
         self.descriptor = pack(descriptor_struct(), {
             "tiles": tiles, "out_width": width, "out_pixels": height * width,
             "out_channels": channels, "slot_words": self.slot_words, "out_address": self.origin,
             "out_stride": stride, "out_planes": self.planes, "out_beats": self.out_beats,
-            "store_width": store_width, "store_pixels": store_height * store_width, "pool": pool,
-            "pool_words": pool * width, "last_channels": channels - (self.planes - 1) * R})
+            "out_plane_stride": plane_stride, "store_width": store_width,
+            "store_pixels": store_height * store_width, "pool": pool, "pool_words": pool * width,
+            "last_channels": channels - (self.planes - 1) * R})
 
     def jobs(self, lane):
         return len(range(lane, self.channels, LANES))

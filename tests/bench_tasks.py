@@ -4,14 +4,14 @@ import random
 from itertools import count, cycle, product
 
 import cocotb
-from cycle_helpers import ordered_pairs, play
-from rtl_helpers import GAPS
 
+from cycle_helpers import ordered_pairs, play
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.tasks import task_list
 from hwgate.rtl.structs import pixel_layout
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.sim.streams import parameters, start
+from rtl_helpers import GAPS
 
 
 class Timeline:

@@ -6,13 +6,13 @@ from itertools import chain, count, cycle
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
-from rtl_helpers import GAPS
 
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.layouts import header_layout
 from hwgate.quant.unpack import cut
 from hwgate.rtl.unpack import UNPACK_LATENCY, block_beat
 from hwgate.sim.streams import parameters, start
+from rtl_helpers import GAPS
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 BEAT = CONFIG.bus.bytes

@@ -7,17 +7,18 @@ from itertools import chain, cycle
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
-from cycle_helpers import ordered_pairs
-from rtl_helpers import GAPS
 
+from cycle_helpers import ordered_pairs
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.quant.weights import passes
 from hwgate.rtl.weights import BLOCK_LATENCY, pass_layout
 from hwgate.sim.streams import pack, parameters, start
+from rtl_helpers import GAPS
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 BITS, DEPTH = CONFIG.buffers.passes, CONFIG.buffers.weight_blocks
-GROUP_WORDS = CONFIG.buffers.window_words // BITS
+WORDS = CONFIG.buffers.window_words
+GROUP_WORDS = WORDS // BITS
 
 
 @dataclass
@@ -30,21 +31,23 @@ class Seen:
 
 
 async def play(dut, bitmaps, *, gaps=(), stalls=(), swap_after=1, hold=0, group_words=GROUP_WORDS,
-               in_planes=BITS, bank_mode=False):
+               in_planes=BITS, bank_mode=False, kernel_blocks=1):
     """Send one job per bitmap; take each pass, and its weights ``swap_after`` cycles later.
 
     Checks every cycle. Nothing is taken before ``hold`` blocks have been pushed.
     """
-    actions, announced = deque(), []
+    actions, announced, row_words = deque(), [], random.randrange(1, WORDS)
     for bitmap in bitmaps:
-        wanted = passes(bitmap, group_words, in_planes, bank_mode)
+        wanted = passes(bitmap, group_words, in_planes, bank_mode, row_words, kernel_blocks)
         actions.append(("load", bitmap))
         actions += [("push", random.getrandbits(8 * CONFIG.block_bytes)) for _ in wanted]
-        announced += [pack(pass_layout(CONFIG), {"base": base, "plane": plane})
-                      for base, plane in wanted]
+        announced += [pack(pass_layout(CONFIG), {"base": base % WORDS, "row": row,
+                                                 "column": column, "plane": plane})
+                      for base, row, column, plane in wanted]
     dut.u__load.value = dut.u__push.value = dut.u__swap.value = dut.u__o__ready.value = 0
     dut.u__group_words.value, dut.u__in_planes.value = group_words, in_planes
-    dut.u__bank_mode.value = bank_mode
+    dut.u__bank_mode.value, dut.u__row_words.value = bank_mode, row_words
+    dut.u__kernel_blocks.value = kernel_blocks
     await start(dut)
     pauses, waits = cycle(chain(gaps, [0])), cycle(chain(stalls, [0]))
     blocks, times, swaps, seen = deque(), [], deque(), Seen()
@@ -96,6 +99,17 @@ async def bitmaps_with_holes(dut):
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
+async def blocks_of_larger_kernels(dut):
+    """Four and nine blocks per bit: every bit, then some patterns after each without a pause."""
+    kinds = [1, 0b110, 1 | 1 << BITS - 1]
+    for kernel_blocks in (2, 3):
+        await play(dut, [(1 << BITS) - 1], kernel_blocks=kernel_blocks)
+        await play(dut, ordered_pairs(kinds), kernel_blocks=kernel_blocks)
+        await play(dut, ordered_pairs(kinds), kernel_blocks=kernel_blocks, gaps=GAPS["random"],
+                   swap_after=DEPTH)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 async def full_queue(dut):
     """Every place is used, before the first pass is taken and again afterwards."""
     whole = (1 << BITS) - 1
@@ -130,5 +144,5 @@ async def gaps_and_stalls(dut):
     for gaps in GAPS.values():
         for stalls in GAPS.values():
             bitmaps = [random.randint(1, (1 << min(BITS, 12)) - 1) for _ in range(5)]
-            await play(dut, bitmaps, gaps=gaps, stalls=stalls,
+            await play(dut, bitmaps, gaps=gaps, stalls=stalls, kernel_blocks=random.randint(1, 3),
                        swap_after=random.randint(1, DEPTH))

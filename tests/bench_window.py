@@ -1,11 +1,12 @@
 """Bench of WindowMemory: maps in two halves, and every window of them."""
 
+from dataclasses import dataclass
 from itertools import cycle, islice, product
 
 import cocotb
 import numpy as np
-from cycle_helpers import assert_delayed, ordered_pairs, play
 
+from cycle_helpers import assert_delayed, ordered_pairs, play
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.quant.pixels import pixel
 from hwgate.quant.window import channel_groups, window
@@ -13,10 +14,42 @@ from hwgate.rtl.structs import pixel_layout, window_write_layout
 from hwgate.rtl.window import WINDOW_LATENCY
 from hwgate.sim.streams import pack, parameters, start
 
-#: (height, width) of a map without padding, padding, step.
-GEOMETRIES = [(3, 3, 0, 1), (1, 1, 1, 1), (1, 1, 2, 1), (5, 4, 1, 1), (4, 7, 2, 1), (7, 5, 0, 1),
-              (6, 7, 1, 2), (8, 3, 2, 2), (7, 9, 0, 2), (8, 7, 1, 3), (6, 6, 0, 3), (3, 8, 2, 3),
-              (9, 10, 1, 1)]
+#: Cycles from a position to the reads of its words.
+READ_LATENCY = 2
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A map, or a band of its rows, and the kernel that goes over it; ``kernel`` 1 is bank mode.
+
+    ``pad`` columns of padding on the left and right, ``top`` and ``bottom`` rows of it.
+    """
+
+    height: int
+    width: int
+    pad: int = 0
+    stride: int = 1
+    kernel: int = 3
+    top: int = 0
+    bottom: int = 0
+
+    @classmethod
+    def whole(cls, height, width, pad, stride, kernel=3):
+        """A map that is padded alike on all sides."""
+        return cls(height, width, pad, stride, kernel, pad, pad)
+
+
+WHOLE = [Geometry.whole(*numbers) for numbers in (
+    (3, 3, 0, 1), (1, 1, 1, 1), (1, 1, 2, 1), (5, 4, 1, 1), (4, 7, 2, 1), (7, 5, 0, 1),
+    (6, 7, 1, 2), (8, 3, 2, 2), (7, 9, 0, 2), (8, 7, 1, 3), (6, 6, 0, 3), (3, 8, 2, 3),
+    (1, 1, 3, 1), (4, 3, 3, 2), (5, 4, 3, 3), (9, 10, 1, 1))]
+LARGE = [Geometry.whole(*numbers) for numbers in (
+    (5, 6, 2, 1, 5), (8, 7, 2, 2, 5), (6, 5, 0, 1, 5), (6, 6, 3, 1, 7), (3, 5, 3, 2, 7),
+    (9, 8, 1, 2, 7), (8, 7, 0, 1, 7))]
+#: A band for every padding above it and at its sides, with kernels of every size.
+BANDS = [Geometry(6, 7, pad, 1 + top % 2, kernel, top, bottom)
+         for (pad, top), (kernel, bottom) in zip(product(range(4), repeat=2),
+                                                 cycle(((3, 0), (5, 2), (7, 1))), strict=False)]
 
 
 class Maps:
@@ -25,19 +58,21 @@ class Maps:
     ``x`` is (2, groups, R, H, W), one array per half; in bank mode (2, groups, 9, R, H, W).
     """
 
-    def __init__(self, config, rng, geometry, *, bank_mode=False, high=False):
-        self.config, self.rng, self.bank_mode = config, rng, bank_mode
-        self.height, self.width, self.pad, self.step = geometry
-        height, width = self.height + 2 * self.pad, self.width + 2 * self.pad
-        size, self.distance = (1, 1) if bank_mode else (3, self.step)
-        self.out_width = (width - size) // self.distance + 1
-        self.count = self.out_width * ((height - size) // self.distance + 1)
-        self.row_words = width if bank_mode else -(-width // 3)
-        self.group_words = self.row_words * (height if bank_mode else -(-height // 3))
+    def __init__(self, config, rng, geometry, *, high=False):
+        self.config, self.rng, self.geometry = config, rng, geometry
+        self.bank_mode, self.stride = geometry.kernel == 1, geometry.stride
+        self.height, self.width, self.pad = geometry.height, geometry.width, geometry.pad
+        stored, width = geometry.top + self.height, self.width + 2 * self.pad
+        self.out_width = (width - geometry.kernel) // self.stride + 1
+        self.count = self.out_width * (
+            (stored + geometry.bottom - geometry.kernel) // self.stride + 1)
+        self.blocks = -(-geometry.kernel // 3)
+        self.row_words = width if self.bank_mode else -(-width // 3)
+        self.group_words = self.row_words * (stored if self.bank_mode else -(-stored // 3))
         words = config.buffers.window_words
         self.groups = min(3, words // self.group_words)
         self.origin = words - self.groups * self.group_words if high else 0
-        group = (TAPS, config.channels) if bank_mode else (config.channels,)
+        group = (TAPS, config.channels) if self.bank_mode else (config.channels,)
         self.x = self.noise((2, self.groups, *group, self.height, self.width))
 
     def noise(self, shape):
@@ -51,7 +86,8 @@ class Maps:
     @property
     def ports(self):
         """Values of the geometry inputs; a row that fills a half is one row, its size no matter."""
-        return {"pad": self.pad, "row_end": self.pad + self.height,
+        return {"pad": self.pad, "pad_top": self.geometry.top,
+                "row_end": self.geometry.top + self.height,
                 "col_end": self.pad + self.width, "bank_mode": int(self.bank_mode),
                 "row_words": self.row_words % self.config.buffers.window_words}
 
@@ -63,7 +99,7 @@ class Maps:
             if self.bank_mode:
                 words[first + row * self.row_words + column] = at
             else:
-                y, x = self.pad + row, self.pad + column
+                y, x = self.geometry.top + row, self.pad + column
                 words[first + y // 3 * self.row_words + x // 3, 3 * (y % 3) + x % 3] = at
         return words
 
@@ -88,21 +124,25 @@ class Maps:
         return bits
 
     def windows(self, half):
-        """(half, group, number) of every window of a half."""
-        return [(half, *rest) for rest in np.ndindex(self.groups, self.count)]
+        """(half, group, block row, block column, number) of every window of a half."""
+        return [(half, *rest) for rest in np.ndindex(self.groups, self.blocks, self.blocks,
+                                                     self.count)]
 
-    def read(self, half, group, index):
+    def read(self, half, group, down, right, index):
         """Inputs for a window."""
-        at = pixel(index, self.step, self.out_width, self.row_words)
+        at = pixel(index, 3 * self.stride if self.bank_mode else self.stride, self.out_width,
+                   self.row_words)
         at["index"] %= self.config.buffers.pixels
-        return {"half": half, "base": self.origin + group * self.group_words,
-                "pixel": pack(pixel_layout(self.config), at)}
+        base = self.origin + group * self.group_words + down * self.row_words + right
+        return {"half": half, "base": base % self.config.buffers.window_words, "row": down,
+                "column": right, "pixel": pack(pixel_layout(self.config), at)}
 
-    def expected(self, half, group, index):
+    def expected(self, half, group, down, right, index):
         """Bits of the window by the golden model."""
-        row, column = (self.distance * n for n in divmod(index, self.out_width))
+        row, column = (self.stride * n for n in divmod(index, self.out_width))
         taps = (channel_groups(self.x[half, group], row, column) if self.bank_mode else
-                window(self.x[half, group], row, column, self.pad))
+                window(self.x[half, group], row + 3 * down, column + 3 * right, self.pad,
+                       self.geometry.top))
         return int.from_bytes(taps.tobytes(), "little")
 
 
@@ -132,29 +172,55 @@ async def check(dut, rounds):
     assert_delayed(await play(dut, inputs, ["o"], after=WINDOW_LATENCY), WINDOW_LATENCY, expected)
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
-async def every_window_of_every_geometry(dut):
-    """Both halves and every group, at the low and at the high end of the memory."""
+async def every_window(dut, geometries):
+    """Both halves and every group, at the low and at the high end of the memory.
+
+    Returns the windows, see :meth:`Maps.windows`.
+    """
     config, rng = started()
     rounds = []
-    for geometry, high in product(GEOMETRIES, (False, True)):
+    for geometry, high in product(geometries, (False, True)):
         maps = Maps(config, rng, geometry, high=high)
         rounds += [(maps, [*maps.load(0), *maps.load(1)], []),
                    (maps, [], maps.windows(0) + maps.windows(1))]
-    assert {(maps.pad, maps.step) for maps, *_ in rounds} == {*product((0, 1, 2), (1, 2, 3))}
     await check(dut, rounds)
+    return [at for _, _, windows in rounds for at in windows]
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def every_rotation_follows_every_rotation(dut):
-    """In both halves, at random positions."""
+async def every_window_of_every_map(dut):
+    assert {(map_.pad, map_.stride) for map_ in WHOLE} == {*product(range(4), (1, 2, 3))}
+    await every_window(dut, WHOLE)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def every_block_of_larger_kernels(dut):
+    """Blocks reach past the last row and column, where taps are zero."""
+    windows = await every_window(dut, LARGE)
+    assert {(down, right) for _, _, down, right, _ in windows} == {*product(range(3), repeat=2)}
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def bands_have_other_padding_above(dut):
+    assert {(band.pad, band.top) for band in BANDS} == {*product(range(4), repeat=2)}
+    assert {band.kernel for band in BANDS if band.top != band.pad} == {3, 5, 7}
+    await every_window(dut, BANDS)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def every_place_follows_every_place(dut):
+    """Rotations and kernel blocks, in both halves, at random positions."""
     config, rng = started()
-    maps, places = Maps(config, rng, (9, 10, 1, 1)), {}
+    maps = Maps(config, rng, Geometry.whole(6, 6, 3, 1, 7))
+    rotations, blocks = {}, {}
     for at in maps.windows(0) + maps.windows(1):
-        row, column = divmod(at[2], maps.out_width)
-        places.setdefault((at[0], row % 3, column % 3), []).append(at)
-    assert len(places) == 2 * TAPS
-    windows = [places[key][rng.integers(len(places[key]))] for key in ordered_pairs(places)]
+        half, _, down, right, index = at
+        row, column = divmod(index, maps.out_width)
+        rotations.setdefault((half, row % 3, column % 3), []).append(at)
+        blocks.setdefault((half, down, right), []).append(at)
+    assert len(rotations) == len(blocks) == 2 * TAPS
+    windows = [places[key][rng.integers(len(places[key]))] for places in (rotations, blocks)
+               for key in ordered_pairs(places)]
     await check(dut, [(maps, [*maps.load(0), *maps.load(1)], []), (maps, [], windows)])
 
 
@@ -163,9 +229,10 @@ async def bank_mode(dut):
     """Tap t is bank t, nothing is masked; between layers in window mode."""
     config, rng = started()
     rounds = []
-    for shape, high in product(((1, 1), (4, 4), (2, 5), (1, 16), (8, 2)), (False, True)):
-        for maps in (Maps(config, rng, (*shape, 0, 3), bank_mode=True, high=high),
-                     Maps(config, rng, (3, 4, 1, 1))):
+    for shape, stride, high in product(((1, 1), (4, 4), (2, 5), (1, 16), (8, 2), (3, 5)), (1, 2),
+                                       (False, True)):
+        for maps in (Maps(config, rng, Geometry(*shape, stride=stride, kernel=1), high=high),
+                     Maps(config, rng, Geometry.whole(3, 4, 1, 1))):
             rounds += [(maps, [*maps.load(0), *maps.load(1)], []),
                        (maps, [], maps.windows(0) + maps.windows(1))]
     await check(dut, rounds)
@@ -173,18 +240,20 @@ async def bank_mode(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def one_half_is_written_while_the_other_is_read(dut):
-    """Halves change roles at once: the first window follows the last write."""
+    """Halves change roles as soon as can be: the first window follows the last write, and the
+    first write the last window's reads."""
     config, rng = started()
 
     def rounds():
-        for geometry, mode in (((9, 10, 1, 1), False), ((2, 8, 0, 3), True),
-                               ((6, 5, 2, 2), False)):
-            maps = Maps(config, rng, geometry, bank_mode=mode)
+        for geometry in (Geometry.whole(9, 10, 1, 1), Geometry(2, 8, kernel=1),
+                         Geometry.whole(6, 5, 2, 2), Geometry(5, 6, 3, 1, 7, 2, 3),
+                         Geometry(3, 5, stride=2, kernel=1)):
+            maps = Maps(config, rng, geometry)
             yield maps, maps.load(0), []
             for half in (0, 1, 0, 1):
                 maps.renew(1 - half)
-                writes = 2 * maps.groups * maps.group_words
-                yield (maps, maps.load(1 - half),
-                       list(islice(cycle(maps.windows(half)), max(writes, maps.count))))
+                writes, windows = 2 * maps.groups * maps.group_words, maps.windows(half)
+                windows = list(islice(cycle(windows), max(writes - READ_LATENCY, len(windows))))
+                yield maps, maps.load(1 - half), windows + [None] * READ_LATENCY
 
     await check(dut, rounds())

@@ -35,10 +35,10 @@ module hwgate_top #(
     output [31:0] s_axil__rdata, output [1:0] s_axil__rresp, output s_axil__rvalid,
     input s_axil__rready,
     output reg monitor__layer_done,
-    output [32*(6+8*LANES)-1:0] monitor__counters,
+    output [32*(7+8*LANES)-1:0] monitor__counters,
     output reg [82*LANES-1:0] monitor__events
 );
-  localparam int COUNTERS = 6 + 8 * LANES;
+  localparam int COUNTERS = 7 + 8 * LANES;
   reg [31:0] counter[COUNTERS];
   for (genvar i = 0; i < COUNTERS; i++) begin : g_counter
     assign monitor__counters[32*i +: 32] = counter[i];
@@ -110,8 +110,8 @@ module hwgate_top #(
       ASK, READ: begin
         if (m_axi__arvalid && m_axi__arready) begin asked <= 1; since <= 1; end
         if (r_fire) begin
-          if (state == ASK) begin counter[6] <= since; since <= 1; end
-          else counter[7] <= since;
+          if (state == ASK) begin counter[7] <= since; since <= 1; end
+          else counter[8] <= since;
           state <= READ;
           pause <= stall;
           counter[2] <= counter[2] + 16;
@@ -135,7 +135,7 @@ module hwgate_top #(
         end
       end
       ANSWER: if (m_axi__bvalid) begin
-        counter[8] <= since;
+        counter[9] <= since;
         source <= source + 32'(size) * 16; target <= target + 32'(size) * 16;
         left <= left - 32'(size);
         size <= left - 32'(size) < 32'(burst) ? 9'(left - 32'(size)) : burst;

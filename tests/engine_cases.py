@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hwgate
-from hwgate.compare import compare
+from hwgate.comparison import compare
 from hwgate.compiler import Program
 from hwgate.config import AcceleratorConfig, BusConfig, MemoryTiming, preset
 from hwgate.quant.random_layers import DENSITIES, random_images, random_network

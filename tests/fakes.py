@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwgate.compare import compare
+from hwgate.comparison import compare
 from hwgate.config import PRESETS, AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.evaluate import Evaluation, Pair
@@ -54,7 +54,7 @@ def run(network: QuantizedNetwork, images: int = 4, *, source: str = "rtl", dens
         for _ in range(network.config.lanes):
             split = rng.multinomial(cycles, [0.5, 0.3 * gated, 0.1, 0.05, 0.05, 0, 0, 0.3])
             lanes.append(dict(zip(LANE_COUNTERS, (int(n) for n in split), strict=True)))
-        streams = dict(zip(STREAMS, (96, 4096, 2048, 3072 // (1 + gated), 2048), strict=True))
+        streams = dict(zip(STREAMS, (96, 4096, 2048, 3072 // (1 + gated), 2048, 0), strict=True))
         layers.append(LayerResult(
             name=layer.name, macs_dense=layer.macs * images, macs=macs, cycles=cycles,
             bytes=streams, lanes=tuple(lanes), gated=gated,

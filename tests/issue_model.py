@@ -1,6 +1,6 @@
 """Model of Issue, and of what it meets in a lane, for its bench.
 
-Job slots, weight queues, progress of loader and store, task list, and a gate that decides a fixed
+Job slots, weight queues, progress of loaders and store, task list, and a gate that decides a fixed
 time after a window has left. Imported inside the simulator.
 """
 
@@ -18,14 +18,15 @@ from hwgate.rtl.lane import decision_latency
 from hwgate.rtl.structs import descriptor_struct, header_struct, pixel_layout
 from hwgate.sim.streams import pack, parameters
 
-__all__ = ["CONFIG", "DECISION", "HALVES", "Job", "Layer", "Model", "PLANES", "STROBES", "packer"]
+__all__ = ["CONFIG", "DECISION", "HALVES", "Job", "Layer", "Model", "OPERANDS", "PLANES", "STROBES",
+           "packer"]
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 WORDS = CONFIG.buffers.window_words
 #: Cycles from a window at the output to its decision.
 DECISION = decision_latency(CONFIG) - ISSUE_LATENCY
-#: Planes of a tile, and tiles that two halves hold.
-PLANES, HALVES = 4, 2
+#: Planes of a tile, and of its residual operand; tiles that two halves hold.
+PLANES, OPERANDS, HALVES = 4, 3, 2
 #: Outputs that make something happen around the block.
 STROBES = ("take", "task_clear", "task_rewind", "task_next", "base__ready", "cond__ready")
 
@@ -50,6 +51,7 @@ class Job:
     base_late: int = 0  # cycles from then to its first base block; may be negative
     cond_late: int = 0  # cycles from its first task to its first conditional block
     every: int = 0      # cycles between its blocks
+    operand: int | None = None  # plane of the residual operand that it adds
 
     @property
     def base_at(self):
@@ -59,13 +61,18 @@ class Job:
     def gated(self):
         return self.opened is not None
 
-    @property
-    def bits(self):
+    def bits(self, res_group):
         """The job in its slot; fields that the block does not use are random."""
         values, header = ({name: random.getrandbits(f.width - 1) for name, f in layout
                            if name != "header"}
                           for layout in (job_layout(CONFIG), header_struct(CONFIG)))
-        header |= {"base_blocks": self.base, "cond_blocks": self.cond, "gated": self.gated}
+        header |= {"base_blocks": self.base, "cond_blocks": self.cond, "gated": self.gated,
+                   "mult_residual": 0}
+        if self.operand is not None:
+            # Any factor but zero, and any channel of the output group that the plane is added to.
+            header["mult_residual"] = random.choice((1, -2)) << random.randrange(15)
+            values["channel"] = ((res_group + self.operand) * CONFIG.channels
+                                 + random.randrange(CONFIG.channels))
         return pack(job_layout(CONFIG), values | {"tile": self.tile, "header": header})
 
 
@@ -78,8 +85,11 @@ class Pass:
     number: int
     windows: list[Window]
     clear: bool  # it fills the task list anew
+    adds: bool  # from it on there may be outputs, to which a residual operand is added
     ends_job: bool
     head: dict = field(default_factory=lambda: {"base": random.randrange(WORDS),
+                                                "row": random.randrange(3),
+                                                "column": random.randrange(3),
                                                 "plane": random.randrange(PLANES)})
 
 
@@ -90,19 +100,23 @@ class Layer:
     jobs: list[Job]
     pixels: int = 5
     width: int = 3
-    step: int = 1
+    step: int = 1  # distance of windows in pixels; three times as far in bank mode
     reduce: bool = False
     loaded_at: dict = field(default_factory=dict)  # from which cycle (tile, plane) is loaded
+    added_at: dict = field(default_factory=dict)   # ... and an operand's (tile, plane)
     stored_at: dict = field(default_factory=dict)  # from which cycle a tile is stored
     decision: int = DECISION
 
     def __post_init__(self):
-        self.row_words = random.randrange(WORDS)
+        self.row_words, self.res_group = random.randrange(WORDS), random.randrange(4)
         self.tiles = 1 + max(job.tile for job in self.jobs)
+        self.adds = any(job.operand is not None for job in self.jobs)
+        step_q, step_m = divmod(self.step, 3)
         fields = {name: random.getrandbits(f.width - 1) for name, f in descriptor_struct()}
         self.descriptor = pack(descriptor_struct(), fields | {
-            "out_pixels": self.pixels, "out_width": self.width, "step": self.step,
-            "row_words": self.row_words, "reduce": self.reduce})
+            "out_pixels": self.pixels, "out_width": self.width, "step_q": step_q,
+            "step_m": step_m, "row_step": step_q * self.row_words, "row_words": self.row_words,
+            "reduce": self.reduce, "res_group": self.res_group})
 
     def passes(self):
         """Passes of all jobs in order."""
@@ -120,15 +134,20 @@ class Layer:
                         number, cond, block,
                         [w for w in windows if (w.cond, w.block) == (cond, block)],
                         clear=final and job.gated and not cond,
+                        adds=final and not cond and job.operand is not None,
                         ends_job=final and cond == job.gated))
         return found
 
     def progress(self, now):
-        """Loaded tiles, planes of the next one, and stored tiles in a cycle."""
-        tile, plane = next((place for place, at in self.loaded_at.items() if at > now),
-                           (self.tiles, 0))
+        """Loaded tiles and planes of the next one, the same of the residual operand, of which
+        nothing comes if no job adds one, and stored tiles in a cycle."""
+        (tile, plane), added = (
+            next((place for place, at in times.items() if at > now), (self.tiles, 0))
+            for times in (self.loaded_at, self.added_at))
         stored = next((tile for tile, at in self.stored_at.items() if at > now), self.tiles)
-        return {"loaded_tile": tile, "loaded_plane": plane, "stored_tile": stored}
+        added = added if self.adds else (0, 0)
+        return {"loaded_tile": tile, "loaded_plane": plane, "residual_tile": added[0],
+                "residual_plane": added[1], "stored_tile": stored}
 
     def pixel_bits(self, index):
         """Position of a window, as it travels."""
@@ -221,8 +240,12 @@ class Model:
             return "gate"
         if self.head(new.cond, now) is None or first and not self.fresh[new.job % JOBS_ALIVE]:
             return "weights"
-        tile = self.layer.jobs[new.job].tile
+        job = self.layer.jobs[new.job]
+        tile = job.tile
         if (progress["loaded_tile"], progress["loaded_plane"]) <= (tile, new.head["plane"]):
+            return "windows"
+        added = progress["residual_tile"], progress["residual_plane"]
+        if new.adds and added <= (tile, job.operand):
             return "windows"
         return "output" if first and tile >= progress["stored_tile"] + HALVES else None
 
@@ -248,7 +271,7 @@ class Model:
             self.sent += 1
         if self.arrived < alive and jobs[self.arrived].header_at <= now + 1:
             self.fresh[self.arrived % JOBS_ALIVE] = True
-            self.slots[self.arrived % JOBS_ALIVE] = jobs[self.arrived].bits
+            self.slots[self.arrived % JOBS_ALIVE] = jobs[self.arrived].bits(layer.res_group)
             self.arrived += 1
 
     def _send(self, at, number, cond):

@@ -2,12 +2,12 @@
 
 import json
 
-import fakes
 import numpy as np
 import pytest
 
+import fakes
 from hwgate.bench import MACS, PEERS, SHAPES, dense_layer, main
-from hwgate.compare import compare
+from hwgate.comparison import compare
 from hwgate.config import preset
 from hwgate.errors import UserError
 from hwgate.evaluate import Pair

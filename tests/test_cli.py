@@ -5,10 +5,10 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import fakes
 import numpy as np
 import pytest
 
+import fakes
 import hwgate
 from hwgate.artifacts import load_network, save_network
 from hwgate.cli import main

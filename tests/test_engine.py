@@ -10,13 +10,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
 
 import hwgate
-from hwgate.compare import compare
-from hwgate.config import BufferConfig, MemoryTiming
+from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
+from hwgate.comparison import compare
+from hwgate.config import BufferConfig
 from hwgate.layouts import descriptor_layout
-from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.quant.random_layers import Limits, random_images, random_network
 from hwgate.regs import ErrorCause
 from hwgate.rtl.verilog import TOPLEVEL, verilog
@@ -61,26 +60,6 @@ def test_random_layers_match(name):
 @each_config
 def test_many_random_layers_match(name):
     assert_equal([Case(name, seed) for seed in range(1000, 1160)])
-
-
-def test_windows_that_no_gate_needs():
-    """The output is in memory long before the last plane; the layer ends when that has come."""
-    config, timing = CONFIGS["1x18"], MemoryTiming(beat_interval=16)
-    channels, shape = 8 * config.channels, (6, 6)
-    base = np.arange(channels)[None] < config.channels
-    scale = {"bias": np.zeros((1, 2), np.int64), "mult": np.full((1, 2), 99),
-             "shift": np.array([9])}
-    closed = QuantizedLayer("closed", np.ones((1, channels, 3, 3), np.int8), base,
-                            np.array([2**31 - 1]), in_shape=(channels, *shape), padding=1, **scale)
-    after = QuantizedLayer("after", np.ones((1, 1, 3, 3), np.int8), np.ones((1, 1), bool), None,
-                           in_shape=(1, *shape), **scale)
-    network = QuantizedNetwork(config, (closed, after))
-    program, images = hwgate.compile(network, config), random_images(
-        np.random.default_rng(4), network, 2)
-    result, model = (run(program, images, timing) for run in (hwgate.simulate, hwgate.estimate))
-    comparison = compare(result, model)
-    assert comparison.equal, comparison.describe()
-    assert not result.layers[0].activations.decision.any()
 
 
 @pytest.mark.parametrize("name", ["4x36", "1x18", "2x72"])
@@ -137,7 +116,7 @@ class Scenario:
 
         At most ``reach`` of its ``size`` bytes are left.
         """
-        beat, address = self.config.bus.bytes, self.binding.descriptors[index][field]
+        beat, address = self.config.bus.bytes, self.binding.steps[index][2][field]
         left = beat * int(self.rng.integers(reach // beat + 1))
         memory = np.zeros(self.end, np.uint8)
         memory[:self.image.size] = self.patched(index, **{field: self.end - left})
@@ -146,7 +125,7 @@ class Scenario:
 
     def broken(self, index):
         """Images in which layer ``index`` fails, each with the cause."""
-        d, random = self.binding.descriptors[index], self.rng.integers
+        d, random = self.binding.steps[index][2], self.rng.integers
         inputs, outputs = (d["tiles"] * d[name] for name in ("in_stride", "out_stride"))
         jobs = d["out_channels"] * d["job_stride"]
         beat = self.config.bus.bytes
@@ -204,7 +183,7 @@ def test_failing_addresses_stop_the_engine(kind, field, cause):
     """A single beat fails in the middle of a region, and the beats behind it are good."""
     scenario = Scenario("4x36", seed=1)
     for index in range(scenario.layers):
-        address = scenario.binding.descriptors[index][field]
+        address = scenario.binding.steps[index][2][field]
         outcome, again = scenario.run([scenario.start()] * 2,
                                       Faults(**{kind: (address + 20, address + 21)}))
         scenario.assert_stopped(outcome, cause, index)

@@ -2,8 +2,8 @@
 
 import pytest
 from amaranth.hdl import Assert, Assume, Cover, Elaboratable, Module, Mux, Signal
-from formal_helpers import needs_formal_tools, prove
 
+from formal_helpers import needs_formal_tools, prove
 from hwgate.bursts import AXI_PAGE_BYTES
 from hwgate.config import AcceleratorConfig, BusConfig
 from hwgate.rtl.burst import REQUEST_BEATS_BITS, BurstSplitter

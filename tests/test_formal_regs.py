@@ -2,8 +2,8 @@
 
 import pytest
 from amaranth.hdl import Assert, Cat, Cover, Elaboratable, Module, Mux, Signal
-from formal_helpers import needs_formal_tools, prove
 
+from formal_helpers import needs_formal_tools, prove
 from hwgate.regs import Access, Field, Register, RegisterMap
 from hwgate.rtl.axi import Response
 from hwgate.rtl.regs import RegisterBank, port_name

@@ -12,10 +12,13 @@ from hwgate.errors import UserError
 from hwgate.nn import (
     ChannelShuffle,
     GatedConv2d,
+    PaddingShortcut,
     force_open,
     gated_layers,
     mac_summary,
     parameter_groups,
+    set_density,
+    settle_norms,
     threshold_loss,
 )
 
@@ -226,3 +229,47 @@ def test_errors(kwargs, sentence):
     with pytest.raises(UserError) as error:
         GatedConv2d(8, 6, 3, **kwargs)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("density", [0, 0.25, 0.8, 1])
+@pytest.mark.parametrize("grouping", [False, True])
+def test_set_density(density, grouping):
+    torch.manual_seed(0)
+    net = nn.Sequential(GatedConv2d(8, 8, 3, grouping=grouping), nn.ReLU(), GatedConv2d(8, 4, 3))
+    images = torch.randn(8, 8, 9, 10)
+    assert set_density(net, images, density) is net and not net.training
+    net(images)
+    for _, layer in gated_layers(net):
+        shares = layer.decision.float().mean(dim=(0, 2, 3))
+        assert shares.tolist() == pytest.approx([density] * len(shares), abs=0.01)
+    net(100 * torch.randn(4, 8, 9, 10))
+    if density in (0, 1):
+        assert [layer.density for _, layer in gated_layers(net)] == [density] * 2
+
+
+def test_density_must_be_a_share():
+    with pytest.raises(UserError, match="^Density must be in 0..1, not 1.5$"):
+        set_density(nn.ReLU(), torch.zeros(1), 1.5)
+
+
+def test_settled_norms_normalize():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(),
+                        GatedConv2d(6, 6, 3, gate_groups=2), nn.BatchNorm2d(6, affine=False))
+    images = 3 * torch.randn(16, 3, 12, 12) + 1
+    out = settle_norms(net, images)(images)
+    assert out.mean(dim=(0, 2, 3)).abs().max() < 1e-4
+    assert out.var(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 6, abs=0.01)
+    assert net[3].gate_norm.running_var.std() > 0 and not net.training
+
+
+def test_padding_shortcut():
+    x = torch.rand(2, 4, 5, 6)
+    y = PaddingShortcut(4, 12, 2)(x)
+    assert y.shape == (2, 12, 3, 3) and torch.equal(y[:, 4:8], x[:, :, ::2, ::2])
+    assert not y[:, :4].any() and not y[:, 8:].any()
+    assert torch.equal(PaddingShortcut(4, 6, offset=2)(x)[:, 2:], x)
+    for outputs, offset in ((3, None), (6, 3), (6, -1)):
+        with pytest.raises(UserError, match="^A padding shortcut must have room for 4 channels "
+                           rf"from channel -?\d on, not {outputs} channels$"):
+            PaddingShortcut(4, outputs, offset=offset)

@@ -1,6 +1,6 @@
 """Golden models of gate, requantizer, layer and network against plain Python integers."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from math import floor
 
@@ -14,8 +14,15 @@ from hwgate.config import AcceleratorConfig, FormatConfig, preset
 from hwgate.errors import UserError
 from hwgate.quant.gate import decide
 from hwgate.quant.golden import base_psum, convolve, max_pool, psum_bound, run_layer
-from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
-from hwgate.quant.random_layers import DENSITIES, fits, random_images, random_network
+from hwgate.quant.network import IMAGE, QuantizedLayer, QuantizedNetwork
+from hwgate.quant.random_layers import (
+    DENSITIES,
+    Features,
+    Limits,
+    fits,
+    random_images,
+    random_network,
+)
 from hwgate.quant.requantize import requantize
 
 INT32 = st.integers(-(1 << 31), (1 << 31) - 1)
@@ -42,10 +49,10 @@ def test_requantize_ties(psum, wanted):
     assert requantize(psum, 0, 1, 2, -128, 127) == wanted
 
 
-def plain_layer(layer, image, formats):
+def plain_layer(layer, image, formats, added=None):
     """One image through a layer, one integer at a time: output, psums, decisions."""
     channels, height, width = layer.conv_shape
-    pad, kernel = layer.padding, layer.kernel
+    pad, kernel, stride = layer.padding, layer.kernel, layer.stride
     low, high = formats.limits(formats.activation)
     if layer.reduce:
         places = [(0, 0, [(y, x) for y in range(height) for x in range(width)])]
@@ -59,13 +66,19 @@ def plain_layer(layer, image, formats):
                 for source in range(layer.in_shape[0]):
                     for i in range(kernel):
                         for j in range(kernel):
-                            at = py + i - pad, px + j - pad
+                            at = py * stride + i - pad, px * stride + j - pad
                             if 0 <= at[0] < layer.in_shape[1] and 0 <= at[1] < layer.in_shape[2]:
                                 sums[int(layer.base[c, source])] += (
                                     int(layer.weight[c, source, i, j]) * int(image[source, *at]))
             opened = layer.threshold is None or sums[1] > int(layer.threshold[c])
             psum = sums[1] + sums[0] * opened
             scaled = (psum + int(layer.bias[c, int(opened)])) * int(layer.mult[c, int(opened)])
+            if layer.relu_first:
+                scaled = max(scaled, 0)
+            if added is not None and 0 <= c - layer.residual_offset < len(added):
+                step = layer.residual_stride
+                operand = added[c - layer.residual_offset, y * step, x * step]
+                scaled += int(operand) * int(layer.mult_residual[c])
             rounded = floor(Fraction(scaled, 1 << int(layer.shift[c])) + Fraction(1, 2))
             values[c, y, x] = min(max(rounded, 0 if layer.relu else low), high)
             psums[c, y, x], decisions[c, y, x] = psum, opened
@@ -76,32 +89,124 @@ def plain_layer(layer, image, formats):
     return output, psums, decisions.astype(bool)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("formats", [FormatConfig(), FormatConfig(activation=4, weight=3)],
-                         ids=["int8", "int4"])
-def test_layer_is_the_contract(formats, seed):
-    rng = np.random.default_rng(seed)
-    config = AcceleratorConfig(channels=2, formats=formats)
-    network = random_network(rng, config, layers=2, gated=True, reduce=bool(seed % 2))
-    network = replace(network, layers=tuple(network.layers[:2]))
-    image = random_images(rng, network, 1)
-    for layer, found in zip(network.layers, network.run(image), strict=True):
-        output, psum, decision = plain_layer(layer, image[0], formats)
+def check_contract(network, image):
+    """Every layer of a run on one image against :func:`plain_layer`."""
+    maps = [network.quantize_images(image)[0]]
+    for index, (layer, found) in enumerate(zip(network.layers, network.run(image), strict=True)):
+        added = None if layer.residual is None else maps[layer.residual + 1]
+        output, psum, decision = plain_layer(layer, maps[network.inputs(index) + 1],
+                                             network.config.formats, added)
         np.testing.assert_array_equal(found.output[0], output)
         np.testing.assert_array_equal(found.psum[0], psum)
         np.testing.assert_array_equal(found.decision[0], decision)
         assert found.output.dtype == np.int8 and found.output.shape[1:] == layer.out_shape
-        image = found.output
+        maps.append(found.output[0])
 
 
-def test_convolution_is_exact_and_strided():
+FORMATS = pytest.mark.parametrize("formats", [FormatConfig(), FormatConfig(activation=4, weight=3)],
+                                  ids=["int8", "int4"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@FORMATS
+def test_layer_is_the_contract(formats, seed):
+    rng = np.random.default_rng(seed)
+    config = AcceleratorConfig(channels=2, formats=formats)
+    network = random_network(rng, config, layers=2, gated=True, reduce=bool(seed % 2))
+    check_contract(network, random_images(rng, network, 1))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@FORMATS
+def test_graph_is_the_contract(formats, seed):
+    rng = np.random.default_rng(seed)
+    config = AcceleratorConfig(channels=2, formats=formats)
+    network = random_network(rng, config, layers=4, limits=Limits(size=7, channels=8),
+                             features=Features.every())
+    check_contract(network, random_images(rng, network, 1))
+
+
+@pytest.mark.parametrize("feature,share", [
+    ("stride", lambda net, n: net.layers[n].stride == 2),
+    ("pointwise", lambda net, n: net.layers[n].kernel == 1 and not net.layers[n].reduce),
+    ("kernels", lambda net, n: net.layers[n].kernel > 3),
+    ("residual", lambda net, n: net.layers[n].residual is not None),
+    ("branches", lambda net, n: net.inputs(n) != n - 1),
+    ("relu_first", lambda net, n: net.layers[n].relu_first),
+], ids=lambda v: v if isinstance(v, str) else "")
+def test_random_networks_have_the_features_asked_for(feature, share):
+    config = AcceleratorConfig()
+    every = asdict(Features.every())
+    without = Features(**{**every, feature: type(every[feature])()})
+    counts = []
+    for features in (Features.every(), without):
+        found = [share(net, n) for seed in range(30)
+                 for net in [random_network(np.random.default_rng(seed), config, layers=4,
+                                            features=features)]
+                 for n in range(len(net.layers))]
+        counts.append(sum(found) / len(found))
+    assert counts[0] > 0.1 and counts[1] == 0
+
+
+def test_random_residuals_matter():
+    """Outputs change with the residual, and with the ReLU before it."""
+    config, moved, first = AcceleratorConfig(), [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        net = random_network(rng, config, layers=3, features=Features.every())
+        image = random_images(rng, net, 2)
+        results = net.run(image)
+        for index, layer in enumerate(net.layers):
+            if layer.residual is None:
+                continue
+            source = net.inputs(index)
+            x, added = (image if n == IMAGE else results[n].output
+                        for n in (source, layer.residual))
+            for changed, seen in ((replace(layer, mult_residual=0 * layer.mult_residual), moved),
+                                  (replace(layer, relu_first=False), first)):
+                if layer.relu_first or seen is moved:
+                    again = run_layer(changed, x, config.formats, added).output
+                    seen.append((again != results[index].output).mean())
+    assert len(moved) > 30 and np.mean(moved) > 0.2 and len(first) > 8 and np.mean(first) > 0.1
+
+
+def test_residual_is_added_with_one_rounding():
+    layer = QuantizedLayer(
+        "sum", np.ones((4, 1, 1, 1), np.int8), np.ones((4, 1), bool), None,
+        np.array([[0, 0], [0, 0], [-9, -9], [0, 0]]), np.ones((4, 2), np.int64), np.full(4, 9),
+        (1, 1, 2), residual=IMAGE, mult_residual=np.full(4, 256), relu=False)
+    x = np.array([[[[3, -1]]]], np.int8)
+
+    def outputs(**changes):
+        return run_layer(replace(layer, **changes), x, residual=x).output[0, :, 0].tolist()
+
+    # (3 + 3*256 + 256) >> 9 = 2, where (3 >> 9) + round(1.5) would be 2 and -1 - 0.5 would be -1
+    assert outputs() == [[2, -1], [0, 0], [0, 0], [0, 0]]
+    assert outputs(residual_offset=2) == [[0, 0], [0, 0], [1, -1], [0, 0]]
+    assert outputs(residual_offset=2, relu_first=True) == [[0, 0], [0, 0], [2, 0], [0, 0]]
+    assert outputs(residual_offset=2, relu=True) == [[0, 0], [0, 0], [1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_is_exact_and_strided(kernel, stride):
     rng = np.random.default_rng(0)
     x, weight = (rng.integers(-128, 128, shape).astype(np.int8)
-                 for shape in ((2, 5, 7, 6), (3, 5, 3, 3)))
-    for stride in (1, 2):
-        wanted = torch.nn.functional.conv2d(torch.from_numpy(x).long(),
-                                            torch.from_numpy(weight).long(), None, stride, 1)
-        np.testing.assert_array_equal(convolve(x, weight, 1, stride), wanted.numpy())
+                 for shape in ((2, 5, 7, 6), (3, 5, kernel, kernel)))
+    for padding in range(kernel // 2 + 1):
+        if min(x.shape[2:]) + 2 * padding >= kernel:
+            wanted = torch.nn.functional.conv2d(
+                torch.from_numpy(x).long(), torch.from_numpy(weight).long(), None, stride, padding)
+            np.testing.assert_array_equal(convolve(x, weight, padding, stride), wanted.numpy())
+
+
+def test_convolution_is_exact_at_its_largest_sums():
+    x, weight = np.full((1, 1200, 3, 3), -128, np.int8), np.full((2, 1200, 3, 3), -127, np.int8)
+    weight[1] = 1
+    weight[1, 0, 0, 0] = -128
+    for channels in (1, 100, 114, 115, 1200):  # from 2^24 on in double precision
+        sums = convolve(x[:, :channels], weight[:, :channels]).ravel().tolist()
+        assert sums == [128 * 127 * 9 * channels, 128 * 128 - 128 * (9 * channels - 1)]
 
 
 def test_max_pool_drops_remainders():

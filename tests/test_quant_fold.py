@@ -15,7 +15,8 @@ from hwgate.config import AcceleratorConfig, FormatConfig
 from hwgate.digits import train_digits
 from hwgate.errors import CompileError, UserError
 from hwgate.nn import ChannelShuffle, GatedConv2d, force_open, gated_layers
-from hwgate.quant.fold import activation_scale, multipliers
+from hwgate.quant.calibrate import activation_scale
+from hwgate.quant.fold import multipliers
 from hwgate.training import accuracy
 
 CONFIG = AcceleratorConfig()
@@ -187,15 +188,6 @@ def test_functions_count_as_modules():
     assert np.abs(network(images) * network.layers[1].out_scale - wanted).max() < 0.02
 
 
-class Residual(nn.Module):
-    def __init__(self, conv):
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x):
-        return self.conv(x) + x
-
-
 class Function(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -205,31 +197,35 @@ class Function(nn.Module):
         return self.function(x)
 
 
-CHAIN = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU and MaxPool2d, ChannelShuffle between "
-         "layers, and AdaptiveAvgPool2d(1), Flatten and Linear at the end")
+CHAIN = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU, the addition of an earlier output and "
+         "MaxPool2d, ChannelShuffle between layers, and AdaptiveAvgPool2d(1), Flatten and Linear "
+         "at the end")
 
 
 @pytest.mark.parametrize("modules,sentence", [
-    ([nn.Conv2d(4, 4, 5)], "Layer '0' has kernel size 5x5, and supported is 3; use 3x3 "
-     "convolutions, or a Linear layer after global average pooling"),
-    ([nn.Conv2d(4, 4, (3, 1))], "Layer '0' has kernel size 3x1, and supported is 3; use 3x3 "
-     "convolutions, or a Linear layer after global average pooling"),
-    ([nn.Conv2d(4, 4, 3, stride=2)], "Layer '0' has stride 2x2, and supported is 1; use "
-     "stride 1 and shrink the map with MaxPool2d"),
-    ([nn.Conv2d(4, 4, 3, padding=2)], "Layer '0' has padding 2x2, and supported is 0 or 1; "
-     "pad a 3x3 convolution by 0 or 1"),
+    ([nn.Conv2d(4, 4, 4)], "Layer '0' has kernel size 4x4, and supported is 1 or 3 or 5 or 7; use "
+     "square kernels of one of these edges"),
+    ([nn.Conv2d(4, 4, (3, 1))], "Layer '0' has kernel size 3x1, and supported is 1 or 3 or 5 or 7; "
+     "use square kernels of one of these edges"),
+    ([nn.Conv2d(4, 4, 3, stride=3)], "Layer '0' has stride 3x3, and supported is 1 or 2; use "
+     "stride 2 and shrink the map further with MaxPool2d"),
+    ([nn.Conv2d(4, 4, 3, padding=2)], "Layer '0' has padding 2x2, and supported is 0 to 1; pad by "
+     "at most half the kernel"),
+    ([nn.Conv2d(4, 4, 1, padding=1)], "Layer '0' has padding 1x1, and supported is 0 to 0; pad by "
+     "at most half the kernel"),
+    ([nn.Conv2d(4, 4, 5, padding=(1, 2))], "Layer '0' has padding 1x2, and supported is 0 to 2; "
+     "pad by at most half the kernel"),
     ([nn.Conv2d(4, 4, 3, dilation=2)], "Layer '0' has dilation 2x2, and supported is 1; use "
      "a dilation of 1"),
-    ([nn.Conv2d(4, 4, 3, groups=2)], "Layer '0' has groups 2, and supported is 1; use "
-     "groups=1, or GatedConv2d(grouping=True) for grouped base paths"),
+    ([nn.Conv2d(4, 4, 3, groups=2)], "Layer '0' has groups 2, and supported is 1; "
+     "depthwise and grouped convolutions leave the array idle, so use groups=1, or "
+     "GatedConv2d(grouping=True) for grouped base paths"),
     ([nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")], "Layer '0' has padding mode "
      "reflect, and supported is zeros; pad with zeros"),
     ([nn.Conv2d(4, 4, 3), nn.Sequential(nn.Sigmoid())], "Layer '1.0' is a Sigmoid; "
      f"supported are {CHAIN}"),
     ([nn.Conv2d(4, 4, 3), Function(torch.tanh)], f"Layer '1.tanh' calls tanh(); supported are "
      f"{CHAIN}"),
-    ([Residual(nn.Conv2d(4, 4, 3, padding=1))], "Layer '0.add' adds a residual; make the model a "
-     "chain of modules without residuals or branches"),
     ([nn.Conv2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)], "Layer '2' is not directly behind the "
      "convolution '0'; order a block as convolution, batch norm, ReLU, max pooling"),
     ([nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)], "Layer '1' has no "
@@ -254,8 +250,11 @@ CHAIN = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU and MaxPool2d, ChannelSh
     ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.ReLU()],
      "Layer '4' follows the linear layer '3', which must be the last; move it out of the model"),
     ([GatedConv2d(4, 4, 3)], "Layer '0' has base paths of 1 input channels, which must be a "
-     "multiple of the 4 channels of a group; choose other channels, another gate_groups or a "
+     "multiple of the 4 channels of a pass; choose other channels, another gate_groups or a "
      "smaller group"),
+    ([nn.Conv2d(4, 16, 3), GatedConv2d(16, 4, 1)], "Layer '1' has base paths of 4 input channels, "
+     "which must be a multiple of the 36 channels of a pass; choose other channels, another "
+     "gate_groups or a smaller group"),
     ([nn.Identity()], f"Model Sequential has no layer to run; supported are {CHAIN}"),
 ], ids=lambda v: v[:30] if isinstance(v, str) else "")
 def test_what_cannot_be_mapped_is_named(modules, sentence):
@@ -267,7 +266,7 @@ def test_what_cannot_be_mapped_is_named(modules, sentence):
 def test_control_flow_cannot_be_traced():
     model = nn.Sequential(Function(lambda x: x if x.sum() > 0 else -x))
     with pytest.raises(CompileError, match=r"^Model Sequential cannot be traced \(.*\); write its "
-                       "forward as a chain of modules without control flow$"):
+                       "forward as modules and additions without control flow$"):
         hwgate.quantize(model, torch.rand(1, 4, 6, 6), CONFIG)
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 
-import fakes
 import numpy as np
 import pytest
 from rich.console import Console
 
+import fakes
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.energy import HOROWITZ_45NM, energy, sram
 from hwgate.errors import UserError

@@ -5,7 +5,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from rtl_helpers import GAPS, receive, run, send
 
 from hwgate.bursts import AXI_PAGE_BYTES, split_bursts
 from hwgate.config import AcceleratorConfig, BusConfig
@@ -16,6 +15,7 @@ from hwgate.rtl.burst import (
     BurstSplitter,
 )
 from hwgate.sim.block import run_block
+from rtl_helpers import GAPS, receive, run, send
 
 CONFIGS = [AcceleratorConfig(bus=BusConfig(data_bits=bits, burst_beats=longest,
                                            address_bits=address))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_helpers import CONFIGS, Together
 
 import hwgate
+from control_helpers import CONFIGS, Together
 from hwgate.quant.fetch import LaneJob, lane_jobs, requests
 from hwgate.quant.random_layers import random_network
 from hwgate.rtl.fetch import BlockFetch, JobFetch
@@ -39,16 +39,17 @@ def test_requests_cover_the_run(config):
 def test_lanes_share_the_jobs_of_the_compiler(config):
     network = random_network(np.random.default_rng(3), config, layers=1, reduce=False)
     plan = hwgate.compile(network, config).plans[0]
-    layer = {**plan.descriptor, "tiles": 2, "weights_address": 4096}
+    d = plan.bands[0].descriptor
+    layer = {**d, "tiles": 2, "weights_address": 4096}
     jobs = [lane_jobs(config, layer, lane) for lane in range(config.lanes)]
     places = sorted((job.tile, job.channel) for lane in jobs for job in lane)
     assert places == [(tile, n) for tile in range(2) for n in range(len(plan.jobs))]
     for lane in jobs:
         assert [job.last for job in lane].count(True) == (2 if lane else 0)
         for job in lane:
-            assert job.address == 4096 + job.channel * plan.descriptor["job_stride"]
-            assert job.conditional == job.address + plan.descriptor["cond_offset"]
-            assert job.column == job.channel // config.lanes * plan.descriptor["slot_words"]
+            assert job.address == 4096 + job.channel * d["job_stride"]
+            assert job.conditional == job.address + d["cond_offset"]
+            assert job.column == job.channel // config.lanes * d["slot_words"]
 
 
 def test_jobs_of_a_lane():

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from control_helpers import CONFIGS
 
+from control_helpers import CONFIGS, Together
 from hwgate.quant.issue import job_windows
 from hwgate.rtl.issue import Issue
 from hwgate.sim.block import run_block
@@ -12,7 +12,7 @@ from hwgate.sim.block import run_block
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_issue_on_verilator(config):
-    run_block(Issue(config), Path(__file__).with_name("bench_issue.py"),
+    run_block(Together(u=Issue(config)), Path(__file__).with_name("bench_issue.py"),
               parameters={"config": config.to_dict()})
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from control_helpers import CONFIGS, Together
 
+from control_helpers import CONFIGS, Together
 from hwgate.rtl.lane import Lane
 from hwgate.sim.block import run_block
 

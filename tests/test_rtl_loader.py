@@ -10,6 +10,7 @@ from hwgate.config import AcceleratorConfig, BusConfig
 from hwgate.quant.layout import BANKS, bank_memory, feature_map, window_memory
 from hwgate.rtl.loader import Loader
 from hwgate.sim.block import run_block
+from memory_helpers import band_memory
 
 CONFIGS = [AcceleratorConfig(), AcceleratorConfig(lanes=8, channels=2),
            AcceleratorConfig(lanes=2, channels=8, bus=BusConfig(data_bits=64))]
@@ -29,7 +30,7 @@ def test_compiler_packs_the_same_feature_map(config):
         assert np.array_equal(found, feature_map(x, config.channels, config.beat_pixels))
 
 
-@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
 def test_a_window_touches_every_bank_once(padding):
     """The property the nine banks exist for, at every position, with padding left out."""
     height, width, channels = 5, 7, 3
@@ -46,6 +47,17 @@ def test_a_window_touches_every_bank_once(padding):
             banks = [places[y, x_][0] for y in range(top, top + 3) for x_ in range(left, left + 3)
                      if (y, x_) in places]
             assert len(set(banks)) == len(banks)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, 3])
+def test_a_whole_map_is_a_band(padding):
+    """Rows below the map change nothing, and those above only where its rows begin."""
+    x = np.random.default_rng(3).integers(-128, 128, (2, 5, 7), np.int8)
+    whole, band, bare = (window_memory(x, 2, padding), band_memory(x, 2, padding, padding),
+                         band_memory(x, 2, padding, 0))
+    assert whole.keys() == band.keys()
+    assert all(np.array_equal(whole[place], band[place]) for place in whole)
+    assert len(bare) == len(whole)
 
 
 def test_nine_groups_of_a_pixel_touch_every_bank_once():

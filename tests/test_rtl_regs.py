@@ -6,7 +6,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from rtl_helpers import GAPS, run
 
 from hwgate.config import AcceleratorConfig, preset
 from hwgate.driver import Driver, EngineError
@@ -22,6 +21,7 @@ from hwgate.regs import (
 from hwgate.rtl.axi import Response
 from hwgate.rtl.regs import READ_CYCLES, WRITE_CYCLES, RegisterBank, port_name
 from hwgate.sim.block import run_block
+from rtl_helpers import GAPS, run
 
 #: Every kind of field, at, below and across byte boundaries; RW word, pulse and input.
 SMALL = RegisterMap("small", (

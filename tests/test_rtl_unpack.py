@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_helpers import CONFIGS, Together
 
 import hwgate
+from control_helpers import CONFIGS, Together
+from hwgate.geometry import kernel_blocks
 from hwgate.layouts import header_layout
-from hwgate.quant.random_layers import random_network
+from hwgate.quant.random_layers import Features, Limits, random_network
 from hwgate.quant.unpack import cut
 from hwgate.rtl.unpack import Unpack, block_beat
 from hwgate.sim.block import run_block
@@ -23,11 +24,16 @@ def test_unpack_on_verilator(config):
 
 
 @each_config
-def test_function_finds_what_the_compiler_wrote(config):
-    network = random_network(np.random.default_rng(5), config, layers=1, gated=True, reduce=False)
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_function_finds_what_the_compiler_wrote(config, kernel):
+    features = Features(pointwise=True, kernels=(5, 7))
+    rng, layer = np.random.default_rng(5), None
+    while layer is None or layer.kernel != kernel or not layer.gated:
+        network = random_network(rng, config, layers=1, gated=True, reduce=False,
+                                 limits=Limits(channels=40 * config.channels), features=features)
+        layer = network.layers[0]
     plan = hwgate.compile(network, config).plans[0]
-    d, layer, size = plan.descriptor, plan.layer, config.channels
-    assert layer.gated
+    d, edge = plan.bands[0].descriptor, kernel_blocks(kernel)
     for channel, job in enumerate(plan.jobs):
         first, conditional = (channel * d["job_stride"] + offset
                               for offset in (0, d["cond_offset"]))
@@ -37,10 +43,20 @@ def test_function_finds_what_the_compiler_wrote(config):
         blocks += cut(config, plan.stream[rest:end], False)[1]
         blocks = blocks[:len(job.base)]
         blocks += cut(config, plan.stream[conditional:], False)[1][:len(job.conditional)]
-        for group, block in zip(job.base + job.conditional, blocks, strict=True):
-            weights = layer.weight[channel, group * size:(group + 1) * size].reshape(-1, 9)
-            block = np.frombuffer(block, np.int8).reshape(9, size)
-            assert (block[:, :len(weights)] == weights.T).all()
+        places = [(group, *divmod(n % edge**2, edge)) for path in (job.base, job.conditional)
+                  for n, group in enumerate(path)]
+        for place, raw in zip(places, blocks, strict=True):
+            block = np.frombuffer(raw, np.int8).reshape(9, config.channels)
+            assert (block == taps(layer.weight[channel], config.channels, *place)).all()
+
+
+def taps(weight, size, group, row, column):
+    """Nine taps of R weights of (C, K, K): zero beyond the kernel and the channels."""
+    padded = np.pad(weight, ((0, 9 * size), (0, 9), (0, 9)))
+    if weight.shape[1] == 1:
+        return padded[9 * size * group:9 * size * (group + 1), 0, 0].reshape(9, size)
+    part = padded[size * group:size * (group + 1), 3 * row:3 * row + 3, 3 * column:3 * column + 3]
+    return part.reshape(size, 9).T
 
 
 @each_config

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from copier import CONFIG, DATA, Copy, image, verilog
 
+from copier import CONFIG, DATA, Copy, image, verilog
 from hwgate.config import MemoryTiming
 from hwgate.regs import ErrorCause
 from hwgate.sim import axi_bench, engine

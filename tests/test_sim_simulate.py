@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from copier import CONFIG, DATA, Copy, image, verilog
 
+from copier import CONFIG, DATA, Copy, image, verilog
+from hwgate.compiler import Band, LayerPlan
 from hwgate.config import MemoryTiming
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
@@ -21,22 +22,24 @@ PIXELS = EDGE * EDGE
 BEATS = IMAGES * CHANNELS * PIXELS
 
 
-def layer(name):
-    base = np.zeros((CHANNELS, 8), bool)
+def layer(name, inputs):
+    base = np.zeros((CHANNELS, inputs), bool)
     base[:, :2] = True
     return QuantizedLayer(
-        name=name, weight=np.zeros((CHANNELS, 8, 3, 3), np.int8), base=base,
+        name=name, weight=np.zeros((CHANNELS, inputs, 3, 3), np.int8), base=base,
         threshold=np.zeros(CHANNELS, np.int64), bias=np.zeros((CHANNELS, 2), np.int64),
         mult=np.ones((CHANNELS, 2), np.int64), shift=np.ones(CHANNELS, np.int64),
-        in_shape=(8, EDGE, EDGE), padding=1)
+        in_shape=(inputs, EDGE, EDGE), padding=1)
 
 
-NETWORK = QuantizedNetwork(CONFIG, (layer("conv1"), layer("conv2")))
+NETWORK = QuantizedNetwork(CONFIG, (layer("conv1", 8), layer("conv2", CHANNELS)))
 
 
 @dataclass(frozen=True)
 class Binding:
     memory: Any
+    steps: Any = tuple((LayerPlan(of, (Band(0, EDGE, {}),), (), b""), Band(0, EDGE, {}), {})
+                       for of in NETWORK.layers)
     program_address: int = 0
 
     def read_output(self, memory, index):
@@ -74,16 +77,16 @@ def test_result_has_everything_the_monitor_saw(stand_in):
     words = image([])[DATA:DATA + BEATS * CONFIG.bus.bytes].view("<i4")[::4]
     psum = words.astype(np.int64).reshape(IMAGES, CHANNELS, EDGE, EDGE)
     assert result.source == "rtl" and [x.name for x in result.layers] == ["conv1", "conv2"]
-    for found in result.layers:
+    for found, inputs in zip(result.layers, (8, CHANNELS), strict=True):
         assert np.array_equal(found.activations.psum, psum)
         assert np.array_equal(found.activations.decision, psum & 1 == 1)
         assert np.array_equal(found.activations.output, psum.astype(np.int8))
         assert (found.activations.psum.dtype, found.activations.decision.dtype) == (np.int64, bool)
         opened = int((psum & 1).sum())
-        assert found.macs == IMAGES * CHANNELS * PIXELS * 2 * 9 + opened * 6 * 9
-        assert found.macs_dense == BEATS * 8 * 9 and found.gated
+        assert found.macs == IMAGES * CHANNELS * PIXELS * 2 * 9 + opened * (inputs - 2) * 9
+        assert found.macs_dense == BEATS * inputs * 9 and found.gated
         assert found.bytes == {"program": 32, "windows": BEATS * 16, "base": 0, "conditional": 0,
-                               "output": BEATS * 16}
+                               "output": BEATS * 16, "residual": 0}
         assert list(found.bytes) == list(STREAMS)
         assert [list(lane) for lane in found.lanes] == [list(LANE_COUNTERS)] * CONFIG.lanes
         assert found.cycles > 2 * BEATS

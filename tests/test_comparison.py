@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-import fakes
 import pytest
 
-from hwgate.compare import compare
+import fakes
+from hwgate.comparison import compare
 from hwgate.errors import UserError
 
 

@@ -1,0 +1,286 @@
+"""The CIFAR networks: ResNet-20, ResNet-18 and VGG-16, gated or not."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hwgate.errors import UserError
+from hwgate.nn import ChannelShuffle, GatedConv2d, PaddingShortcut
+
+__all__ = ["BasicBlock", "Gating", "ResNet", "VGG", "load_reference_resnet20", "read_safetensors",
+           "resnet18", "resnet20", "vgg16"]
+
+#: Where :func:`load_reference_resnet20` looks, below the data folder.
+REFERENCE = Path("weights", "resnet20_cifar10.safetensors")
+
+#: Output channels of VGG-16's convolutions; "M" is a 2x2 max pooling.
+_VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+
+_TYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gating:
+    """How the gated convolutions of a network are gated; see :class:`hwgate.nn.GatedConv2d`."""
+
+    groups: int | None = None
+    grouping: bool = False
+    alpha: float = 2.0
+    sparse_bp: bool = False
+
+    def conv3x3(self, inputs: int, outputs: int, stride: int = 1, gate: bool = True) -> nn.Conv2d:
+        """A 3x3 convolution, gated if ``gate`` and there are groups."""
+        if not gate or self.groups is None:
+            return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        return GatedConv2d(inputs, outputs, 3, stride, 1, gate_groups=self.groups,
+                           grouping=self.grouping, alpha=self.alpha, sparse_bp=self.sparse_bp)
+
+    def shuffle(self) -> nn.Module:
+        """What goes between two gated convolutions, so that information crosses groups."""
+        if self.groups is None or not self.grouping:
+            return nn.Identity()
+        return ChannelShuffle(self.groups)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norms and a shortcut.
+
+    The original block applies its second ReLU after the addition, and only its first convolution
+    can be gated; the post-activation block before it, and both can be (Hua et al., NeurIPS 2019).
+
+    Parameters
+    ----------
+    inputs, outputs, stride : int
+        Of the first convolution and the shortcut.
+    shortcut : Module
+    post_activation : bool
+    gating : Gating
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: nn.Module,
+                 post_activation: bool, gating: Gating) -> None:
+        super().__init__()
+        self.conv1 = gating.conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.shuffle = gating.shuffle() if post_activation else nn.Identity()
+        self.conv2 = gating.conv3x3(outputs, outputs, gate=post_activation)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = shortcut
+        self.post_activation = post_activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, Ci, H, W) to (N, Co, ceil(H / stride), ceil(W / stride))."""
+        out = self.shuffle(torch.relu(self.bn1(self.conv1(x))))
+        out = self.bn2(self.conv2(out))
+        if self.post_activation:
+            return torch.relu(out) + self.shortcut(x)
+        return torch.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """A residual network for small images: a 3x3 stem, stages of basic blocks, a linear layer.
+
+    The first block of every stage but the first has stride 2.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Of each stage; the stem has those of the first one.
+    blocks : sequence of int
+        Of each stage.
+    projection : bool
+        Shortcuts that change the shape are 1x1 convolutions rather than padding.
+    classes : int
+    post_activation : bool
+    gating : Gating
+    """
+
+    def __init__(self, channels: Sequence[int], blocks: Sequence[int], *, projection: bool,
+                 classes: int, post_activation: bool, gating: Gating) -> None:
+        super().__init__()
+        width = channels[0]
+        self.conv1 = gating.conv3x3(3, width, gate=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        shortcut: Callable[[int, int, int], nn.Module] = _project if projection else PaddingShortcut
+        self.stages: list[str] = []
+        for number, (outputs, count) in enumerate(zip(channels, blocks, strict=True), 1):
+            stage = []
+            for block in range(count):
+                stride = 2 if number > 1 and block == 0 else 1
+                changes = stride > 1 or width != outputs
+                way = shortcut(width, outputs, stride) if changes else nn.Identity()
+                stage.append(BasicBlock(width, outputs, stride, way, post_activation, gating))
+                width = outputs
+            self.stages.append(f"layer{number}")
+            self.add_module(self.stages[-1], nn.Sequential(*stage))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to logits (N, classes)."""
+        x = torch.relu(self.bn1(self.conv1(x)))
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+        return self.linear(torch.flatten(self.pool(x), 1))
+
+
+class VGG(nn.Module):
+    """3x3 convolutions with batch norms and ReLUs, 2x2 max poolings, and a linear layer.
+
+    Parameters
+    ----------
+    layers : sequence of int or "M"
+        Output channels of a convolution, or a pooling.
+    classes : int
+    gating : Gating
+        Of all convolutions but the first.
+    """
+
+    def __init__(self, layers: Sequence[int | str], *, classes: int, gating: Gating) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        width = 3
+        for outputs in layers:
+            if isinstance(outputs, str):
+                parts.append(nn.MaxPool2d(2))
+                continue
+            parts += [gating.conv3x3(width, outputs, gate=width != 3), nn.BatchNorm2d(outputs),
+                      nn.ReLU()]
+            if gating.grouping and gating.groups is not None:
+                parts.append(gating.shuffle())
+            width = outputs
+        self.features = nn.Sequential(*parts)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to logits (N, classes)."""
+        return self.linear(torch.flatten(self.pool(self.features(x)), 1))
+
+
+def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = False,
+             gate_groups: int | None = None, grouping: bool = False, alpha: float = 2.0,
+             sparse_bp: bool = False) -> ResNet:
+    """ResNet-20 for CIFAR with padding shortcuts (He et al., CVPR 2016): 16, 32, 64 channels.
+
+    Parameters
+    ----------
+    classes : int
+    width : float
+        Factor of all channel counts.
+    post_activation : bool
+        ReLUs before the additions.
+    gate_groups : int, optional
+        G. Gates the first convolution of each block, 9 in all, and in post-activation blocks the
+        second one too, 18 in all. Nothing is gated by default.
+    grouping, alpha, sparse_bp
+        As for ``GatedConv2d``. With grouping, a channel shuffle stands between two gated
+        convolutions.
+
+    Raises
+    ------
+    UserError
+        If there are no channels left, or G does not divide them.
+    """
+    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp)
+    return ResNet(_scaled((16, 32, 64), width), (3, 3, 3), projection=False, classes=classes,
+                  post_activation=post_activation, gating=gating)
+
+
+def resnet18(*, classes: int = 10, width: float = 1.0, post_activation: bool = False,
+             gate_groups: int | None = None, grouping: bool = False, alpha: float = 2.0,
+             sparse_bp: bool = False) -> ResNet:
+    """ResNet-18 for CIFAR: a 3x3 stem, 64 to 512 channels, 1x1 shortcuts; see :func:`resnet20`.
+
+    Gates 8 convolutions, 16 in post-activation blocks.
+    """
+    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp)
+    return ResNet(_scaled((64, 128, 256, 512), width), (2, 2, 2, 2), projection=True,
+                  classes=classes, post_activation=post_activation, gating=gating)
+
+
+def vgg16(*, classes: int = 10, width: float = 1.0, gate_groups: int | None = None,
+          grouping: bool = False, alpha: float = 2.0, sparse_bp: bool = False) -> VGG:
+    """VGG-16 for CIFAR with batch norms and one linear layer; see :func:`resnet20`.
+
+    Gates all convolutions but the first, 12 in all.
+    """
+    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp)
+    layers = [x if isinstance(x, str) else _scaled((x,), width)[0] for x in _VGG16]
+    return VGG(layers, classes=classes, gating=gating)
+
+
+def load_reference_resnet20(data_folder: str | Path | None = None) -> ResNet:
+    """A trained dense ResNet-20, in evaluation mode (Idelbayev, BSD-2-Clause).
+
+    Its inputs are normalized by :func:`hwgate.cifar.normalize`.
+
+    Parameters
+    ----------
+    data_folder : path, optional
+        Folder of :data:`REFERENCE`; by default the variable ``HWGATE_DATA``.
+
+    Raises
+    ------
+    UserError
+        If there is no such file, or it holds other weights.
+    """
+    folder = data_folder or os.environ.get("HWGATE_DATA")
+    if not folder:
+        raise UserError(f"The reference network needs the variable HWGATE_DATA, the folder that "
+                        f"holds {REFERENCE}")
+    path = Path(folder) / REFERENCE
+    weights = read_safetensors(path)
+    model = resnet20()
+    wanted = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in weights.items()}:
+        raise UserError(f"File {path} does not hold the weights of a ResNet-20")
+    model.load_state_dict(weights, strict=False)
+    return model.eval()
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a file in the safetensors format, by name.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or has another format.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"Weights file {path} cannot be read: {error.strerror}") from None
+    try:
+        size = int.from_bytes(raw[:8], "little")
+        if len(raw) < 8 + size:
+            raise ValueError
+        header = json.loads(raw[8:8 + size])
+        header.pop("__metadata__", None)
+        data = bytearray(raw[8 + size:])
+        return {name: torch.frombuffer(data, dtype=_TYPES[entry["dtype"]],
+                                       offset=entry["data_offsets"][0],
+                                       count=torch.Size(entry["shape"]).numel()
+                                       ).reshape(entry["shape"]).clone()
+                for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        raise UserError(f"File {path} is no safetensors file of float or 64-bit tensors") from None
+
+
+def _project(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """A 1x1 convolution with a batch norm, as a shortcut."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                         nn.BatchNorm2d(outputs))
+
+
+def _scaled(channels: Sequence[int], width: float) -> tuple[int, ...]:
+    """Channel counts times ``width``, rounded."""
+    scaled = tuple(round(count * width) for count in channels)
+    if min(scaled) < 1:
+        raise UserError(f"Width must leave every layer a channel, which {width!r} does not")
+    return scaled

@@ -1,0 +1,99 @@
+"""Tile requests: asks for the feature maps of one tile after another."""
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgate.config import AcceleratorConfig
+from hwgate.rtl.burst import request_layout
+from hwgate.rtl.structs import status_layout
+
+__all__ = ["TILE_CHUNK", "TILE_QUEUE", "TileQueue", "tile_run_layout"]
+
+#: Beats of one read request.
+TILE_CHUNK = 16
+#: Beats that have been asked for and not yet taken.
+TILE_QUEUE = 64
+
+
+def tile_run_layout() -> data.StructLayout:
+    """Where a layer's tiles are: each is ``runs`` runs of ``beats`` beats, ``run_stride`` bytes
+    apart, and the next tile is ``tile_stride`` bytes further."""
+    return data.StructLayout({"tiles": 16, "address": 32, "tile_stride": 32, "runs": 16,
+                              "run_stride": 32, "beats": 32})
+
+
+class TileQueue(wiring.Component):
+    """Requests and queues the beats of a layer's tiles; one is asked for when every lane has left
+    the tile two before it.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Members
+    -------
+    start, i : In
+        A layer begins; its tiles, stable while it runs. Without runs nothing is asked for.
+    lanes : In
+        How far each lane is, see :func:`status_layout`.
+    request : Out(stream)
+        Read requests.
+    valid, data : In
+        A beat of the answers.
+    o : Out(stream)
+        The beats, in order.
+    idle : Out
+        Every beat of the layer has been taken.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__({
+            "start": In(1), "i": In(tile_run_layout()),
+            "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
+            "request": Out(stream.Signature(request_layout(config))), "valid": In(1),
+            "data": In(config.bus.data_bits), "o": Out(stream.Signature(config.bus.data_bits)),
+            "idle": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        i, bus = self.i, self.config.bus
+        m.submodules.beats = beats = fifo.SyncFIFO(width=bus.data_bits, depth=TILE_QUEUE)
+        m.d.comb += [
+            beats.w_en.eq(self.valid), beats.w_data.eq(self.data), self.o.valid.eq(beats.r_rdy),
+            self.o.payload.eq(beats.r_data), beats.r_en.eq(self.o.ready)]
+
+        tile, run, left = Signal(16), Signal(16), Signal(32)
+        reserved = Signal(range(TILE_QUEUE + 1))
+        origin, first, address = (Signal(bus.address_bits, name=name)
+                                  for name in ("origin", "first", "address"))
+        chunk = Signal(range(TILE_CHUNK + 1))
+        taken = self.request.valid & self.request.ready
+        m.d.comb += [
+            chunk.eq(Mux(left > TILE_CHUNK, TILE_CHUNK, left)),
+            self.request.payload.address.eq(address), self.request.payload.beats.eq(chunk)]
+        m.d.sync += reserved.eq(reserved + Mux(taken, chunk, 0) - (beats.r_en & beats.r_rdy))
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.comb += self.idle.eq(reserved == 0)
+                with m.If(self.start & (i.runs != 0)):
+                    m.d.sync += [tile.eq(0), origin.eq(i.address)]
+                    m.next = "Wait"
+            with m.State("Wait"):
+                m.d.sync += [run.eq(0), first.eq(origin), address.eq(origin), left.eq(i.beats)]
+                with m.If(Cat(lane.absent | (tile < lane.tile + 2) for lane in self.lanes).all()):
+                    m.next = "Request"
+            with m.State("Request"):
+                m.d.comb += self.request.valid.eq(reserved + chunk <= TILE_QUEUE)
+                with m.If(taken):
+                    m.d.sync += [address.eq(address + chunk * bus.bytes), left.eq(left - chunk)]
+                    with m.If(left == chunk):
+                        m.d.sync += [run.eq(run + 1), first.eq(first + i.run_stride),
+                                     address.eq(first + i.run_stride), left.eq(i.beats)]
+                        with m.If(run == i.runs - 1):
+                            m.d.sync += [tile.eq(tile + 1), origin.eq(origin + i.tile_stride)]
+                            m.next = "Wait"
+                            with m.If(tile == i.tiles - 1):
+                                m.next = "Idle"
+        return m
