@@ -62,7 +62,8 @@ class Case:
     def _drawn(self) -> tuple[Program, NDArray[np.int8]]:
         rng = np.random.default_rng([list(CONFIGS).index(self.name), self.seed])
         density = DENSITIES[self.seed % len(DENSITIES)]
-        network = random_network(rng, self.config, density=density)
+        gated = True if self.seed % 3 == 0 else None
+        network = random_network(rng, self.config, gated=gated, density=density)
         images = random_images(rng, network, int(rng.integers(1, _MOST_IMAGES + 1)))
         return hwgate.compile(network, self.config, dense=self.seed % 8 == 7), images
 
