@@ -14,8 +14,9 @@ import pytest
 import hwgate
 from engine_cases import CONFIGS, TIMINGS, Case, simulate_all
 from hwgate.comparison import compare
-from hwgate.config import BufferConfig
+from hwgate.config import BufferConfig, MemoryTiming
 from hwgate.layouts import descriptor_layout
+from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.quant.random_layers import Limits, random_images, random_network
 from hwgate.regs import ErrorCause
 from hwgate.rtl.verilog import TOPLEVEL, verilog
@@ -60,6 +61,26 @@ def test_random_layers_match(name):
 @each_config
 def test_many_random_layers_match(name):
     assert_equal([Case(name, seed) for seed in range(1000, 1160)])
+
+
+def test_windows_that_no_gate_needs():
+    """The output is in memory long before the last plane; the layer ends when that has come."""
+    config, timing = CONFIGS["1x18"], MemoryTiming(read_latency=2, beat_interval=16)
+    channels, shape = 8 * config.channels, (6, 6)
+    base = np.arange(channels)[None] < config.channels
+    scale = {"bias": np.zeros((1, 2), np.int64), "mult": np.full((1, 2), 99),
+             "shift": np.array([9])}
+    closed = QuantizedLayer("closed", np.ones((1, channels, 3, 3), np.int8), base,
+                            np.array([2**31 - 1]), in_shape=(channels, *shape), padding=1, **scale)
+    after = QuantizedLayer("after", np.ones((1, 1, 3, 3), np.int8), np.ones((1, 1), bool), None,
+                           in_shape=(1, *shape), **scale)
+    network = QuantizedNetwork(config, (closed, after))
+    program, images = hwgate.compile(network, config), random_images(
+        np.random.default_rng(4), network, 2)
+    result, model = (run(program, images, timing) for run in (hwgate.simulate, hwgate.estimate))
+    comparison = compare(result, model)
+    assert comparison.equal, comparison.describe()
+    assert not result.layers[0].activations.decision.any()
 
 
 @pytest.mark.parametrize("name", ["4x36", "1x18", "2x72"])
