@@ -5,11 +5,11 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LINKS := build/typing/hwgate
 
-.PHONY: help demo test bench lint docs clean
+.PHONY: help demo test test-all bench lint docs clean
 
 help:
 	@echo "make demo   from a gated network to a verified accelerator (ARGS='--images 64', ...)"
-	@echo "make test   all tests (ARGS='-m \"not slow\"', ...)"
+	@echo "make test   the tests (ARGS='-k gate', ...); make test-all: the long sweeps as well"
 	@echo "make bench  utilisation of dense layers, beside published figures"
 	@echo "make lint   style and types"
 	@echo "make docs   the tables of docs/ that come from the code"
@@ -19,6 +19,9 @@ demo: $(STAMP)
 	@$(BIN)/hwgate demo $(ARGS)
 
 test: $(STAMP)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP)
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(STAMP)

@@ -166,7 +166,7 @@ def header_layout(config: AcceleratorConfig) -> Layout:
                                    "0: none is added", signed=True),
         Field("shift", 8, "right shift of the requantizer, 1..47"),
         Field("gated", 8, "1: the last base pass decides, 0: every pixel takes `open`"),
-        Field("base_blocks", 16, "weight blocks of the base path: those of all groups in its bitmap"),
+        Field("base_blocks", 16, "weight blocks of the base path, of all groups in its bitmap"),
         Field("cond_blocks", 16, "weight blocks of the conditional path"),
         Field("base_bitmap", passes, "channel groups with base weights"),
         Field("cond_bitmap", passes, "channel groups with conditional weights"),
