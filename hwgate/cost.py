@@ -51,13 +51,15 @@ def estimate(program: Program, images: NDArray[Any],
     begin = time.perf_counter()
     schedules: dict[str, list[LayerSchedule]] = {}
     seen = dict(zip((plan.layer.name for plan in program.plans), activations, strict=True))
-    for number, (plan, band, descriptor) in enumerate(binding.steps):
+    last: LayerSchedule | None = None
+    for plan, band, descriptor in binding.steps:
         name, opened = plan.layer.name, None
         if plan.layer.gated:
             rows = slice(band.first, band.first + band.rows)
             opened = OpenPixels.of(seen[name].decision[:, :, rows])
-        schedules.setdefault(name, []).append(
-            schedule_layer(config, timing, plan, descriptor, opened, number == 0))
+        last = schedule_layer(config, timing, plan, descriptor, opened, last)
+        schedules.setdefault(name, []).append(last)
+    assert last is not None
     layers = []
     for plan in program.plans:
         layer, bands = plan.layer, schedules[plan.layer.name]
@@ -70,7 +72,7 @@ def estimate(program: Program, images: NDArray[Any],
                         for lane in range(config.lanes)),
             activations=seen[layer.name], gated=layer.gated))
     return RunResult(
-        source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing),
+        source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing, last),
         end_bytes=descriptor_layout().size_bytes, multipliers=config.multipliers,
         seconds=time.perf_counter() - begin, energy=_energy(config, layers))
 

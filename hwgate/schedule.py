@@ -73,28 +73,38 @@ class LayerSchedule:
     bytes : mapping of stream to bytes
     lanes : list of mappings
         Lane counters; each adds up to ``cycles``.
+    quiet : int
+        Cycles from the last beat that was read to the end.
     """
 
     cycles: int
     bytes: dict[str, int]
     lanes: list[dict[str, int]]
+    quiet: int
 
 
-def end_cycles(config: AcceleratorConfig, timing: MemoryTiming) -> int:
+def end_cycles(config: AcceleratorConfig, timing: MemoryTiming, last: LayerSchedule) -> int:
     """Cycles from the end of the last layer to done: the fetch of the end of the program."""
-    return FINISH_CYCLES + _descriptor_cycles(config, timing)
+    return _descriptor_cycles(config, timing, last)
 
 
-def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming) -> int:
-    """Cycles from the request for a descriptor to the start of its layer."""
+def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming,
+                       previous: LayerSchedule | None) -> int:
+    """Cycles from the end of the previous layer, or the start of the program, to a layer's start.
+
+    In between, its descriptor is fetched.
+    """
     beats = descriptor_layout().size_bytes // config.bus.bytes
-    return (GRANT_LATENCY + timing.read_latency + (beats - 1) * timing.beat_interval
-            + READ_BEAT_LATENCY + DECODE_CYCLES)
+    request = 1 if previous is None else FINISH_CYCLES
+    first = request + GRANT_LATENCY + timing.read_latency
+    if previous is not None:
+        first = max(first, timing.beat_interval - previous.quiet)
+    return first + (beats - 1) * timing.beat_interval + READ_BEAT_LATENCY + DECODE_CYCLES
 
 
 def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
                    descriptor: Mapping[str, int], opened: OpenPixels | None,
-                   first: bool) -> LayerSchedule:
+                   previous: LayerSchedule | None) -> LayerSchedule:
     """Schedule one descriptor: a layer, or a band of it.
 
     Parameters
@@ -106,10 +116,10 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
         Descriptor fields with addresses and tile count, see :class:`hwgate.compiler.Binding`.
     opened : OpenPixels or None
         Decisions of the band; None for an ungated layer.
-    first : bool
-        The descriptor is the first of the program.
+    previous : LayerSchedule or None
+        Of the descriptor before; None for the first of the program.
     """
-    before = _descriptor_cycles(config, timing) + (1 if first else FINISH_CYCLES)
+    before = _descriptor_cycles(config, timing, previous)
     model = _Layer(config, timing, plan, descriptor, opened)
     end = model.run()
     lanes = []
@@ -118,7 +128,7 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
         lanes.append(lane.counters | {"idle": before + end - busy})
     layer_bytes = dict.fromkeys(STREAMS, 0) | model.bytes
     layer_bytes["program"] = descriptor_layout().size_bytes
-    return LayerSchedule(before + end, layer_bytes, lanes)
+    return LayerSchedule(before + end, layer_bytes, lanes, end - model.last_beat)
 
 
 class _Times(list[Any]):
@@ -191,6 +201,7 @@ class _Layer:
         self.bytes: dict[str, int] = {}
         self.requests: dict[int, _Request] = {}
         self.end = -1
+        self.last_beat = 0  # cycle of the last beat on the bus
 
     def _times(self) -> _Times:
         return _Times(self._ready)
@@ -226,6 +237,7 @@ class _Layer:
             request.answer.add((now, start + READ_BEAT_LATENCY))
         if self.end < 0:
             raise AssertionError(f"The schedule of layer {self.plan.layer.name!r} is stuck")
+        self.last_beat = bus
         return self.end
 
     def _read(self, source: int, valid: int, address: int, beats: int, stream: str) -> _Read:

@@ -65,7 +65,7 @@ def test_many_random_layers_match(name):
 
 def test_windows_that_no_gate_needs():
     """The output is in memory long before the last plane; the layer ends when that has come."""
-    config, timing = CONFIGS["1x18"], MemoryTiming(beat_interval=16)
+    config, timing = CONFIGS["1x18"], MemoryTiming(read_latency=2, beat_interval=16)
     channels, shape = 8 * config.channels, (6, 6)
     base = np.arange(channels)[None] < config.channels
     scale = {"bias": np.zeros((1, 2), np.int64), "mult": np.full((1, 2), 99),
