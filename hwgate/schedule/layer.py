@@ -1,0 +1,123 @@
+"""Schedule of one layer: when it ends, and what it counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgate.compiler import LayerPlan
+from hwgate.config import AcceleratorConfig, MemoryTiming
+from hwgate.counters import STREAMS
+from hwgate.layouts import descriptor_layout
+from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
+from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
+from hwgate.schedule.maps import load, load_residual
+from hwgate.schedule.passes import issue
+from hwgate.schedule.state import Block, LayerState
+from hwgate.schedule.store import store
+from hwgate.schedule.weights import fetch_conditional, fetch_jobs
+
+__all__ = ["LayerSchedule", "OpenPixels", "end_cycles", "schedule_layer"]
+
+
+
+@dataclass(frozen=True)
+class OpenPixels:
+    """Decisions of a gated layer, as far as they matter for time.
+
+    Parameters
+    ----------
+    count, first, last : int (N, Co)
+        Open pixels of each image and channel, and the raster index of the first and last one.
+    """
+
+    count: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, decision: NDArray[np.bool_]) -> "OpenPixels":
+        """Summary of decisions (N, Co, H, W)."""
+        flat = decision.reshape(*decision.shape[:2], -1)
+        return cls(flat.sum(axis=2), flat.argmax(axis=2),
+                   flat.shape[2] - 1 - flat[:, :, ::-1].argmax(axis=2))
+
+
+@dataclass
+class LayerSchedule:
+    """When a layer ends, and what it counted.
+
+    Parameters
+    ----------
+    cycles : int
+        From the end of the previous layer to the end of this one.
+    bytes : mapping of stream to bytes
+    lanes : list of mappings
+        Lane counters; each adds up to ``cycles``.
+    quiet : int
+        Cycles from the last beat that was read to the end.
+    """
+
+    cycles: int
+    bytes: dict[str, int]
+    lanes: list[dict[str, int]]
+    quiet: int
+
+
+def end_cycles(config: AcceleratorConfig, timing: MemoryTiming, last: LayerSchedule) -> int:
+    """Cycles from the end of the last layer to done: the fetch of the end of the program."""
+    return _descriptor_cycles(config, timing, last)
+
+
+def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming,
+                       previous: LayerSchedule | None) -> int:
+    """Cycles from the end of the previous layer, or the start of the program, to a layer's start.
+
+    In between, its descriptor is fetched.
+    """
+    beats = descriptor_layout().size_bytes // config.bus.bytes
+    request = 1 if previous is None else FINISH_CYCLES
+    first = request + GRANT_LATENCY + timing.read_latency
+    if previous is not None:
+        first = max(first, timing.beat_interval - previous.quiet)
+    return first + (beats - 1) * timing.beat_interval + READ_BEAT_LATENCY + DECODE_CYCLES
+
+
+def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
+                   descriptor: Mapping[str, int], opened: OpenPixels | None,
+                   previous: LayerSchedule | None) -> LayerSchedule:
+    """Schedule one descriptor: a layer, or a band of it.
+
+    Parameters
+    ----------
+    config, timing
+        Accelerator and memory.
+    plan : LayerPlan
+    descriptor : mapping
+        Descriptor fields with addresses and tile count, see :class:`hwgate.compiler.Binding`.
+    opened : OpenPixels or None
+        Decisions of the band; None for an ungated layer.
+    previous : LayerSchedule or None
+        Of the descriptor before; None for the first of the program.
+    """
+    before = _descriptor_cycles(config, timing, previous)
+    layer = LayerState(config, timing, plan, descriptor, opened)
+    layer.run(_blocks(layer))
+    lanes = []
+    for lane in layer.lanes:
+        busy = sum(lane.counters.values())
+        lanes.append(lane.counters | {"idle": before + layer.end - busy})
+    layer_bytes = dict.fromkeys(STREAMS, 0) | layer.bytes
+    layer_bytes["program"] = descriptor_layout().size_bytes
+    return LayerSchedule(before + layer.end, layer_bytes, lanes, layer.end - layer.last_beat)
+
+
+def _blocks(layer: LayerState) -> list[Block]:
+    """Every block of the engine; those that read know their place at the read arbiter."""
+    count = len(layer.lanes)
+    blocks = [store(layer), load(layer, 1 + 2 * count), load_residual(layer, 2 + 2 * count)]
+    for n, lane in enumerate(layer.lanes):
+        blocks += [issue(layer, lane), fetch_jobs(layer, lane, 1 + count + n),
+                   fetch_conditional(layer, lane, 1 + n)]
+    return blocks

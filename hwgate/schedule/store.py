@@ -1,0 +1,52 @@
+"""Schedule of the store and the writer, which end the layer."""
+
+from hwgate.bursts import split_bursts
+from hwgate.rtl.store import STORE_BEAT_LATENCY
+from hwgate.rtl.writer import BURST_QUEUE, WRITE_BEAT_LATENCY
+from hwgate.schedule.state import Block, LayerState
+
+__all__ = ["store"]
+
+
+
+def store(layer: LayerState) -> Block:
+    """The store and the writer."""
+    d, config = layer.d, layer.config
+    taps = d["pool"] ** 2 * config.slot_reads
+    units = d["out_beats"] if d["pool"] == 1 else d["store_pixels"]
+    per_beat = 1 if d["pool"] == 1 else config.beat_pixels
+    at, idle = 1, 1  # from when the store waits, and the writer's splitter is idle
+    sent: list[int] = []      # last beat of each burst
+    answered = 0
+    for tile in range(d["tiles"]):
+        address = d["out_address"] + tile * d["out_stride"]
+        for plane in range(d["out_planes"]):
+            need = -(-(plane + 1) * config.channels // config.lanes)
+            ready = at
+            for lane in layer.lanes:
+                jobs = len(lane.jobs) // d["tiles"]
+                if jobs:
+                    job = tile * jobs + min(need, jobs) - 1
+                    while len(lane.done) <= job:
+                        yield lane.done
+                    ready = max(ready, lane.done[job])
+            begin = max(ready, idle)
+            beats_done, idle = 0, begin
+            for _, beats in split_bursts(config, address, d["out_beats"]):
+                idle += 1
+                if len(sent) >= BURST_QUEUE:
+                    idle = max(idle, sent[len(sent) - BURST_QUEUE] + 1)
+                beats_done += beats
+                done_units = min(units, beats_done * per_beat)
+                sent.append(begin + done_units * taps + STORE_BEAT_LATENCY
+                            + WRITE_BEAT_LATENCY)
+                answered = max(answered + 1, sent[-1] + layer.timing.write_latency)
+            idle += 1
+            at = begin + units * taps + 1
+            address += d["out_plane_stride"]
+            layer.bytes["output"] = (layer.bytes.get("output", 0)
+                                     + d["out_beats"] * config.bus.bytes)
+        layer.stored.add(at)
+    while len(layer.map_ends) < 2:
+        yield layer.map_ends
+    layer.end = max(at, answered + 1, *layer.map_ends)
