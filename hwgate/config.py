@@ -204,7 +204,7 @@ class AcceleratorConfig:
     @property
     def write_words(self) -> int:
         """Pixels the loader writes into the window memories per cycle."""
-        return min(2, self.beat_pixels)
+        return min(3, self.beat_pixels)
 
     @property
     def slot_reads(self) -> int:
@@ -269,7 +269,7 @@ class AcceleratorConfig:
 
 
 #: Version of the program format, part of every digest.
-PROGRAM_VERSION = 2
+PROGRAM_VERSION = 3
 
 _CIFAR = BufferConfig(window_words=1024, pixels=1024, output_words=2048, passes=128)
 

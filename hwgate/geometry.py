@@ -141,7 +141,8 @@ def describe(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorC
         "row_end": above + count, "col_end": layer.padding + width,
         "in_address": first * width // beat_pixels * size, "in_width": width,
         "in_planes": groups, "plane_words": count * width, "plane_beats": in_beats,
-        "in_skip": skip, "in_runs": 1 if whole else groups, "in_run_stride": plane * size,
+        "in_skip": skip, **_early(layer, above, skip),
+        "in_runs": 1 if whole else groups, "in_run_stride": plane * size,
         "in_run_beats": groups * plane if whole else in_beats,
         "out_width": out_width, "out_pixels": rows * out_width, "out_channels": out_channels,
         "slot_words": plane_beats(config, 1 if layer.reduce else rows * out_width),
@@ -152,6 +153,15 @@ def describe(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorC
         "pool": layer.pool, "pool_words": layer.pool * out_width,
         "last_channels": out_channels - (out_planes - 1) * config.channels,
         **(_describe_residual(layer, residual, config, top, rows) if residual else {})}
+
+
+def _early(layer: QuantizedLayer, above: int, skip: int) -> dict[str, int]:
+    """Pixels of a channel group that a pass waits for: it follows the loader row by row."""
+    width = layer.in_shape[2]
+    if layer.kernel == 1:  # nine groups share a pass, and are loaded one after the other
+        return {"early_words": 0xFFFF}
+    return {"early_words": skip + max(1, (layer.kernel - above) * width),
+            "early_step": layer.stride * width}
 
 
 def _describe_residual(layer: QuantizedLayer, shape: Shape, config: AcceleratorConfig,

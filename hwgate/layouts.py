@@ -111,6 +111,9 @@ def descriptor_layout() -> Layout:
         Field("plane_words", 16, "input pixels of a channel group"),
         Field("plane_beats", 16, "beats that hold the pixels of a channel group"),
         Field("in_skip", 8, "pixels of the first of these beats that come before them"),
+        Field("early_words", 16, "pixels of a channel group, those of in_skip among them, that "
+                                 "the first row of windows needs; 65535: all of them"),
+        Field("early_step", 16, "... and how many more for each further row"),
         Field("in_runs", 16, "runs of beats of a tile: 1, or one per channel group"),
         Field("in_run_stride", 32, "bytes from one run to the next"),
         Field("in_run_beats", 32, "beats of a run"),

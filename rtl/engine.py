@@ -127,6 +127,7 @@ class Engine(wiring.Component):
                 lane.progress.residual_plane.eq(residual.plane),
                 lane.write.eq(loader.write), lane.progress.loaded_tile.eq(loader.tile),
                 lane.progress.loaded_plane.eq(loader.plane),
+                lane.progress.loaded_words.eq(loader.words),
                 lane.progress.stored_tile.eq(store.stored_tile),
                 lane.column_address.eq(store.address), store.columns[n].eq(lane.column),
                 self.monitor.events[n].eq(lane.event)]

@@ -10,8 +10,9 @@ from hwgate.rtl.structs import descriptor_struct, header_struct
 
 __all__ = ["JOBS_ALIVE", "BlockFetch", "JobFetch", "job_layout", "run_layout"]
 
-#: Jobs of a lane between the request for their header and their last output.
-JOBS_ALIVE = 2
+#: Jobs of a lane between the request for their header and their last output: one in each context,
+#: and two whose weights come.
+JOBS_ALIVE = 4
 
 
 def run_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -20,9 +21,10 @@ def run_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def job_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """A job: its header, place in the layer, and first word in the output column."""
+    """A job: its header, place in the layer (the last one of its tile, of the lane's jobs), and
+    first word in the output column."""
     return data.StructLayout({
-        "header": header_struct(config), "channel": 16, "tile": 16, "tile_last": 1,
+        "header": header_struct(config), "channel": 16, "tile": 16, "tile_last": 1, "last": 1,
         "column": (config.buffers.output_words - 1).bit_length(),
         "conditional": config.bus.address_bits})
 
@@ -89,7 +91,7 @@ class JobFetch(wiring.Component):
     """Goes through a lane's jobs, channels ``lane``, ``lane + lanes`` ... of each tile in turn.
 
     Asks for header and base blocks of the next job as soon as fewer than :data:`JOBS_ALIVE` are
-    alive, and stores its header in the slot of its parity.
+    alive, and stores its header in the slots in turn.
 
     Parameters
     ----------
@@ -110,7 +112,7 @@ class JobFetch(wiring.Component):
     done : In
         A job's last output has been written.
     jobs : Out
-        The two slots; ``fresh`` marks those whose job has not started.
+        The slots; ``fresh`` marks those whose job has not started.
     take : In
         The job in this slot starts.
     finished : Out
@@ -161,6 +163,7 @@ class JobFetch(wiring.Component):
                     m.d.sync += [
                         target.eq(job), target.header.eq(self.header),
                         target.tile_last.eq(tile_last),
+                        target.last.eq(tile_last & (job.tile == layer.tiles - 1)),
                         target.conditional.eq(address + layer.cond_offset),
                         self.fresh.bit_select(slot, 1).eq(1), slot.eq(slot + 1),
                         rest.eq(self.header.base_blocks - layer.first_blocks)]

@@ -8,7 +8,7 @@ from hwgate.config import AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.pixels import PixelCounter
-from hwgate.rtl.structs import descriptor_struct, pixel_layout
+from hwgate.rtl.structs import CONTEXTS, descriptor_struct, pixel_layout
 from hwgate.rtl.weights import pass_layout
 
 __all__ = ["ISSUE_LATENCY", "Activity", "Issue", "progress_layout", "tag_layout"]
@@ -21,9 +21,10 @@ Activity = {name: n for n, name in enumerate(LANE_COUNTERS)}
 
 
 def progress_layout() -> data.StructLayout:
-    """How far the loaders and the store are: complete tiles, and planes of the next one."""
-    return data.StructLayout({"loaded_tile": 16, "loaded_plane": 16, "residual_tile": 16,
-                              "residual_plane": 16, "stored_tile": 16})
+    """How far the loaders and the store are: complete tiles, planes of the next one, and pixels of
+    its next plane."""
+    return data.StructLayout({"loaded_tile": 16, "loaded_plane": 16, "loaded_words": 16,
+                              "residual_tile": 16, "residual_plane": 16, "stored_tile": 16})
 
 
 def tag_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -38,9 +39,14 @@ def tag_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 class Issue(wiring.Component):
-    """Runs the passes of one job after another: base passes over all windows of the tile, then
-    conditional passes over the task list, which the first of them reads while the gate still
-    writes it. One window per cycle; a pass that can start does so without a lost cycle.
+    """Runs the passes of a lane's jobs: base passes over all windows of the tile, conditional
+    passes over the task list. One window per cycle; a pass that can start does so without a lost
+    cycle.
+
+    The base passes of a job come before the conditional passes of the one before it, so that the
+    gate decides, and conditional weights come, while the lane works. Only the last job of a lane
+    has nothing to put between: its first conditional pass reads the task list while the gate still
+    writes it. Base passes follow the loader, row by row.
 
     Parameters
     ----------
@@ -58,10 +64,10 @@ class Issue(wiring.Component):
         See :func:`progress_layout`.
     base, cond : In(stream)
         Passes whose weights have arrived.
-    task_count, task_valid, task, task_position, task_clear, task_rewind, task_next
-        The task list.
+    task_counts, task_valid, task, task_position, task_clear, task_rewind, task_next
+        The task lists; ``context`` is that of the pass that starts.
     drained : In
-        The last gate pass has made all its decisions.
+        One bit per context: its gate pass has made all its decisions.
     o, pixel, block, half : Out
         A window's tag, position, pass and half of the window memory.
     activity : Out
@@ -77,9 +83,10 @@ class Issue(wiring.Component):
             "jobs": In(data.ArrayLayout(job_layout(config), JOBS_ALIVE)), "fresh": In(JOBS_ALIVE),
             "take": Out(JOBS_ALIVE), "no_more": In(1), "progress": In(progress_layout()),
             "base": In(passes), "cond": In(passes),
-            "task_count": In(count), "task_valid": In(1), "task": In(pixel_layout(config)),
+            "task_counts": In(data.ArrayLayout(count, CONTEXTS)), "task_valid": In(1),
+            "task": In(pixel_layout(config)), "context": Out(range(CONTEXTS)),
             "task_position": In(count), "task_clear": Out(1), "task_rewind": Out(1),
-            "task_next": Out(1), "drained": In(1),
+            "task_next": Out(1), "drained": In(CONTEXTS),
             "o": Out(tag_layout(config)), "pixel": Out(pixel_layout(config)),
             "block": Out(pass_layout(config)), "half": Out(1),
             "activity": Out(len(LANE_COUNTERS))})
@@ -89,78 +96,95 @@ class Issue(wiring.Component):
         layer, progress = self.layer, self.progress
         m.submodules.raster = raster = PixelCounter(self.config)
 
-        # The pass that runs.
+        # The pass that runs, and the rows that it may read.
         running, begun, tag = Signal(), Signal(), Signal(tag_layout(self.config))
-        block, half = Signal.like(self.block), Signal()
+        block, tile = Signal.like(self.block), Signal(16)
         issue_base, issue_cond, last, end = Signal(), Signal(), Signal(), Signal()
-        exhausted = self.drained & (self.task_position == self.task_count)
+        listed, drained = Signal.like(self.task_position), Signal()
+        needed, whole, rows = Signal(17), Signal(), Signal()
         m.d.comb += [
-            issue_base.eq(running & ~tag.cond), issue_cond.eq(running & tag.cond & self.task_valid),
-            last.eq(Mux(tag.cond, self.drained & (self.task_position == self.task_count - 1),
-                        raster.last)),
+            whole.eq(_passed(progress.loaded_tile, progress.loaded_plane, tile, block.plane)),
+            rows.eq(whole | (progress.loaded_tile == tile) & (progress.loaded_plane == block.plane)
+                    & (progress.loaded_words >= needed)),
+            listed.eq(self.task_counts[tag.slot % CONTEXTS]),
+            drained.eq(self.drained.bit_select(tag.slot % CONTEXTS, 1)),
+            issue_base.eq(running & ~tag.cond & rows),
+            issue_cond.eq(running & tag.cond & self.task_valid),
+            last.eq(Mux(tag.cond, drained & (self.task_position == listed - 1), raster.last)),
             end.eq((issue_base | issue_cond) & last
-                   | running & tag.cond & ~issue_cond & exhausted),
+                   | running & tag.cond & ~issue_cond & drained & (self.task_position == listed)),
             self.task_next.eq(issue_cond), raster.next.eq(issue_base),
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
             raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels)]
+        with m.If(issue_base & raster.row_end):
+            m.d.sync += needed.eq(needed + layer.early_step)
 
-        # The pass that comes next.
-        slot, cond, index = Signal(range(JOBS_ALIVE)), Signal(), Signal(16)
-        job = self.jobs[slot]
+        # The pass that comes next: number ``index`` of the base path of the job in slot ``fore``,
+        # or of the conditional path of the oldest one that waits for it, in slot ``back``.
+        fore, back = Signal(range(JOBS_ALIVE)), Signal(range(JOBS_ALIVE))
+        cond, index, all_begun = Signal(), Signal(16), Signal()
+        slot, waiting = Signal.like(fore), Signal(range(CONTEXTS + 1))
+        job = Signal(job_layout(self.config))
         head = Mux(cond, self.cond.payload.as_value(), self.base.payload.as_value())
         head = pass_layout(self.config)(head)
         weights, windows, output, tasks = Signal(), Signal(), Signal(), Signal()
         final, gate, operand, group = Signal(), Signal(), Signal(), Signal(16)
-        blocks = Mux(cond, job.header.cond_blocks, job.header.base_blocks)
+        decided = Signal()
         m.d.comb += [
-            final.eq(index + 1 == blocks), gate.eq(final & ~cond & job.header.gated[0]),
+            slot.eq(Mux(cond, back, fore)), job.eq(self.jobs[slot]),
+            self.context.eq(slot % CONTEXTS),
+            final.eq(index + 1 == Mux(cond, job.header.cond_blocks, job.header.base_blocks)),
+            gate.eq(final & ~cond & job.header.gated[0]),
             # The last base pass is the first one that may make outputs.
             group.eq((job.channel >> (self.config.channels - 1).bit_length()) - layer.res_group),
-            operand.eq(cond | ~final | (job.header.mult_residual == 0)
-                       | (progress.residual_tile > job.tile)
-                       | (progress.residual_tile == job.tile)
-                       & (progress.residual_plane > group))]
-        m.d.comb += [
-            weights.eq(Mux(cond, self.cond.valid, self.base.valid & ((index != 0) | fresh_bit(
-                self.fresh, slot)))),
-            windows.eq(operand & ((progress.loaded_tile > job.tile)
-                                  | (progress.loaded_tile == job.tile)
-                                  & (progress.loaded_plane > head.plane))),
+            operand.eq(cond | ~final | (job.header.mult_residual == 0) | _passed(
+                progress.residual_tile, progress.residual_plane, job.tile, group)),
+            weights.eq(Mux(cond, self.cond.valid,
+                           self.base.valid & ((index != 0) | self.fresh.bit_select(slot, 1)))),
+            windows.eq(operand & (
+                _passed(progress.loaded_tile, progress.loaded_plane, job.tile, head.plane)
+                | ~cond & (progress.loaded_tile == job.tile)
+                & (progress.loaded_plane == head.plane)
+                & (progress.loaded_words >= layer.early_words))),
             output.eq((index != 0) | cond | (job.tile < progress.stored_tile + 2)),
-            tasks.eq(~cond | (index != 0) | (self.task_count != 0))]
+            tasks.eq(~cond | (index != 0) | (self.task_counts[self.context] != 0)),
+            decided.eq(self.drained.bit_select(self.context, 1))]
         go, skip, free = Signal(), Signal(), Signal()
         m.d.comb += [
             free.eq(~running | end),
-            go.eq(free & weights & windows & output & tasks),
-            skip.eq(free & ~tasks & self.drained & ~running),
+            go.eq(free & weights & windows & output & tasks), skip.eq(~tasks & decided),
             self.base.ready.eq(go & ~cond), self.cond.ready.eq(go & cond)]
         with m.If(go):
             m.d.comb += [raster.restart.eq(~cond), self.task_rewind.eq(cond),
                          self.task_clear.eq(gate),
                          self.take.eq((~cond & (index == 0)) << slot)]
             m.d.sync += [
-                running.eq(1), begun.eq(0), block.eq(head), half.eq(job.tile[0]),
+                running.eq(1), begun.eq(0), block.eq(head), tile.eq(job.tile),
+                needed.eq(layer.early_words),
                 tag.cond.eq(cond), tag.slot.eq(slot), tag.init.eq(~cond & (index == 0)),
                 tag.gate.eq(gate), tag.emit.eq(final & ~gate),
                 index.eq(Mux(final, 0, index + 1))]
-            with m.If(final):
-                m.d.sync += [cond.eq(gate), slot.eq(slot + ~gate)]
         with m.Else():
             with m.If(end):
                 m.d.sync += running.eq(0)
             with m.If(issue_base | issue_cond):
                 m.d.sync += begun.eq(1)
-            with m.If(skip):
-                m.d.sync += [cond.eq(0), slot.eq(slot + 1)]
+        with m.If(go & final & ~cond):
+            m.d.sync += [fore.eq(fore + 1), all_begun.eq(job.last), waiting.eq(waiting + gate),
+                         cond.eq(gate & ((waiting == CONTEXTS - 1) | job.last))]
+        with m.Elif(go & final | skip):
+            m.d.sync += [back.eq(back + 1), waiting.eq(waiting - 1),
+                         cond.eq(all_begun & (waiting != 1))]
         with m.If(self.start):
-            m.d.sync += [slot.eq(0), cond.eq(0), index.eq(0)]
+            m.d.sync += [fore.eq(0), back.eq(0), cond.eq(0), index.eq(0), waiting.eq(0),
+                         all_begun.eq(0)]
 
         # Into the pipeline; a layer that reduces keeps one psum and makes one output.
         pixel = Mux(tag.cond, self.task.as_value(), raster.o.as_value())
         m.d.sync += [
             self.o.eq(tag), self.o.valid.eq(issue_base | issue_cond), self.o.last.eq(last),
-            self.o.swap.eq(~begun), self.block.eq(block), self.half.eq(half),
+            self.o.swap.eq(~begun), self.block.eq(block), self.half.eq(tile[0]),
             self.pixel.eq(pixel), self.o.index.eq(pixel_layout(self.config)(pixel).index)]
         with m.If(layer.reduce[0]):
             m.d.sync += [self.o.index.eq(0), self.o.init.eq(tag.init & (raster.o.index == 0)),
@@ -172,9 +196,11 @@ class Issue(wiring.Component):
             m.d.comb += name.eq(Activity["base"])
         with m.Elif(issue_cond):
             m.d.comb += name.eq(Activity["conditional"])
+        with m.Elif(running & ~tag.cond):
+            m.d.comb += name.eq(Activity["windows"])
         with m.Elif(running | ~tasks):
             m.d.comb += name.eq(Activity["gate"])
-        with m.Elif(~cond & (index == 0) & self.no_more & ~fresh_bit(self.fresh, slot)):
+        with m.Elif(~cond & (index == 0) & self.no_more & ~self.fresh.bit_select(slot, 1)):
             m.d.comb += name.eq(Activity["idle"])
         with m.Elif(~weights):
             m.d.comb += name.eq(Activity["weights"])
@@ -187,6 +213,6 @@ class Issue(wiring.Component):
         return m
 
 
-def fresh_bit(fresh, slot):
-    """The job in ``slot`` has arrived and not started."""
-    return fresh.bit_select(slot, 1)
+def _passed(tile, plane, wanted_tile, wanted_plane):
+    """Progress (tile, plane) includes the wanted plane."""
+    return (tile > wanted_tile) | (tile == wanted_tile) & (plane > wanted_plane)

@@ -8,13 +8,14 @@ from hwgate.config import AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.dot import DotProduct, dot_latency
-from hwgate.rtl.fetch import BlockFetch, JobFetch
+from hwgate.rtl.fetch import BlockFetch, JobFetch, run_layout
 from hwgate.rtl.gate import GATE_LATENCY, Gate
 from hwgate.rtl.issue import ISSUE_LATENCY, Issue, progress_layout
 from hwgate.rtl.pixels import PixelCounter
 from hwgate.rtl.psum import PSUM_LATENCY, PSUM_LOOKUP, PsumMemory
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY, Requantize
 from hwgate.rtl.structs import (
+    CONTEXTS,
     block_layout,
     delay,
     descriptor_struct,
@@ -125,19 +126,21 @@ class Lane(wiring.Component):
             base_queue.bitmap.eq(self.job_header.base_bitmap)]
 
         # Issue.
-        drained = Signal()
+        drained = Signal(CONTEXTS)
         m.d.comb += [
             issue.start.eq(self.start), issue.layer.eq(layer), issue.jobs.eq(fetch.jobs),
             issue.fresh.eq(fetch.fresh), fetch.take.eq(issue.take),
             issue.no_more.eq(fetch.finished), issue.progress.eq(self.progress),
-            issue.task_count.eq(tasks.count), issue.task_valid.eq(tasks.valid),
+            issue.task_counts.eq(tasks.count), issue.task_valid.eq(tasks.valid),
             issue.task.eq(tasks.o), issue.task_position.eq(tasks.position),
-            tasks.clear.eq(issue.task_clear), tasks.rewind.eq(issue.task_rewind),
+            tasks.clear.eq(issue.task_clear), tasks.clear_context.eq(issue.context),
+            tasks.rewind.eq(issue.task_rewind), tasks.context.eq(issue.context),
             tasks.next.eq(issue.task_next), issue.drained.eq(drained),
             self.activity.eq(issue.activity)]
 
         tag, psum, opened = self._datapath(m, issue, base_queue, cond_queue, fetch.jobs)
         job = fetch.jobs[tag.slot]
+        context = tag.slot % CONTEXTS
         deciding, emit = Signal(), Signal()
         m.d.comb += [deciding.eq(tag.valid & tag.gate),
                      emit.eq(tag.valid & (tag.emit | tag.gate & ~opened))]
@@ -149,25 +152,42 @@ class Lane(wiring.Component):
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
             raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
-            tasks.append.eq(deciding & opened), tasks.pixel.eq(raster.o)]
+            tasks.append.eq(deciding & opened), tasks.append_context.eq(context),
+            tasks.pixel.eq(raster.o)]
+        with m.If(deciding & tag.last):
+            m.d.sync += drained.bit_select(context, 1).eq(1)
         with m.If(issue.task_clear):
-            m.d.sync += drained.eq(0)
-        with m.Elif(deciding & tag.last):
-            m.d.sync += drained.eq(1)
+            m.d.sync += drained.bit_select(issue.context, 1).eq(0)
 
-        # The first open gate of a job asks for its conditional weights.
+        # The first open gate of a job asks for its conditional weights; it waits while those of
+        # the job before are still being asked for.
+        first, waits, waiting = Signal(), Signal(), Signal(run_layout(config))
         m.d.comb += [
-            cond_fetch.i.valid.eq(tasks.append & (tasks.count == 0)),
-            cond_fetch.i.payload.address.eq(job.conditional),
-            cond_fetch.i.payload.blocks.eq(job.header.cond_blocks),
-            cond_queue.load.eq(cond_fetch.i.valid),
-            cond_queue.bitmap.eq(job.header.cond_bitmap)]
+            first.eq(tasks.append & (tasks.count[context] == 0)),
+            cond_fetch.i.valid.eq(first | waits),
+            cond_fetch.i.payload.address.eq(Mux(waits, waiting.address, job.conditional)),
+            cond_fetch.i.payload.blocks.eq(Mux(waits, waiting.blocks, job.header.cond_blocks)),
+            cond_queue.load.eq(first), cond_queue.bitmap.eq(job.header.cond_bitmap)]
+        with m.If(cond_fetch.i.ready):
+            m.d.sync += waits.eq(0)
+        with m.Elif(first):
+            m.d.sync += [waits.eq(1), waiting.eq(cond_fetch.i.payload)]
 
-        # Outputs: every pixel is emitted once, so counting them ends the job.
-        emitted, job_end = Signal(16), Signal()
-        m.d.comb += job_end.eq(emit & (emitted == Mux(layer.reduce[0], 1, layer.out_pixels) - 1))
+        # Outputs: every pixel is emitted once, so counting them ends the job. Jobs retire in their
+        # order, though a job without conditional path can end before the one that it overtook.
+        emitted = Signal(data.ArrayLayout(16, CONTEXTS))
+        ended, retire = Signal(CONTEXTS), Signal()
+        oldest = Signal.like(tag.slot)
         with m.If(emit):
-            m.d.sync += emitted.eq(Mux(job_end, 0, emitted + 1))
+            with m.If(emitted[context] == Mux(layer.reduce[0], 1, layer.out_pixels) - 1):
+                m.d.sync += [emitted[context].eq(0), ended.bit_select(context, 1).eq(1)]
+            with m.Else():
+                m.d.sync += emitted[context].eq(emitted[context] + 1)
+        m.d.comb += retire.eq(ended.bit_select(oldest % CONTEXTS, 1))
+        with m.If(retire):
+            m.d.sync += [oldest.eq(oldest + 1), ended.bit_select(oldest % CONTEXTS, 1).eq(0)]
+        with m.If(self.start):
+            m.d.sync += oldest.eq(0)
         m.submodules.requantize = requantize = Requantize(config)
         m.d.comb += [
             requantize.psum.eq(psum), requantize.relu.eq(layer.relu[0]),
@@ -180,7 +200,8 @@ class Lane(wiring.Component):
             self.event.tile.eq(job.tile), self.event.pixel.eq(tag.index),
             self.event.psum.eq(psum), self.event.decision.eq(opened)]
         self._column(m, tag, job, emit, requantize)
-        finish = delay(m, Cat(job_end, job.tile_last), REQUANTIZE_LATENCY, name="finish")
+        finish = delay(m, Cat(retire, fetch.jobs[oldest].tile_last), REQUANTIZE_LATENCY - 1,
+                       name="finish")
         m.d.comb += [done.eq(finish[0]), self.status.absent.eq(layer.out_channels <= self.lane)]
         with m.If(self.start):
             m.d.sync += [self.status.tile.eq(0), self.status.jobs.eq(0)]
@@ -216,7 +237,8 @@ class Lane(wiring.Component):
         m.d.comb += [dot.window.eq(window.o), dot.weights.eq(weights), psum.dot.eq(dot.o)]
 
         lookup = delay(m, swap, 1 + dot_latency(config) - PSUM_LOOKUP, name="at_lookup")
-        m.d.comb += [psum.valid.eq(lookup.valid), psum.pixel.eq(lookup.index),
+        m.d.comb += [psum.valid.eq(lookup.valid),
+                     psum.place.eq(Cat(lookup.index, lookup.slot % CONTEXTS)),
                      psum.init.eq(lookup.init)]
         compare = delay(m, lookup, PSUM_LOOKUP + PSUM_LATENCY, name="at_gate")
         m.d.comb += [gate.gate.eq(compare.gate), gate.psum.eq(psum.o),

@@ -18,8 +18,8 @@ LOADED_LATENCY = 2
 class Loader(wiring.Component):
     """Reads tile after tile, plane after plane, and broadcasts the words to the lanes.
 
-    Window mode writes ``config.write_words`` pixels per cycle: neighbours never share a bank.
-    Bank mode writes one.
+    Window mode writes ``config.write_words`` pixels per cycle: neighbours never share a bank. What
+    is left of a beat waits for the next one. Bank mode writes one.
 
     Parameters
     ----------
@@ -37,8 +37,9 @@ class Loader(wiring.Component):
         A beat of the answers.
     write : Out
         To the window memories, see :func:`window_write_layout`.
-    tile, plane : Out
-        Loaded tiles, and loaded planes of the next one.
+    tile, plane, words : Out
+        Loaded tiles, loaded planes of the next one, and pixels of the next plane, those counted
+        that come before a band.
     idle : Out
         Every tile of the layer has been written.
     """
@@ -50,7 +51,7 @@ class Loader(wiring.Component):
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
             "o": Out(stream.Signature(request_layout(config))), "valid": In(1),
             "data": In(config.bus.data_bits), "write": Out(window_write_layout(config)),
-            "tile": Out(16), "plane": Out(16), "idle": Out(1)})
+            "tile": Out(16), "plane": Out(16), "words": Out(16), "idle": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -59,31 +60,53 @@ class Loader(wiring.Component):
         wiring.connect(m, wiring.flipped(self.o), queue.request)
         m.d.comb += [
             queue.start.eq(self.start), queue.lanes.eq(self.lanes), queue.valid.eq(self.valid),
-            queue.data.eq(self.data), self.idle.eq(queue.idle), queue.i.tiles.eq(layer.tiles),
+            queue.data.eq(self.data), queue.i.tiles.eq(layer.tiles),
             queue.i.address.eq(layer.in_address), queue.i.tile_stride.eq(layer.in_stride),
             queue.i.runs.eq(layer.in_runs), queue.i.run_stride.eq(layer.in_run_stride),
             queue.i.beats.eq(layer.in_run_beats)]
-        self._place(m, queue.o)
+        self._place(m, queue)
         return m
 
-    def _place(self, m, beats):
+    def _place(self, m, queue):
         """Write words in raster order to the bank and address of their pixel."""
         config, layer = self.config, self.layer
         layout = window_write_layout(config)
         words, width = config.write_words, 8 * config.channels
-        part, beat = Signal(range(max(2, config.beat_pixels))), Signal(16)
+        beat = Signal(16)
         group, bank = Signal.like(layer.group_words), Signal(range(TAPS))
         tile, plane = Signal.like(self.tile), Signal.like(self.plane)
         column, xm, ym = Signal(16), Signal(2), Signal(2)
         xq, ya = (Signal(layout.elem_shape["address"].shape, name=name) for name in ("xq", "ya"))
         word = Signal(16)
         bank_mode = layer.bank_mode[0]
-        end_part, end_plane = Signal(), Signal()
+
+        # Pixels of beats that were taken and not written: fewer than a cycle writes, or a beat is
+        # not needed. The last beat of a plane leaves nothing for the next one.
+        held, left = Signal(width * config.beat_pixels), Signal(range(config.beat_pixels))
+        step, count, ahead = (Signal(range(2 * config.beat_pixels + 1), name=name)
+                              for name in ("step", "count", "ahead"))
+        take, go, flush, end_plane = Signal(), Signal(), Signal(), Signal()
+        chosen = Signal(width * (config.beat_pixels + words - 1))
         m.d.comb += [
-            end_part.eq(part + 1 == Mux(bank_mode, config.beat_pixels,
-                                        config.beat_pixels // words)),
-            end_plane.eq(end_part & (beat == layer.plane_beats - 1)),
-            beats.ready.eq(end_part)]
+            step.eq(Mux(bank_mode, 1, words)),
+            take.eq(queue.o.valid & ~flush & (left < step)), queue.o.ready.eq(take),
+            go.eq(take | (left >= step) | flush),
+            count.eq(left + Mux(take, config.beat_pixels, 0)),
+            ahead.eq(Mux(count > step, count - step, 0)),
+            end_plane.eq(go & (ahead == 0) & (flush | take & (beat == layer.plane_beats - 1))),
+            self.idle.eq(queue.idle & (left == 0))]
+        m.d.comb += chosen.eq(held)
+        with m.Switch(Mux(take, left, words)):
+            for n in range(words):
+                with m.Case(n):
+                    m.d.comb += chosen.eq(held | queue.o.payload << n * width)
+        with m.If(go):
+            m.d.sync += [left.eq(ahead), held.eq(Mux(bank_mode, chosen >> width,
+                                                     chosen >> words * width))]
+        with m.If(take):
+            m.d.sync += [beat.eq(beat + 1), flush.eq(beat == layer.plane_beats - 1)]
+        with m.If(end_plane):
+            m.d.sync += [beat.eq(0), flush.eq(0)]
 
         # The first pixel is at (pad_top, pad), which may be 3.
         first_xq, first_xm, first_ym = Signal(1), Signal(2), Signal(2)
@@ -96,7 +119,7 @@ class Loader(wiring.Component):
         for n in range(words):
             here_word, here_column, here_xq, here_xm, here_ya, here_ym = place
             inside = here_word >= layer.in_skip
-            enable = beats.valid & inside & (here_word - layer.in_skip < layer.plane_words)
+            enable = go & inside & (here_word - layer.in_skip < layer.plane_words)
             address = (group + here_xq + here_ya)[:len(xq) - 1]
             if n:
                 enable = enable & ~bank_mode
@@ -113,29 +136,21 @@ class Loader(wiring.Component):
             place = tuple(_named(m, old, new, f"after{n}") for old, new in zip(place, after))
         first = tuple(_named(m, old, new, "first") for old, new in zip(
             place, (word + 1, column, xq, xm, ya, ym)))
-        with m.If(beats.valid):
+        with m.If(go):
             for now, window, bank_place in zip((word, column, xq, xm, ya, ym), place, first):
                 m.d.sync += now.eq(Mux(bank_mode, bank_place, window))
-            m.d.sync += part.eq(Mux(end_part, 0, part + 1))
-            with m.If(end_part):
-                m.d.sync += beat.eq(beat + 1)
-            with m.If(end_plane):
-                m.d.sync += [beat.eq(0), plane.eq(plane + 1), bank.eq(bank + 1)]
-                with m.If(~bank_mode | (bank == TAPS - 1)):
-                    m.d.sync += [bank.eq(0), group.eq(group + layer.group_words)]
-                with m.If(plane == layer.in_planes - 1):
-                    m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), tile.eq(tile + 1)]
+        with m.If(end_plane):
+            m.d.sync += [plane.eq(plane + 1), bank.eq(bank + 1)]
+            with m.If(~bank_mode | (bank == TAPS - 1)):
+                m.d.sync += [bank.eq(0), group.eq(group + layer.group_words)]
+            with m.If(plane == layer.in_planes - 1):
+                m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), tile.eq(tile + 1)]
         with m.If(self.start):
             m.d.sync += [tile.eq(0), plane.eq(0)]
-        with m.If(self.start | beats.valid & end_plane):
+        with m.If(self.start | end_plane):
             m.d.sync += [word.eq(0), column.eq(0), xq.eq(first_xq), xm.eq(first_xm),
                          ya.eq(Mux(layer.pad_top == 3, layer.row_words, 0)), ym.eq(first_ym)]
 
-        chosen = Signal(words * width)
-        with m.If(bank_mode):
-            m.d.comb += chosen.eq(beats.payload.word_select(part, width))
-        with m.Else():
-            m.d.comb += chosen.eq(beats.payload.word_select(part, words * width))
         for bank_index in range(TAPS):
             port = self.write[bank_index]
             m.d.sync += port.enable.eq(0)
@@ -143,7 +158,7 @@ class Loader(wiring.Component):
                 with m.If(enable & (target == bank_index)):
                     m.d.sync += [port.enable.eq(1), port.data.eq(chosen.word_select(n, width)),
                                  port.address.eq(Cat(address[:len(xq) - 1], tile[0]))]
-        m.d.sync += [self.tile.eq(tile), self.plane.eq(plane)]
+        m.d.sync += [self.tile.eq(tile), self.plane.eq(plane), self.words.eq(word)]
 
 
 def _named(m, like, value, name):

@@ -28,8 +28,8 @@ class PixelCounter(wiring.Component):
         of a row and of ``step_q`` rows, windows of the tile; stable.
     o : Out
         The window, see :func:`pixel_layout`.
-    last : Out
-        It is the tile's last one.
+    row_end, last : Out
+        It is the last one of its row, of the tile.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -39,7 +39,7 @@ class PixelCounter(wiring.Component):
             "restart": In(1), "next": In(1), "step_q": In(2), "step_m": In(2), "width": In(16),
             "row_words": In(self._layout["ya"].shape), "row_step": In(self._layout["ya"].shape),
             "count": In(16),
-            "o": Out(self._layout), "last": Out(1)})
+            "o": Out(self._layout), "row_end": Out(1), "last": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -51,14 +51,15 @@ class PixelCounter(wiring.Component):
             m.d.comb += [moved.eq(remainder + self.step_m), wraps.eq(moved >= 3)]
             return quotient + self.step_q + wraps, Mux(wraps, moved - 3, moved), wraps
 
-        m.d.comb += self.last.eq(o.index == self.count - 1)
+        m.d.comb += [self.last.eq(o.index == self.count - 1),
+                     self.row_end.eq(column == self.width - 1)]
         next_xq, next_xm, _ = advance(o.xq, o.xm)
         next_yq, next_ym, wraps_y = advance(o.yq, o.ym)
         with m.If(self.restart):
             m.d.sync += [o.eq(0), column.eq(0)]
         with m.Elif(self.next):
             m.d.sync += o.index.eq(o.index + 1)
-            with m.If(column == self.width - 1):
+            with m.If(self.row_end):
                 m.d.sync += [column.eq(0), o.xq.eq(0), o.xm.eq(0), o.yq.eq(next_yq),
                              o.ym.eq(next_ym),
                              o.ya.eq(o.ya + self.row_step + Mux(wraps_y, self.row_words, 0))]

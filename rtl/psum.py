@@ -5,6 +5,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
+from hwgate.rtl.structs import CONTEXTS
 
 __all__ = ["PSUM_LATENCY", "PSUM_LOOKUP", "PsumMemory"]
 
@@ -17,7 +18,8 @@ _IN_FLIGHT = PSUM_LOOKUP + PSUM_LATENCY
 
 
 class PsumMemory(wiring.Component):
-    """Read-modify-write of one partial sum per cycle; the same pixel may repeat at once.
+    """Read-modify-write of one partial sum per cycle; the same place may repeat at once. Each
+    context has a sum for every pixel of a tile.
 
     Parameters
     ----------
@@ -25,8 +27,9 @@ class PsumMemory(wiring.Component):
 
     Members
     -------
-    valid, pixel, init : In
-        An access; ``init`` starts from zero instead of the stored sum.
+    valid, place, init : In
+        An access, to a pixel and, in the highest bit, a context; ``init`` starts from zero
+        instead of the stored sum.
     dot : In
         Its addend, :data:`PSUM_LOOKUP` cycles later.
     o : Out
@@ -36,21 +39,22 @@ class PsumMemory(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         super().__init__({
-            "valid": In(1), "pixel": In((config.buffers.pixels - 1).bit_length()), "init": In(1),
+            "valid": In(1), "place": In((CONTEXTS * config.buffers.pixels - 1).bit_length()),
+            "init": In(1),
             "dot": In(signed(config.dot_bits)), "o": Out(signed(config.formats.accumulator))})
 
     def elaborate(self, platform):
         m = Module()
         shape = signed(self.config.formats.accumulator)
         m.submodules.ram = ram = memory.Memory(shape=shape, init=[],
-                                               depth=self.config.buffers.pixels)
+                                               depth=CONTEXTS * self.config.buffers.pixels)
         read, write = ram.read_port(), ram.write_port()
-        m.d.comb += [read.addr.eq(self.pixel), read.en.eq(1)]
+        m.d.comb += [read.addr.eq(self.place), read.en.eq(1)]
 
         # Accesses by age: 0 is at the input, 1 and 2 look up, 3 is at the output.
-        valid, pixel, init = [self.valid], [self.pixel], [self.init]
+        valid, place, init = [self.valid], [self.place], [self.init]
         for age in range(1, 2 * _IN_FLIGHT):
-            for history, name in ((valid, "valid"), (pixel, "pixel"), (init, "init")):
+            for history, name in ((valid, "valid"), (place, "place"), (init, "init")):
                 after = Signal.like(history[0], name=f"{name}{age}")
                 m.d.sync += after.eq(history[-1])
                 history.append(after)
@@ -65,9 +69,9 @@ class PsumMemory(wiring.Component):
         operand = stored
         for distance in range(_IN_FLIGHT, 0, -1):
             hit = Signal(name=f"hit{distance}")
-            m.d.sync += hit.eq(valid[1 + distance] & (pixel[1] == pixel[1 + distance]))
+            m.d.sync += hit.eq(valid[1 + distance] & (place[1] == place[1 + distance]))
             operand = Mux(hit, sums[distance - 1], operand)
         m.d.sync += self.o.eq(Mux(init[PSUM_LOOKUP], 0, operand) + self.dot)
-        m.d.comb += [write.en.eq(valid[_IN_FLIGHT]), write.addr.eq(pixel[_IN_FLIGHT]),
+        m.d.comb += [write.en.eq(valid[_IN_FLIGHT]), write.addr.eq(place[_IN_FLIGHT]),
                      write.data.eq(self.o)]
         return m

@@ -6,9 +6,12 @@ from amaranth.lib import data
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.layouts import Layout, descriptor_layout, header_layout
 
-__all__ = ["block_layout", "delay", "descriptor_struct", "event_layout", "header_struct",
-           "pixel_layout", "residual_write_layout",
-           "status_layout", "window_write_layout"]
+__all__ = ["CONTEXTS", "block_layout", "delay", "descriptor_struct", "event_layout",
+           "header_struct", "pixel_layout", "residual_write_layout", "status_layout",
+           "window_write_layout"]
+
+#: Jobs of a lane that have partial sums and a task list at the same time.
+CONTEXTS = 2
 
 
 def _struct(layout: Layout) -> data.StructLayout:

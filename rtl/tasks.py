@@ -1,11 +1,11 @@
-"""Task list: the open pixels of a job."""
+"""Task lists: the open pixels of the jobs of a lane."""
 
-from amaranth import Module, Mux, Signal
-from amaranth.lib import memory, wiring
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
-from hwgate.rtl.structs import pixel_layout
+from hwgate.rtl.structs import CONTEXTS, pixel_layout
 
 __all__ = ["TASK_LATENCY", "TaskList"]
 
@@ -14,7 +14,8 @@ TASK_LATENCY = 2
 
 
 class TaskList(wiring.Component):
-    """Open pixels in the order of their decisions, read once per conditional pass.
+    """Open pixels in the order of their decisions, read once per conditional pass; one list per
+    context, since a lane decides on the next job before the conditional passes of this one.
 
     A pixel may be read while others are still appended. One append and one read per cycle.
 
@@ -24,14 +25,14 @@ class TaskList(wiring.Component):
 
     Members
     -------
-    clear : In
-        Empty the list; not together with ``append``.
-    append, pixel : In
-        Put a pixel at the end.
+    clear, clear_context : In
+        Empty a list; not together with an ``append`` to it.
+    append, append_context, pixel : In
+        Put a pixel at the end of a list.
     count : Out
-        Pixels in the list, without one appended in this cycle.
-    rewind : In
-        The first pixel comes next; wins over ``next``.
+        Pixels in each list, without one appended in this cycle.
+    rewind, context : In
+        The first pixel of this list comes next; wins over ``next``.
     next : In
         Take the pixel at the output.
     valid, o : Out
@@ -45,25 +46,32 @@ class TaskList(wiring.Component):
         self.config = config
         index = (config.buffers.pixels - 1).bit_length() + 1
         super().__init__({
-            "clear": In(1), "append": In(1), "pixel": In(pixel_layout(config)),
-            "count": Out(index), "rewind": In(1), "next": In(1), "valid": Out(1),
+            "clear": In(1), "clear_context": In(range(CONTEXTS)),
+            "append": In(1), "append_context": In(range(CONTEXTS)),
+            "pixel": In(pixel_layout(config)), "count": Out(data.ArrayLayout(index, CONTEXTS)),
+            "rewind": In(1), "context": In(range(CONTEXTS)), "next": In(1), "valid": Out(1),
             "o": Out(pixel_layout(config)), "position": Out(index)})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.ram = ram = memory.Memory(shape=pixel_layout(self.config), init=[],
-                                               depth=self.config.buffers.pixels)
+                                               depth=CONTEXTS * self.config.buffers.pixels)
         write, read = ram.write_port(), ram.read_port()
-        m.d.comb += [write.en.eq(self.append), write.addr.eq(self.count),
-                     write.data.eq(self.pixel)]
+        end, bits = self.count[self.append_context], len(self.position) - 1
+        m.d.comb += [write.en.eq(self.append), write.data.eq(self.pixel),
+                     write.addr.eq(Cat(end[:bits], self.append_context))]
+        with m.If(self.append):
+            m.d.sync += end.eq(end + 1)
         with m.If(self.clear):
-            m.d.sync += self.count.eq(0)
-        with m.Elif(self.append):
-            m.d.sync += self.count.eq(self.count + 1)
+            m.d.sync += self.count[self.clear_context].eq(0)
 
-        ahead = Signal.like(self.position)
+        ahead, reading, context = Signal.like(self.position), Signal(1), Signal(1)
         m.d.comb += [
             ahead.eq(Mux(self.rewind, 0, self.position + self.next)),
-            read.addr.eq(ahead), read.en.eq(1), self.o.eq(read.data)]
-        m.d.sync += [self.position.eq(ahead), self.valid.eq((ahead < self.count) & ~self.clear)]
+            reading.eq(Mux(self.rewind, self.context, context)),
+            read.addr.eq(Cat(ahead[:bits], reading)), read.en.eq(1), self.o.eq(read.data)]
+        m.d.sync += [
+            context.eq(reading), self.position.eq(ahead),
+            self.valid.eq((ahead < self.count[reading])
+                          & ~(self.clear & (self.clear_context == reading)))]
         return m

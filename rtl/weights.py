@@ -35,7 +35,8 @@ class WeightQueue(wiring.Component):
     Members
     -------
     load, bitmap : In
-        Channel groups of the blocks that follow.
+        Channel groups of the blocks that follow those of the bitmap before. Two bitmaps at most
+        have blocks to come, and between their blocks is a cycle without a push.
     push, block : In
         A block arrives.
     group_words, row_words, in_planes, bank_mode, kernel_blocks : In
@@ -79,8 +80,14 @@ class WeightQueue(wiring.Component):
                 m.d.comb += group.eq(bit)
         row, column, offset = Signal(2), Signal(2), Signal.like(self.row_words)
         last_column = column + 1 == self.kernel_blocks
-        with m.If(self.load):
-            m.d.sync += [left.eq(self.bitmap), row.eq(0), column.eq(0), offset.eq(0)]
+        after, waiting, bare = Signal(passes), Signal(), left == 0
+        with m.If(self.load & ~bare):
+            m.d.sync += [after.eq(self.bitmap), waiting.eq(1)]
+        with m.Elif(bare):
+            m.d.sync += waiting.eq(0)
+        with m.If(bare & (self.load | waiting)):
+            m.d.sync += [left.eq(Mux(waiting, after, self.bitmap)), row.eq(0), column.eq(0),
+                         offset.eq(0)]
         with m.Elif(self.push):
             m.d.sync += column.eq(column + 1)
             with m.If(last_column):

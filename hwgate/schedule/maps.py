@@ -1,33 +1,48 @@
 """Schedule of the loaders: feature maps and residual operands of one tile after another."""
 
+from bisect import bisect_right
+from itertools import pairwise
+
 from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.tiles import TILE_CHUNK, TILE_QUEUE
 from hwgate.schedule.state import HALVES, Block, LayerState, Times
 
-__all__ = ["load", "load_residual"]
-
+__all__ = ["load", "load_residual", "words_loaded"]
 
 
 def load(layer: LayerState, source: int) -> Block:
-    """The loader: windows of one tile after another."""
-    d, config = layer.d, layer.config
-    steps = config.beat_pixels if d["bank_mode"] else config.beat_pixels // config.write_words
-    yield from _tiles(layer, source, "in", "windows", d["plane_beats"], steps, layer.loaded)
+    """The loader: windows of one tile after another. It takes a beat when the pixels that are left
+    of those before do not fill a cycle's writes."""
+    writes = layer.plane_writes
+    steps = [after - before for before, after in pairwise(writes)]
+    yield from _tiles(layer, source, "in", "windows", steps, layer.loaded, layer.window_beats)
+
+
+def words_loaded(layer: LayerState, plane: int, words: int) -> int:
+    """Cycle from which ``words`` pixels of a plane, or all of them, count as loaded."""
+    writes = layer.plane_writes
+    write = -(-words // layer.write_words) - 1
+    beat = bisect_right(writes, write) - 1
+    if beat >= len(writes) - 1:
+        return int(layer.loaded[plane])
+    return (layer.window_beats[plane * (len(writes) - 1) + beat] + write - writes[beat]
+            + LOADED_LATENCY)
 
 
 def load_residual(layer: LayerState, source: int) -> Block:
-    """The residual loader."""
+    """The residual loader, which takes a beat when it has written it."""
     d = layer.d
     steps = layer.config.slot_reads * (layer.config.beat_pixels if d["res_step"] == 2 else 1)
-    yield from _tiles(layer, source, "res", "residual", d["res_beats"], steps, layer.operands)
+    yield from _tiles(layer, source, "res", "residual", [steps] * d["res_beats"], layer.operands)
 
 
-def _tiles(layer: LayerState, source: int, prefix: str, stream: str, plane: int, steps: int,
-           loaded: Times) -> Block:
-    """A :class:`TileQueue`, whose user takes ``steps`` cycles per beat."""
+def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list[int],
+           loaded: Times, takes: list[int] | None = None) -> Block:
+    """A :class:`TileQueue`, whose user writes for ``steps`` cycles after each beat of a plane, and
+    takes the beat before them (then ``takes`` gets the cycles), or in the last one."""
     d, config = layer.d, layer.config
     popped: list[int] = []  # cycle from which each beat's place in the queue is free
-    valid, busy = 1, 0
+    valid, busy, at = 1, 0, 0
     for tile in range(d["tiles"]):
         for lane in layer.lanes:
             jobs = len(lane.jobs) // d["tiles"]
@@ -47,10 +62,15 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str, plane: int,
                     valid = max(valid, popped[short - 1])
                 grant, beat = yield from layer.read(source, valid, address, chunk, stream)
                 for n in range(chunk):
-                    busy = max(busy, beat + n * layer.timing.beat_interval + 1) + steps
-                    popped.append(busy)
-                    if len(popped) % plane == 0:
+                    take = max(busy, beat + n * layer.timing.beat_interval + 1)
+                    busy = take + steps[at]
+                    popped.append(busy if takes is None else take + 1)
+                    if takes is not None:
+                        takes.append(take)
+                    at += 1
+                    if at == len(steps):
                         loaded.add(busy - 1 + LOADED_LATENCY)
+                        at = 0
                 valid, left = grant + 1, left - chunk
                 address += chunk * config.bus.bytes
     layer.map_ends.add(busy)

@@ -4,98 +4,169 @@ from hwgate.compiler import Job
 from hwgate.config import TAPS
 from hwgate.rtl.issue import ISSUE_LATENCY
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
+from hwgate.rtl.structs import CONTEXTS
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.rtl.window import WINDOW_LATENCY
+from hwgate.schedule.maps import words_loaded
 from hwgate.schedule.state import HALVES, Block, LaneState, LayerState
 
 __all__ = ["issue"]
 
 
+class _Passes:
+    """Progress of a lane's issue unit."""
 
-def issue(layer: LayerState, lane: LaneState) -> Block:
-    """A lane's passes, in the order of its jobs."""
-    d, opened, decision = layer.d, layer.opened, layer.decision
-    pixels, planes = d["out_pixels"], d["in_planes"]
-    swapped = ISSUE_LATENCY + WINDOW_LATENCY
-    counters = lane.counters
-    base, conditional = lane.weights["base"], lane.weights["conditional"]
-    used = {"base": 0, "conditional": 0}
-    at = 0  # last cycle that has been accounted for; a pass may start in it
-    running = False  # ... because a pass ends in it
+    def __init__(self, layer: LayerState, lane: LaneState):
+        self.layer, self.lane = layer, lane
+        self.at = 0  # last cycle that has been accounted for; a pass may start in it
+        self.running = False  # ... because a pass ends in it
+        self.chosen = 0  # cycle from which the next pass is known
+        self.used = {"base": 0, "conditional": 0}
+        #: Of each job: cycle of its gate pass's start, the lost ones before each of its rows.
+        self.gates: list[tuple[int, list[int]]] = []
+        #: Of each job: cycle after its last window, and whether more may follow.
+        self.ends: list[int] = []
+        self.open: list[bool] = []
 
-    def start(*limits: tuple[str, int]) -> int:
+    def start(self, *limits: tuple[str, int]) -> int:
         """Cycle in which a pass starts; accounts for the wait by its reasons in turn."""
-        nonlocal at
-        earliest = at if running else at + 1
+        earliest = self.at if self.running else self.at + 1
         begin = max(earliest, *(time for _, time in limits))
-        if begin == at:
-            return at
-        for reason, time in limits:
-            if time - 1 > at:
-                counters[reason] += time - 1 - at
-                at = time - 1
-        counters["turnaround"] += begin - at
-        at = begin
-        return at
+        if begin != self.at:
+            for reason, time in limits:
+                self.wait(reason, time - 1)
+            self.wait("turnaround", begin)
+        self.chosen = begin + 1
+        return begin
 
-    for tile, channel in lane.jobs:
-        job = layer.plan.jobs[channel]
-        room = 0
-        for number, block in enumerate(job.base):
-            while len(base) <= used["base"]:
+    def wait(self, reason: str, until: int) -> None:
+        """Account for the cycles up to ``until``."""
+        if until > self.at:
+            self.lane.counters[reason] += until - self.at
+            self.at = until
+
+    def base(self, number: int) -> Block:
+        """Base passes of a job."""
+        layer, lane = self.layer, self.lane
+        d, (tile, channel) = layer.d, lane.jobs[number]
+        job, base, room = layer.plan.jobs[channel], lane.weights["base"], 0
+        last = len(job.base) - 1
+        for index, block in enumerate(job.base):
+            while len(base) <= self.used["base"]:
                 yield base
-            plane = tile * planes + _plane(layer, block)
+            plane = tile * d["in_planes"] + _plane(layer, block)
             while len(layer.loaded) <= plane:
                 yield layer.loaded
-            if number == 0 and tile >= HALVES:
+            if index == 0 and tile >= HALVES:
                 while len(layer.stored) <= tile - HALVES:
                     yield layer.stored
                 room = layer.stored[tile - HALVES]
-            operand = 0
-            operand_group = _operand(layer, job, channel)
-            if number == len(job.base) - 1 and operand_group is not None:
+            operand, operand_group = 0, _operand(layer, job, channel)
+            if index == last and operand_group is not None:
                 wanted = tile * d["res_planes"] + operand_group
                 while len(layer.operands) <= wanted:
                     yield layer.operands
                 operand = layer.operands[wanted]
-            begin = start(("weights", base[used["base"]]),
-                          ("windows", max(layer.loaded[plane], operand)), ("output", room))
-            used["base"] += 1
-            lane.freed["base"].add(begin + swapped)
-            counters["base"] += pixels
-            at, running = begin + pixels, True
-        last_window = at
-        if opened is not None:
-            gate = begin + decision  # the first decision is in this cycle
-            drained = gate + pixels
-            count = int(opened.count[tile, channel])
-            if count == 0:
-                counters["gate"] += drained - at
-                at, running = drained, False
-            else:
-                tasks = gate + int(opened.first[tile, channel]) + 1
-                lane.runs.add((tasks, channel, len(job.conditional)))
-                for number, block in enumerate(job.conditional):
-                    while len(conditional) <= used["conditional"]:
-                        yield conditional
-                    plane = tile * planes + _plane(layer, block)
-                    while len(layer.loaded) <= plane:
-                        yield layer.loaded
-                    begin = start(("gate", tasks if number == 0 else 0),
-                                  ("weights", conditional[used["conditional"]]),
-                                  ("windows", layer.loaded[plane]))
-                    used["conditional"] += 1
-                    lane.freed["conditional"].add(begin + swapped)
-                    at = last_window = begin + count
-                    if number == 0:
-                        last_task = gate + int(opened.last[tile, channel])
-                        last_window = max(at, last_task + TASK_LATENCY)
-                        at = max(last_window, drained)
-                        counters["gate"] += at - begin - count
-                    counters["conditional"] += count
-                    running = True
-        # ISSUE_LATENCY counts from the start of a pass, one cycle before its first window.
-        lane.done.add(last_window - 1 + decision + REQUANTIZE_LATENCY + 1)
+            windows = words_loaded(layer, plane, d["early_words"])
+            begin = self.start(("weights", base[self.used["base"]]),
+                               ("windows", max(windows, operand)), ("output", room))
+            self.used["base"] += 1
+            lane.freed["base"].add(self._first(begin))
+            late = self._late(begin, plane)
+            lane.counters["base"] += d["out_pixels"]
+            lane.counters["windows"] += late[-1]
+            self.at, self.running = begin + d["out_pixels"] + late[-1], True
+        self.gates.append((begin, late))
+        self.ends.append(self.at)
+        opened = layer.opened
+        count = 0 if opened is None else int(opened.count[tile, channel])
+        self.open.append(count > 0)
+        if opened is not None and count:
+            first = self._decision(number, int(opened.first[tile, channel]))
+            lane.runs.add((first + 1, channel, len(job.conditional)))
+        self._retire()
+
+    def _late(self, begin: int, plane: int) -> list[int]:
+        """Cycles lost before each row of a pass, all rows before counted, that the loader was
+        late with; a pass that lost none has one row."""
+        layer, d = self.layer, self.layer.d
+        if begin + 1 >= layer.loaded[plane]:
+            return [0]
+        late, lost, words = [], 0, d["early_words"]
+        for row in range(d["out_pixels"] // d["out_width"]):
+            due = begin + 1 + row * d["out_width"] + lost
+            lost += max(0, words_loaded(layer, plane, words) - due)
+            late.append(lost)
+            words += d["early_step"]
+        return late
+
+    def _decision(self, number: int, pixel: int) -> int:
+        """Cycle in which a pixel of a job is decided."""
+        begin, late = self.gates[number]
+        row = 0 if len(late) == 1 else pixel // self.layer.d["out_width"]
+        return begin + self.layer.decision + pixel + late[row]
+
+    def conditional(self, number: int) -> Block:
+        """Conditional passes of a job, or the cycle in which they are skipped."""
+        layer, lane, opened = self.layer, self.lane, self.layer.opened
+        assert opened is not None
+        tile, channel = lane.jobs[number]
+        drained = self._decision(number, layer.d["out_pixels"] - 1) + 1
+        count = int(opened.count[tile, channel])
+        if count == 0:
+            skipped = max(self.chosen, drained)
+            if skipped >= self.at:
+                self.wait("gate", skipped)
+                self.running = False
+            self.chosen = skipped + 1
+            return
+        first, last = (self._decision(number, int(at[tile, channel]))
+                       for at in (opened.first, opened.last))
+        conditional = lane.weights["conditional"]
+        for index, block in enumerate(layer.plan.jobs[channel].conditional):
+            while len(conditional) <= self.used["conditional"]:
+                yield conditional
+            plane = tile * layer.d["in_planes"] + _plane(layer, block)
+            while len(layer.loaded) <= plane:
+                yield layer.loaded
+            begin = self.start(("gate", first + 1 if index == 0 else 0),
+                               ("weights", conditional[self.used["conditional"]]),
+                               ("windows", layer.loaded[plane]))
+            self.used["conditional"] += 1
+            lane.freed["conditional"].add(self._first(begin))
+            lane.counters["conditional"] += count
+            end = begin + count
+            self.ends[number] = max(end, last + TASK_LATENCY) if index == 0 else end
+            self.at = max(self.ends[number], drained)
+            lane.counters["gate"] += self.at - end
+            self.running = True
+        self.open[number] = False
+        self._retire()
+
+    @staticmethod
+    def _first(begin: int) -> int:
+        """Cycle in which a pass that starts takes its weights."""
+        return begin + ISSUE_LATENCY + WINDOW_LATENCY
+
+    def _retire(self) -> None:
+        """Jobs end in their order, as soon as no window can follow."""
+        done = self.lane.done
+        while len(done) < len(self.ends) and not self.open[len(done)]:
+            # ISSUE_LATENCY counts from the start of a pass, one cycle before its first window.
+            end = self.ends[len(done)] - 1 + self.layer.decision + REQUANTIZE_LATENCY + 1
+            done.add(max(end, done[-1] + 1) if done else end)
+
+
+def issue(layer: LayerState, lane: LaneState) -> Block:
+    """A lane's passes: the base passes of a job come before the conditional ones of the job
+    before it, those of the last job after its own."""
+    passes, jobs, gated = _Passes(layer, lane), len(lane.jobs), layer.opened is not None
+    behind = CONTEXTS - 1 if gated else 0
+    for number in range(jobs + behind):
+        if number < jobs:
+            yield from passes.base(number)
+        if gated and number >= behind:
+            yield from passes.conditional(number - behind)
 
 
 def _operand(layer: LayerState, job: Job, channel: int) -> int | None:

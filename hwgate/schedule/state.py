@@ -82,6 +82,11 @@ class LayerState:
         self.decision = decision_latency(config)
         self.block_beats = [block_beat(config, n) for n in range(config.request_blocks)]
         self.header_beats = header_layout(config).size_bytes // config.bus.bytes
+        # Cycles in which the loader has written before it takes each beat of a plane, and in all.
+        beats = descriptor["plane_beats"]
+        self.write_words = 1 if descriptor["bank_mode"] else config.write_words
+        self.plane_writes = [*(n * config.beat_pixels // self.write_words for n in range(beats)),
+                             -(-beats * config.beat_pixels // self.write_words)]
         channels, tiles = descriptor["out_channels"], descriptor["tiles"]
         self._ready: list[Block] = []  # blocks that can go on
         self.lanes = [
@@ -89,7 +94,8 @@ class LayerState:
                        for channel in range(n, channels, config.lanes)], self._times)
             for n in range(config.lanes)]
         self.loaded = self._times()    # cycle from which each plane can be read
-        self.operands = self._times()  # the same of the residual operand
+        self.window_beats: list[int] = []  # cycle in which the loader takes each beat
+        self.operands = self._times()  # the same as loaded, of the residual operand
         self.stored = self._times()    # cycle from which each tile has left the output columns
         self.map_ends = self._times()  # cycle from which each of the two loaders is idle
         self.bytes: dict[str, int] = {}

@@ -53,11 +53,12 @@ def fetch_jobs(layer: LayerState, lane: LaneState, source: int) -> Block:
 
 def fetch_conditional(layer: LayerState, lane: LaneState, source: int) -> Block:
     """Conditional blocks of the jobs that open a gate."""
-    d, requested, number = layer.d, 0, 0
+    d, requested, number, free = layer.d, 0, 0, 0
     while True:
         while len(lane.runs) <= number:
             yield lane.runs
         valid, channel, blocks_left = lane.runs[number]
+        valid = max(valid, free)
         address = d["weights_address"] + channel * d["job_stride"] + d["cond_offset"]
         for blocks, beats in layer.plan.chunks(blocks_left, layer.config):
             grant, _ = yield from _blocks(layer, lane, "conditional", source, valid, address,
@@ -65,4 +66,4 @@ def fetch_conditional(layer: LayerState, lane: LaneState, source: int) -> Block:
             requested += blocks
             address += beats * layer.config.bus.bytes
             valid = grant + 1
-        number += 1
+        free, number = valid + 1, number + 1
