@@ -178,14 +178,14 @@ class Lane(wiring.Component):
         emitted = Signal(data.ArrayLayout(16, CONTEXTS))
         ended, retire = Signal(CONTEXTS), Signal()
         oldest = Signal.like(tag.slot)
-        with m.If(emit):
+        m.d.comb += retire.eq(ended.bit_select(oldest % CONTEXTS, 1))
+        with m.If(retire):
+            m.d.sync += [oldest.eq(oldest + 1), ended.bit_select(oldest % CONTEXTS, 1).eq(0)]
+        with m.If(emit):  # the next job of a context may end in the cycle in which this one retires
             with m.If(emitted[context] == Mux(layer.reduce[0], 1, layer.out_pixels) - 1):
                 m.d.sync += [emitted[context].eq(0), ended.bit_select(context, 1).eq(1)]
             with m.Else():
                 m.d.sync += emitted[context].eq(emitted[context] + 1)
-        m.d.comb += retire.eq(ended.bit_select(oldest % CONTEXTS, 1))
-        with m.If(retire):
-            m.d.sync += [oldest.eq(oldest + 1), ended.bit_select(oldest % CONTEXTS, 1).eq(0)]
         with m.If(self.start):
             m.d.sync += oldest.eq(0)
         m.submodules.requantize = requantize = Requantize(config)

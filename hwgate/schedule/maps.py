@@ -1,6 +1,7 @@
 """Schedule of the loaders: feature maps and residual operands of one tile after another."""
 
 from bisect import bisect_right
+from collections.abc import Generator
 from itertools import pairwise
 
 from hwgate.rtl.loader import LOADED_LATENCY
@@ -18,15 +19,19 @@ def load(layer: LayerState, source: int) -> Block:
     yield from _tiles(layer, source, "in", "windows", steps, layer.loaded, layer.window_beats)
 
 
-def words_loaded(layer: LayerState, plane: int, words: int) -> int:
-    """Cycle from which ``words`` pixels of a plane, or all of them, count as loaded."""
+def words_loaded(layer: LayerState, plane: int, words: int) -> Generator[Times, None, int]:
+    """Ends with the cycle from which ``words`` pixels of a plane, or all, count as loaded."""
     writes = layer.plane_writes
     write = -(-words // layer.write_words) - 1
     beat = bisect_right(writes, write) - 1
     if beat >= len(writes) - 1:
+        while len(layer.loaded) <= plane:
+            yield layer.loaded
         return int(layer.loaded[plane])
-    return (layer.window_beats[plane * (len(writes) - 1) + beat] + write - writes[beat]
-            + LOADED_LATENCY)
+    after, beat = write - writes[beat], plane * (len(writes) - 1) + beat
+    while len(layer.window_beats) <= beat:
+        yield layer.window_beats
+    return int(layer.window_beats[beat]) + after + LOADED_LATENCY
 
 
 def load_residual(layer: LayerState, source: int) -> Block:
@@ -37,7 +42,7 @@ def load_residual(layer: LayerState, source: int) -> Block:
 
 
 def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list[int],
-           loaded: Times, takes: list[int] | None = None) -> Block:
+           loaded: Times, takes: Times | None = None) -> Block:
     """A :class:`TileQueue`, whose user writes for ``steps`` cycles after each beat of a plane, and
     takes the beat before them (then ``takes`` gets the cycles), or in the last one."""
     d, config = layer.d, layer.config
@@ -71,6 +76,8 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list
                     if at == len(steps):
                         loaded.add(busy - 1 + LOADED_LATENCY)
                         at = 0
+                if takes is not None:
+                    takes.wake()
                 valid, left = grant + 1, left - chunk
                 address += chunk * config.bus.bytes
     layer.map_ends.add(busy)

@@ -1,5 +1,7 @@
 """Schedule of a lane's passes."""
 
+from collections.abc import Generator
+
 from hwgate.compiler import Job
 from hwgate.config import TAPS
 from hwgate.rtl.issue import ISSUE_LATENCY
@@ -8,7 +10,7 @@ from hwgate.rtl.structs import CONTEXTS
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.rtl.window import WINDOW_LATENCY
 from hwgate.schedule.maps import words_loaded
-from hwgate.schedule.state import HALVES, Block, LaneState, LayerState
+from hwgate.schedule.state import HALVES, Block, LaneState, LayerState, Times
 
 __all__ = ["issue"]
 
@@ -55,8 +57,6 @@ class _Passes:
             while len(base) <= self.used["base"]:
                 yield base
             plane = tile * d["in_planes"] + _plane(layer, block)
-            while len(layer.loaded) <= plane:
-                yield layer.loaded
             if index == 0 and tile >= HALVES:
                 while len(layer.stored) <= tile - HALVES:
                     yield layer.stored
@@ -67,43 +67,56 @@ class _Passes:
                 while len(layer.operands) <= wanted:
                     yield layer.operands
                 operand = layer.operands[wanted]
-            windows = words_loaded(layer, plane, d["early_words"])
+            windows = yield from words_loaded(layer, plane, d["early_words"])
             begin = self.start(("weights", base[self.used["base"]]),
                                ("windows", max(windows, operand)), ("output", room))
             self.used["base"] += 1
             lane.freed["base"].add(self._first(begin))
-            late = self._late(begin, plane)
             lane.counters["base"] += d["out_pixels"]
-            lane.counters["windows"] += late[-1]
-            self.at, self.running = begin + d["out_pixels"] + late[-1], True
-        self.gates.append((begin, late))
+            if index == last:
+                self.gates.append((begin, []))
+                late = yield from self._rows(begin, plane, self.gates[number][1], number)
+            else:
+                late = yield from self._rows(begin, plane, [])
+            lane.counters["windows"] += late
+            self.at, self.running = begin + d["out_pixels"] + late, True
         self.ends.append(self.at)
-        opened = layer.opened
-        count = 0 if opened is None else int(opened.count[tile, channel])
-        self.open.append(count > 0)
-        if opened is not None and count:
-            first = self._decision(number, int(opened.first[tile, channel]))
-            lane.runs.add((first + 1, channel, len(job.conditional)))
+        self.open.append(layer.opened is not None and layer.opened.count[tile, channel] > 0)
         self._retire()
 
-    def _late(self, begin: int, plane: int) -> list[int]:
-        """Cycles lost before each row of a pass, all rows before counted, that the loader was
-        late with; a pass that lost none has one row."""
+    def _rows(self, begin: int, plane: int, late: list[int],
+              gate: int | None = None) -> Generator[Times, None, int]:
+        """Rows of a base pass, which follow the loader; ends with the cycles lost in all.
+
+        ``late`` gets those lost before each row, those of the rows before counted; rows that are
+        not listed lost no more. The gate pass of job ``gate`` asks for conditional weights.
+        """
         layer, d = self.layer, self.layer.d
-        if begin + 1 >= layer.loaded[plane]:
-            return [0]
-        late, lost, words = [], 0, d["early_words"]
-        for row in range(d["out_pixels"] // d["out_width"]):
-            due = begin + 1 + row * d["out_width"] + lost
-            lost += max(0, words_loaded(layer, plane, words) - due)
+        opened, first = layer.opened, -1
+        if gate is not None and opened is not None:
+            tile, channel = self.lane.jobs[gate]
+            if opened.count[tile, channel]:
+                first = int(opened.first[tile, channel])
+        lost, words, width = 0, d["early_words"], d["out_width"]
+        for row in range(d["out_pixels"] // width):
+            due = begin + 1 + row * width + lost
+            whole = len(layer.loaded) > plane and due >= layer.loaded[plane]
+            if not whole:
+                lost += max(0, (yield from words_loaded(layer, plane, words)) - due)
             late.append(lost)
+            if gate is not None and first >= 0 and (whole or first < (row + 1) * width):
+                blocks = len(layer.plan.jobs[channel].conditional)
+                self.lane.runs.add((self._decision(gate, first) + 1, channel, blocks))
+                first = -1
+            if whole:
+                break
             words += d["early_step"]
-        return late
+        return lost
 
     def _decision(self, number: int, pixel: int) -> int:
         """Cycle in which a pixel of a job is decided."""
         begin, late = self.gates[number]
-        row = 0 if len(late) == 1 else pixel // self.layer.d["out_width"]
+        row = min(pixel // self.layer.d["out_width"], len(late) - 1)
         return begin + self.layer.decision + pixel + late[row]
 
     def conditional(self, number: int) -> Block:

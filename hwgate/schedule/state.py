@@ -35,6 +35,10 @@ class Times(list[Any]):
     def add(self, time: Any) -> None:
         """The next time is known: whoever waited for it can go on."""
         self.append(time)
+        self.wake()
+
+    def wake(self) -> None:
+        """Times have been appended: whoever waited for them can go on."""
         if self.waiting:
             self._ready += self.waiting
             self.waiting.clear()
@@ -94,7 +98,7 @@ class LayerState:
                        for channel in range(n, channels, config.lanes)], self._times)
             for n in range(config.lanes)]
         self.loaded = self._times()    # cycle from which each plane can be read
-        self.window_beats: list[int] = []  # cycle in which the loader takes each beat
+        self.window_beats = self._times()  # cycle in which the loader takes each beat
         self.operands = self._times()  # the same as loaded, of the residual operand
         self.stored = self._times()    # cycle from which each tile has left the output columns
         self.map_ends = self._times()  # cycle from which each of the two loaders is idle
