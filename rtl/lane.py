@@ -149,6 +149,7 @@ class Lane(wiring.Component):
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
             raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
+            raster.image_words.eq(layer.image_words), raster.images.eq(layer.images),
             tasks.append.eq(deciding & opened), tasks.pixel.eq(raster.o)]
         with m.If(issue.task_clear):
             m.d.sync += drained.eq(0)
@@ -165,7 +166,7 @@ class Lane(wiring.Component):
 
         # Outputs: every pixel is emitted once, so counting them ends the job.
         emitted, job_end = Signal(16), Signal()
-        m.d.comb += job_end.eq(emit & (emitted == Mux(layer.reduce[0], 1, layer.out_pixels) - 1))
+        m.d.comb += job_end.eq(emit & (emitted == layer.job_outputs - 1))
         with m.If(emit):
             m.d.sync += emitted.eq(Mux(job_end, 0, emitted + 1))
         m.submodules.requantize = requantize = Requantize(config)

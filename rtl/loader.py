@@ -16,7 +16,8 @@ LOADED_LATENCY = 2
 
 
 class Loader(wiring.Component):
-    """Reads tile after tile, plane after plane, and broadcasts the words to the lanes.
+    """Reads tile after tile, plane after plane, image after image, and broadcasts the words to the
+    lanes.
 
     Window mode writes ``config.write_words`` pixels per cycle: neighbours never share a bank.
     Bank mode writes one.
@@ -38,7 +39,7 @@ class Loader(wiring.Component):
     write : Out
         To the window memories, see :func:`window_write_layout`.
     tile, plane : Out
-        Loaded tiles, and loaded planes of the next one.
+        Loaded tiles, and loaded planes of the next one, each of all its images.
     idle : Out
         Every tile of the layer has been written.
     """
@@ -73,16 +74,18 @@ class Loader(wiring.Component):
         words, width = config.write_words, 8 * config.channels
         part, beat = Signal(range(max(2, config.beat_pixels))), Signal(16)
         group, bank = Signal.like(layer.group_words), Signal(range(TAPS))
+        image, nine = Signal(16), Signal.like(layer.group_words)
         tile, plane = Signal.like(self.tile), Signal.like(self.plane)
         column, xm, ym = Signal(16), Signal(2), Signal(2)
         xq, ya = (Signal(layout.elem_shape["address"].shape, name=name) for name in ("xq", "ya"))
         word = Signal(16)
         bank_mode = layer.bank_mode[0]
-        end_part, end_plane = Signal(), Signal()
+        end_part, end_image, end_plane = Signal(), Signal(), Signal()
         m.d.comb += [
             end_part.eq(part + 1 == Mux(bank_mode, config.beat_pixels,
                                         config.beat_pixels // words)),
-            end_plane.eq(end_part & (beat == layer.plane_beats - 1)),
+            end_image.eq(end_part & (beat == layer.plane_beats - 1)),
+            end_plane.eq(end_image & (image == layer.images - 1)),
             beats.ready.eq(end_part)]
 
         # The first pixel is at (pad_top, pad), which may be 3.
@@ -119,15 +122,20 @@ class Loader(wiring.Component):
             m.d.sync += part.eq(Mux(end_part, 0, part + 1))
             with m.If(end_part):
                 m.d.sync += beat.eq(beat + 1)
+            with m.If(end_image):
+                m.d.sync += [beat.eq(0), image.eq(image + 1), group.eq(group + layer.image_words)]
             with m.If(end_plane):
-                m.d.sync += [beat.eq(0), plane.eq(plane + 1), bank.eq(bank + 1)]
+                m.d.sync += [image.eq(0), plane.eq(plane + 1), bank.eq(bank + 1)]
                 with m.If(~bank_mode | (bank == TAPS - 1)):
-                    m.d.sync += [bank.eq(0), group.eq(group + layer.group_words)]
+                    m.d.sync += [bank.eq(0), nine.eq(group + layer.image_words)]
+                with m.Else():  # nine planes share their addresses
+                    m.d.sync += group.eq(nine)
                 with m.If(plane == layer.in_planes - 1):
-                    m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), tile.eq(tile + 1)]
+                    m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), nine.eq(0),
+                                 tile.eq(tile + 1)]
         with m.If(self.start):
             m.d.sync += [tile.eq(0), plane.eq(0)]
-        with m.If(self.start | beats.valid & end_plane):
+        with m.If(self.start | beats.valid & end_image):
             m.d.sync += [word.eq(0), column.eq(0), xq.eq(first_xq), xm.eq(first_xm),
                          ya.eq(Mux(layer.pad_top == 3, layer.row_words, 0)), ym.eq(first_ym)]
 

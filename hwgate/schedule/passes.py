@@ -15,7 +15,7 @@ __all__ = ["issue"]
 def issue(layer: LayerState, lane: LaneState) -> Block:
     """A lane's passes, in the order of its jobs."""
     d, opened, decision = layer.d, layer.opened, layer.decision
-    pixels, planes = d["out_pixels"], d["in_planes"]
+    pixels, planes = d["images"] * d["out_pixels"], d["in_planes"]
     swapped = ISSUE_LATENCY + WINDOW_LATENCY
     counters = lane.counters
     base, conditional = lane.weights["base"], lane.weights["conditional"]
