@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 from hwgate.errors import CompileError, UserError
-from hwgate.geometry import describe, kernel_blocks, map_bytes, plane_beats, split_rows
+from hwgate.geometry import Part, describe, kernel_blocks, map_bytes, plane_beats, split_rows
 from hwgate.layouts import Layout, Opcode, descriptor_layout, header_layout
 from hwgate.quant.network import IMAGE, QuantizedLayer, QuantizedNetwork
+from hwgate.tiling import check_images_per_tile, divide_batch
 
-__all__ = ["Band", "Binding", "Job", "LayerPlan", "Program", "compile"]
+__all__ = ["Band", "Binding", "Job", "LayerPlan", "Program", "Step", "compile"]
 
 #: Regions of the memory map begin at multiples of this, the page that no AXI burst crosses.
 REGION_BYTES = 4096
@@ -43,14 +44,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Band:
-    """Rows of a layer that one descriptor computes: all of them, if the buffers hold them.
+    """Rows of a layer that a tile has: all of them, if the buffers hold them.
 
     Parameters
     ----------
     first, rows : int
         Rows of the convolution's output, before pooling.
     descriptor : mapping
-        Descriptor fields, with addresses relative to those of whole maps and without tile count.
+        Descriptor fields for a single image, with addresses relative to those of whole maps.
     """
 
     first: int
@@ -71,18 +72,28 @@ class LayerPlan:
         One per output channel.
     stream : bytes
         Weight stream: the jobs, ``job_stride`` bytes apart.
+    fields : mapping
+        Descriptor fields of the weight stream, the same for every part of the layer.
     """
 
     layer: QuantizedLayer
     bands: tuple[Band, ...]
     jobs: tuple[Job, ...]
     stream: bytes
+    fields: Mapping[str, int]
 
     def chunks(self, blocks: int, config: AcceleratorConfig) -> list[tuple[int, int]]:
         """(blocks, beats) of the requests that fetch a run of ``blocks`` blocks."""
         sizes = [min(config.request_blocks, blocks - done)
                  for done in range(0, blocks, config.request_blocks)]
         return [(size, _ceil(size * config.block_bytes, config.bus.bytes)) for size in sizes]
+
+    def weight_beats(self, config: AcceleratorConfig) -> int:
+        """Beats of headers and weights that a tile reads if every job opens a gate."""
+        first = self.fields["first_blocks"]
+        return sum(self.fields["first_beats"]
+                   + sum(beats for blocks in (len(job.base) - first, len(job.conditional))
+                         for _, beats in self.chunks(blocks, config)) for job in self.jobs)
 
 
 @dataclass(frozen=True)
@@ -97,12 +108,15 @@ class Program:
     plans : tuple of LayerPlan
     dense : bool
         Compiled with every gate forced open.
+    images_per_tile : int or None
+        Images that share a tile where they fit; None for the compiler's choice.
     """
 
     network: QuantizedNetwork
     config: AcceleratorConfig
     plans: tuple[LayerPlan, ...]
     dense: bool = False
+    images_per_tile: int | None = None
 
     def bind(self, images: NDArray[Any]) -> "Binding":
         """Place the program and a batch of images in memory.
@@ -120,6 +134,14 @@ class Program:
         return Binding(self, self.network.quantize_images(images))
 
 
+class Step(NamedTuple):
+    """What one descriptor runs: some rows of a layer, or all rows for some images of the batch."""
+
+    plan: LayerPlan
+    part: Part
+    descriptor: Mapping[str, int]
+
+
 class Binding:
     """A program and N images in one memory.
 
@@ -129,8 +151,8 @@ class Binding:
     images : int8 (N, C, H, W)
     program_address : int
         Byte address of the first descriptor.
-    steps : list of (LayerPlan, Band, dict)
-        What each descriptor runs, and its fields.
+    steps : list of Step
+        One per descriptor, in order.
     """
 
     def __init__(self, program: Program, images: NDArray[np.int8]):
@@ -139,8 +161,10 @@ class Binding:
         if count > 0xFFFF:
             raise UserError(f"A batch must have at most {0xFFFF} images, not {count}")
         network, plans = program.network, program.plans
-        count_of = sum(len(plan.bands) for plan in plans) + 1
-        at = _ceil(count_of * descriptor_layout().size_bytes, REGION_BYTES)
+        parts = [divide_batch(plan, self._residual(index), config, count, program.images_per_tile)
+                 for index, plan in enumerate(plans)]
+        descriptors = sum(map(len, parts)) + 1
+        at = _ceil(descriptors * descriptor_layout().size_bytes, REGION_BYTES)
         weights = []
         for plan in plans:
             weights.append(at * REGION_BYTES)
@@ -153,19 +177,25 @@ class Binding:
         if self.bytes > 1 << config.bus.address_bits:
             raise UserError(f"{count} images need {self.bytes} bytes of memory, but the bus "
                             f"reaches {1 << config.bus.address_bits}")
-        self.steps = [(plan, band, self._place(index, band, weights[index]))
-                      for index, plan in enumerate(plans) for band in plan.bands]
+        self.steps = [Step(plan, part, self._place(index, part, weights[index]))
+                      for index, plan in enumerate(plans) for part in parts[index]]
 
-    def _place(self, index: int, band: Band, weights: int) -> dict[str, int]:
-        """Descriptor of a band: addresses of maps and weights, number of tiles."""
-        network, config = self.program.network, self.program.config
-        fields = {**band.descriptor, "tiles": len(self.images), "weights_address": weights}
+    def _residual(self, index: int) -> tuple[int, int, int] | None:
+        """Shape of a layer's residual operand."""
+        network = self.program.network
+        residual = network.layers[index].residual
+        return None if residual is None else network.shape(residual)
+
+    def _place(self, index: int, part: Part, weights: int) -> dict[str, int]:
+        """Descriptor of a part, with the addresses of maps and weights."""
+        network, plan = self.program.network, self.program.plans[index]
+        fields = describe(plan.layer, self._residual(index), self.program.config, part,
+                          len(self.images)) | plan.fields | {"weights_address": weights}
         uses = [("in", network.inputs(index)), ("out", index)]
-        if (residual := network.layers[index].residual) is not None:
-            uses.append(("res", residual))
+        if plan.layer.residual is not None:
+            uses.append(("res", plan.layer.residual))
         for prefix, use in uses:
             fields[f"{prefix}_address"] += self._maps[use]
-            fields[f"{prefix}_stride"] = map_bytes(config, network.shape(use))
         return fields
 
     @cached_property
@@ -194,24 +224,27 @@ class Binding:
         groups = _ceil(channels, config.channels)
         words = size // groups // config.channels
         raw = memory[start:start + count * size].view(np.int8)
-        raw = raw.reshape(count, groups, words, config.channels)[:, :, :height * width]
-        planes = raw.transpose(0, 1, 3, 2).reshape(count, -1, height, width)
+        raw = raw.reshape(groups, count, words, config.channels)[:, :, :height * width]
+        planes = raw.transpose(1, 0, 3, 2).reshape(count, -1, height, width)
         return np.ascontiguousarray(planes[:, :channels])
 
 
 def pack_maps(config: AcceleratorConfig, maps: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Feature maps (N, C, H, W) as they lie in memory, (N, groups, pixels, R)."""
+    """Feature maps (N, C, H, W) as they lie in memory, (groups, N, pixels, R).
+
+    The maps of a group lie together, so that any images that share a tile are one run of it.
+    """
     count, channels, height, width = maps.shape
     groups = _ceil(channels, config.channels)
     packed = np.zeros((count, groups * config.channels,
                        plane_beats(config, height * width) * config.beat_pixels), np.int8)
     packed[:, :channels, :height * width] = maps.reshape(count, channels, -1)
     return np.ascontiguousarray(
-        packed.reshape(count, groups, config.channels, -1).transpose(0, 1, 3, 2))
+        packed.reshape(count, groups, config.channels, -1).transpose(1, 0, 3, 2))
 
 
 def compile(quantized: QuantizedNetwork, config: AcceleratorConfig | None = None,
-            dense: bool = False) -> Program:
+            dense: bool = False, images_per_tile: int | None = None) -> Program:
     """Compile an integer network for an accelerator.
 
     Parameters
@@ -221,15 +254,20 @@ def compile(quantized: QuantizedNetwork, config: AcceleratorConfig | None = None
         Must be the one the network was quantized for, which is the default.
     dense : bool
         Force every gate open: the baseline on the same accelerator.
+    images_per_tile : int, optional
+        Images of a batch that share a tile, and with it its weights, in layers where so many fit;
+        1 for a tile per image. Unless given, :mod:`hwgate.tiling` chooses for each layer.
 
     Raises
     ------
     CompileError
         If a layer does not fit the accelerator; names its module path, the limit and a hint.
     UserError
-        If the network was quantized for another configuration.
+        If the network was quantized for another configuration, or ``images_per_tile`` is no
+        positive number.
     """
     config = config or quantized.config
+    check_images_per_tile(images_per_tile)
     if config.digest != quantized.config.digest:
         raise UserError(f"The network was quantized for configuration "
                         f"{quantized.config.digest:08x}, not for {config.digest:08x}")
@@ -237,7 +275,7 @@ def compile(quantized: QuantizedNetwork, config: AcceleratorConfig | None = None
     plans = tuple(
         _plan(layer, None if layer.residual is None else network.shape(layer.residual), config)
         for layer in network.layers)
-    return Program(network, config, plans, dense)
+    return Program(network, config, plans, dense, images_per_tile)
 
 
 def _plan(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
@@ -253,12 +291,12 @@ def _plan(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
     stream = b"".join((base.ljust(cond_offset, b"\0") + cond).ljust(stride, b"\0")
                       for base, cond in streams)
     first_bytes = layout.size_bytes + first * config.block_bytes
-    common = {"opcode": Opcode.LAYER, "digest": config.digest, "job_stride": stride,
+    fields = {"opcode": Opcode.LAYER, "digest": config.digest, "job_stride": stride,
               "cond_offset": cond_offset, "first_blocks": first,
               "first_beats": _ceil(first_bytes, config.bus.bytes)}
-    bands = tuple(Band(top, rows, describe(layer, residual, config, top, rows) | common)
+    bands = tuple(Band(top, rows, describe(layer, residual, config, Part(top, rows)) | fields)
                   for top, rows in split_rows(layer, residual, config))
-    return LayerPlan(layer, bands, jobs, stream)
+    return LayerPlan(layer, bands, jobs, stream, fields)
 
 
 def _job(layer: QuantizedLayer, residual: tuple[int, int, int] | None,

@@ -52,23 +52,24 @@ def estimate(program: Program, images: NDArray[Any],
     schedules: dict[str, list[LayerSchedule]] = {}
     seen = dict(zip((plan.layer.name for plan in program.plans), activations, strict=True))
     last: LayerSchedule | None = None
-    for plan, band, descriptor in binding.steps:
+    for plan, part, descriptor in binding.steps:
         name, opened = plan.layer.name, None
         if plan.layer.gated:
-            rows = slice(band.first, band.first + band.rows)
-            opened = OpenPixels.of(seen[name].decision[:, :, rows])
+            decision = seen[name].decision[part.image:part.image + part.images]
+            opened = OpenPixels.of(decision[:, :, part.first:part.first + part.rows],
+                                   part.per_tile)
         last = schedule_layer(config, timing, plan, descriptor, opened, last)
         schedules.setdefault(name, []).append(last)
     assert last is not None
     layers = []
     for plan in program.plans:
-        layer, bands = plan.layer, schedules[plan.layer.name]
+        layer, parts = plan.layer, schedules[plan.layer.name]
         layers.append(LayerResult(
             name=layer.name, macs_dense=layer.macs * len(binding.images),
             macs=layer_macs(layer, seen[layer.name].decision),
-            cycles=sum(band.cycles for band in bands),
-            bytes=_sum([band.bytes for band in bands]),
-            lanes=tuple(_sum([band.lanes[lane] for band in bands])
+            cycles=sum(part.cycles for part in parts),
+            bytes=_sum([part.bytes for part in parts]),
+            lanes=tuple(_sum([part.lanes[lane] for part in parts])
                         for lane in range(config.lanes)),
             activations=seen[layer.name], gated=layer.gated))
     return RunResult(
@@ -78,7 +79,7 @@ def estimate(program: Program, images: NDArray[Any],
 
 
 def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """Counters of several bands together."""
+    """Counters of several parts together."""
     return {name: sum(count[name] for count in counts) for name in counts[0]}
 
 

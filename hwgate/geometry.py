@@ -1,16 +1,39 @@
 """Geometry of layers in memory and in the buffers: maps, bands of rows, descriptor fields."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.errors import CompileError
 from hwgate.layouts import descriptor_layout
 from hwgate.quant.network import QuantizedLayer
 
-__all__ = ["describe", "kernel_blocks", "map_bytes", "plane_beats", "split_rows"]
+__all__ = ["Part", "Shape", "describe", "kernel_blocks", "map_bytes", "most_images", "plane_beats",
+           "split_rows"]
 
 #: (C, H, W) of a feature map.
 Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one descriptor computes: rows of a layer's convolution, for some images of a batch.
+
+    Parameters
+    ----------
+    first, rows : int
+        Rows of the convolution's output, before pooling.
+    image, images : int
+        First image, and number of images.
+    per_tile : int
+        Images of one tile; a divisor of ``images``, and 1 unless all rows are computed.
+    """
+
+    first: int
+    rows: int
+    image: int = 0
+    images: int = 1
+    per_tile: int = 1
 
 
 def _ceil(value: int, unit: int) -> int:
@@ -23,7 +46,8 @@ def plane_beats(config: AcceleratorConfig, pixels: int) -> int:
 
 
 def map_bytes(config: AcceleratorConfig, shape: Shape) -> int:
-    """Bytes of one image's feature map, ``[group][y][x][R]`` in whole beats per group."""
+    """Bytes of one image's feature map; those of a batch are ``[group][image][y][x][R]``, in whole
+    beats per group and image."""
     channels, height, width = shape
     return _ceil(channels, config.channels) * plane_beats(config, height * width) * config.bus.bytes
 
@@ -49,32 +73,50 @@ def _window_words(layer: QuantizedLayer, rows: int, above: int) -> tuple[int, in
     width = layer.in_shape[2]
     if layer.kernel == 1:
         return width, rows * width
-    row_words = _ceil(width + 2 * layer.padding, 3)
+    row_words = _ceil(layer.padding + width, 3)
     return row_words, row_words * _ceil(above + rows, 3)
 
 
 def _shortage(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig, top: int,
-              rows: int) -> tuple[str, int, int, str] | None:
-    """What a band needs and the accelerator lacks: (what, needed, present, knob)."""
+              rows: int, images: int = 1) -> tuple[str, int, int, str] | None:
+    """What a tile needs and the accelerator lacks: (what, needed, present, knob)."""
     buffers = config.buffers
     groups = _ceil(layer.in_shape[0], config.channels)
     passes = _ceil(groups, TAPS) if layer.kernel == 1 else groups
     out_channels, _, out_width = layer.conv_shape
     _, count, above = _input_rows(layer, top, rows)
-    _, group_words = _window_words(layer, count, above)
+    _, image_words = _window_words(layer, count, above)
+    # The windows of a further image begin at a whole word of the output column.
     decided = 1 if layer.reduce else rows * out_width
+    words = images * plane_beats(config, decided)
+    pixels = (images - 1) * plane_beats(config, decided) * config.beat_pixels + rows * out_width
     if residual is not None:  # its groups are whole, though the layer's last one may not be
         added = layer.residual_offset + _ceil(residual[0], config.channels) * config.channels
         out_channels = max(out_channels, added)
-    words = _ceil(out_channels, config.lanes) * plane_beats(config, decided)
     for what, need, have, knob in (
             ("channel groups of a job", passes, buffers.passes, "passes"),
-            ("window memory words", passes * group_words, buffers.window_words, "window_words"),
-            ("output pixels", rows * out_width, buffers.pixels, "pixels"),
-            ("output column words", words, buffers.output_words, "output_words")):
+            ("window memory words", passes * images * image_words, buffers.window_words,
+             "window_words"),
+            ("output pixels", pixels, buffers.pixels, "pixels"),
+            ("output column words", _ceil(out_channels, config.lanes) * words,
+             buffers.output_words, "output_words")):
         if need > have:
             return what, need, have, knob
     return None
+
+
+def most_images(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig,
+                images: int) -> tuple[int, str]:
+    """Most of ``images`` images that one tile can hold, and in words why not more; 1 for a layer
+    in bands of rows."""
+    height = layer.conv_shape[1]
+    for count in range(1, images + 1):
+        lack = _shortage(layer, residual, config, 0, height, count)
+        if lack is not None:
+            what, need, have, _ = lack
+            limit = f"{count} images need {need} {what} of {have}"
+            return max(1, count - 1), limit if count > 1 else "an image is divided into bands"
+    return images, "the batch has no more"
 
 
 def split_rows(layer: QuantizedLayer, residual: Shape | None,
@@ -115,70 +157,85 @@ def split_rows(layer: QuantizedLayer, residual: Shape | None,
 
 
 def describe(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig,
-             top: int, rows: int) -> dict[str, int]:
-    """Descriptor fields of a band that follow from the shapes; addresses relative to the maps."""
-    beat_pixels, size = config.beat_pixels, config.bus.bytes
+             part: Part, batch: int = 1) -> dict[str, int]:
+    """Descriptor fields of a part of ``batch`` images that follow from the shapes; addresses are
+    relative to the maps, and there are none of the weights."""
+    beat_pixels, size, images = config.beat_pixels, config.bus.bytes, part.per_tile
     channels, height, width = layer.in_shape
     out_channels, out_height, out_width = layer.conv_shape
     _, store_height, store_width = layer.out_shape
     groups, out_planes = _ceil(channels, config.channels), _ceil(out_channels, config.channels)
-    whole, bank_mode = rows == out_height, layer.kernel == 1
+    top, rows, bank_mode = part.first, part.rows, layer.kernel == 1
 
     first, count, above = _input_rows(layer, top, rows)
-    row_words, group_words = _window_words(layer, count, above)
+    row_words, image_words = _window_words(layer, count, above)
     skip = first * width % beat_pixels
-    in_beats, plane = _ceil(skip + count * width, beat_pixels), plane_beats(config, height * width)
+    in_beats = _ceil(skip + count * width, beat_pixels)
     if top + rows == out_height:
         store_rows = store_height - top // layer.pool
     else:
         store_rows = rows // layer.pool
+    decided, kept = rows * out_width, 1 if layer.reduce else rows * out_width
+    out_beats = plane_beats(config, store_rows * store_width)
+    out_plane = plane_beats(config, store_height * store_width) * size
     step_q, step_m = (layer.stride, 0) if bank_mode else divmod(layer.stride, 3)
     return dict.fromkeys((f.name for f in descriptor_layout().fields), 0) | {
         "bank_mode": bank_mode, "reduce": layer.reduce, "relu": layer.relu,
         "relu_first": layer.relu_first, "pad": layer.padding, "pad_top": above,
         "kernel_blocks": kernel_blocks(layer.kernel), "step_q": step_q, "step_m": step_m,
-        "row_step": step_q * row_words, "row_words": row_words, "group_words": group_words,
+        "row_step": step_q * row_words, "row_words": row_words, "image_words": image_words,
+        "group_words": images * image_words, "tiles": part.images // images, "images": images,
         "row_end": above + count, "col_end": layer.padding + width,
-        "in_address": first * width // beat_pixels * size, "in_width": width,
-        "in_planes": groups, "plane_words": count * width, "plane_beats": in_beats,
-        "in_skip": skip, **_early(layer, above, skip),
-        "in_runs": 1 if whole else groups, "in_run_stride": plane * size,
-        "in_run_beats": groups * plane if whole else in_beats,
-        "out_width": out_width, "out_pixels": rows * out_width, "out_channels": out_channels,
-        "slot_words": plane_beats(config, 1 if layer.reduce else rows * out_width),
-        "out_address": top // layer.pool * store_width // beat_pixels * size,
-        "out_planes": out_planes, "out_beats": plane_beats(config, store_rows * store_width),
-        "out_plane_stride": plane_beats(config, store_height * store_width) * size,
+        **_runs("in", config, part, batch, height * width, groups, in_beats, first * width),
+        "in_width": width, "in_planes": groups, "plane_words": count * width,
+        "plane_beats": in_beats, "in_skip": skip, **_early(layer, above, skip, images),
+        "out_width": out_width, "out_pixels": decided, "out_channels": out_channels,
+        "job_outputs": images * kept, "slot_words": images * plane_beats(config, kept),
+        "slot_pixels": plane_beats(config, kept) * beat_pixels,
+        "out_address": (part.image * out_plane
+                        + top // layer.pool * store_width // beat_pixels * size),
+        "out_stride": images * out_plane, "out_plane_stride": batch * out_plane,
+        "out_planes": out_planes, "out_beats": out_beats, "out_run_beats": images * out_beats,
         "store_width": store_width, "store_pixels": store_rows * store_width,
         "pool": layer.pool, "pool_words": layer.pool * out_width,
         "last_channels": out_channels - (out_planes - 1) * config.channels,
-        **(_describe_residual(layer, residual, config, top, rows) if residual else {})}
+        **(_describe_residual(layer, residual, config, part, batch) if residual else {})}
 
 
-def _early(layer: QuantizedLayer, above: int, skip: int) -> dict[str, int]:
+def _runs(prefix: str, config: AcceleratorConfig, part: Part, batch: int, pixels: int, groups: int,
+          beats: int, first: int) -> dict[str, int]:
+    """Where a part's share of ``batch`` maps lies: per group and image ``beats`` beats, from pixel
+    ``first`` of the ``pixels`` that a map has."""
+    plane, size = plane_beats(config, pixels), config.bus.bytes
+    joined = part.per_tile == batch and beats == plane
+    return {
+        f"{prefix}_address": (part.image * plane + first // config.beat_pixels) * size,
+        f"{prefix}_stride": part.per_tile * plane * size,
+        f"{prefix}_runs": 1 if joined else groups, f"{prefix}_run_stride": batch * plane * size,
+        f"{prefix}_run_beats": part.per_tile * beats * (groups if joined else 1)}
+
+
+def _early(layer: QuantizedLayer, above: int, skip: int, images: int) -> dict[str, int]:
     """Pixels of a channel group that a pass waits for: it follows the loader row by row."""
     width = layer.in_shape[2]
-    if layer.kernel == 1:  # nine groups share a pass, and are loaded one after the other
+    # Nine groups share a pass of a 1x1 kernel, and are loaded one after the other; so are images.
+    if layer.kernel == 1 or images > 1:
         return {"early_words": 0xFFFF}
     return {"early_words": skip + max(1, (layer.kernel - above) * width),
             "early_step": layer.stride * width}
 
 
 def _describe_residual(layer: QuantizedLayer, shape: Shape, config: AcceleratorConfig,
-                       top: int, rows: int) -> dict[str, int]:
+                       part: Part, batch: int) -> dict[str, int]:
     channels, height, width = shape
-    step, size = layer.residual_stride, config.bus.bytes
-    whole = rows == layer.conv_shape[1]
-    planes, plane = _ceil(channels, config.channels), plane_beats(config, height * width)
-    first = top * step
-    count = min(height, (top + rows) * step) - first
+    step, planes = layer.residual_stride, _ceil(channels, config.channels)
+    first = part.first * step
+    count = min(height, (part.first + part.rows) * step) - first
     beats = plane_beats(config, count * width)
     group = layer.residual_offset // config.channels
-    slot_words = plane_beats(config, rows * layer.conv_shape[2])
+    slot_words = part.per_tile * plane_beats(config, part.rows * layer.conv_shape[2])
     return {
-        "res_planes": planes, "res_address": first * width // config.beat_pixels * size,
-        "res_width": width, "res_words": count * width, "res_beats": beats, "res_step": step,
-        "res_runs": 1 if whole else planes, "res_run_stride": plane * size,
-        "res_run_beats": planes * plane if whole else beats, "res_group": group,
-        "res_part": group % config.slot_groups,
+        **_runs("res", config, part, batch, height * width, planes, beats, first * width),
+        "res_planes": planes, "res_width": width, "res_words": count * width, "res_beats": beats,
+        "res_step": step, "res_group": group, "res_part": group % config.slot_groups,
         "res_slot": group // config.slot_groups * config.slot_reads * slot_words}

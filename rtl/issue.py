@@ -116,7 +116,9 @@ class Issue(wiring.Component):
             self.task_next.eq(issue_cond), raster.next.eq(issue_base),
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
-            raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels)]
+            raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
+            raster.image_words.eq(layer.image_words), raster.images.eq(layer.images),
+            raster.reduce.eq(layer.reduce[0])]
         with m.If(issue_base & raster.row_end):
             m.d.sync += needed.eq(needed + layer.early_step)
 
@@ -180,15 +182,15 @@ class Issue(wiring.Component):
             m.d.sync += [fore.eq(0), back.eq(0), cond.eq(0), index.eq(0), waiting.eq(0),
                          all_begun.eq(0)]
 
-        # Into the pipeline; a layer that reduces keeps one psum and makes one output.
+        # Into the pipeline; a layer that reduces keeps one psum and makes one output per image.
         pixel = Mux(tag.cond, self.task.as_value(), raster.o.as_value())
         m.d.sync += [
             self.o.eq(tag), self.o.valid.eq(issue_base | issue_cond), self.o.last.eq(last),
             self.o.swap.eq(~begun), self.block.eq(block), self.half.eq(tile[0]),
             self.pixel.eq(pixel), self.o.index.eq(pixel_layout(self.config)(pixel).index)]
         with m.If(layer.reduce[0]):
-            m.d.sync += [self.o.index.eq(0), self.o.init.eq(tag.init & (raster.o.index == 0)),
-                         self.o.emit.eq(tag.emit & last)]
+            m.d.sync += [self.o.init.eq(tag.init & raster.image_first),
+                         self.o.emit.eq(tag.emit & raster.image_last)]
 
         name = Signal(range(len(LANE_COUNTERS)))
         m.d.comb += self.activity.eq(1 << name)

@@ -152,6 +152,7 @@ class Lane(wiring.Component):
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
             raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
+            raster.image_words.eq(layer.image_words), raster.images.eq(layer.images),
             tasks.append.eq(deciding & opened), tasks.append_context.eq(context),
             tasks.pixel.eq(raster.o)]
         with m.If(deciding & tag.last):
@@ -182,7 +183,7 @@ class Lane(wiring.Component):
         with m.If(retire):
             m.d.sync += [oldest.eq(oldest + 1), ended.bit_select(oldest % CONTEXTS, 1).eq(0)]
         with m.If(emit):  # the next job of a context may end in the cycle in which this one retires
-            with m.If(emitted[context] == Mux(layer.reduce[0], 1, layer.out_pixels) - 1):
+            with m.If(emitted[context] == layer.job_outputs - 1):
                 m.d.sync += [emitted[context].eq(0), ended.bit_select(context, 1).eq(1)]
             with m.Else():
                 m.d.sync += emitted[context].eq(emitted[context] + 1)

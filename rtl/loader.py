@@ -16,7 +16,8 @@ LOADED_LATENCY = 2
 
 
 class Loader(wiring.Component):
-    """Reads tile after tile, plane after plane, and broadcasts the words to the lanes.
+    """Reads tile after tile, plane after plane, image after image, and broadcasts the words to the
+    lanes.
 
     Window mode writes ``config.write_words`` pixels per cycle: neighbours never share a bank. What
     is left of a beat waits for the next one. Bank mode writes one.
@@ -38,8 +39,8 @@ class Loader(wiring.Component):
     write : Out
         To the window memories, see :func:`window_write_layout`.
     tile, plane, words : Out
-        Loaded tiles, loaded planes of the next one, and pixels of the next plane, those counted
-        that come before a band.
+        Loaded tiles, loaded planes of the next one, each of all its images, and pixels of the next
+        plane of an image, those counted that come before a band.
     idle : Out
         Every tile of the layer has been written.
     """
@@ -74,6 +75,7 @@ class Loader(wiring.Component):
         words, width = config.write_words, 8 * config.channels
         beat = Signal(16)
         group, bank = Signal.like(layer.group_words), Signal(range(TAPS))
+        image, nine = Signal(16), Signal.like(layer.group_words)
         tile, plane = Signal.like(self.tile), Signal.like(self.plane)
         column, xm, ym = Signal(16), Signal(2), Signal(2)
         xq, ya = (Signal(layout.elem_shape["address"].shape, name=name) for name in ("xq", "ya"))
@@ -81,11 +83,12 @@ class Loader(wiring.Component):
         bank_mode = layer.bank_mode[0]
 
         # Pixels of beats that were taken and not written: fewer than a cycle writes, or a beat is
-        # not needed. The last beat of a plane leaves nothing for the next one.
+        # not needed. The last beat of an image's plane leaves nothing.
         held, left = Signal(width * config.beat_pixels), Signal(range(config.beat_pixels))
         step, count, ahead = (Signal(range(2 * config.beat_pixels + 1), name=name)
                               for name in ("step", "count", "ahead"))
-        take, go, flush, end_plane = Signal(), Signal(), Signal(), Signal()
+        take, go, flush, end_image, end_plane = (Signal(name=name) for name in (
+            "take", "go", "flush", "end_image", "end_plane"))
         chosen = Signal(width * (config.beat_pixels + words - 1))
         m.d.comb += [
             step.eq(Mux(bank_mode, 1, words)),
@@ -93,7 +96,8 @@ class Loader(wiring.Component):
             go.eq(take | (left >= step) | flush),
             count.eq(left + Mux(take, config.beat_pixels, 0)),
             ahead.eq(Mux(count > step, count - step, 0)),
-            end_plane.eq(go & (ahead == 0) & (flush | take & (beat == layer.plane_beats - 1))),
+            end_image.eq(go & (ahead == 0) & (flush | take & (beat == layer.plane_beats - 1))),
+            end_plane.eq(end_image & (image == layer.images - 1)),
             self.idle.eq(queue.idle & (left == 0))]
         m.d.comb += chosen.eq(held)
         with m.Switch(Mux(take, left, words)):
@@ -105,8 +109,6 @@ class Loader(wiring.Component):
                                                      chosen >> words * width))]
         with m.If(take):
             m.d.sync += [beat.eq(beat + 1), flush.eq(beat == layer.plane_beats - 1)]
-        with m.If(end_plane):
-            m.d.sync += [beat.eq(0), flush.eq(0)]
 
         # The first pixel is at (pad_top, pad), which may be 3.
         first_xq, first_xm, first_ym = Signal(1), Signal(2), Signal(2)
@@ -139,15 +141,20 @@ class Loader(wiring.Component):
         with m.If(go):
             for now, window, bank_place in zip((word, column, xq, xm, ya, ym), place, first):
                 m.d.sync += now.eq(Mux(bank_mode, bank_place, window))
+        with m.If(end_image):
+            m.d.sync += [beat.eq(0), flush.eq(0), image.eq(image + 1),
+                         group.eq(group + layer.image_words)]
         with m.If(end_plane):
-            m.d.sync += [plane.eq(plane + 1), bank.eq(bank + 1)]
+            m.d.sync += [image.eq(0), plane.eq(plane + 1), bank.eq(bank + 1)]
             with m.If(~bank_mode | (bank == TAPS - 1)):
-                m.d.sync += [bank.eq(0), group.eq(group + layer.group_words)]
+                m.d.sync += [bank.eq(0), nine.eq(group + layer.image_words)]
+            with m.Else():  # nine planes share their addresses
+                m.d.sync += group.eq(nine)
             with m.If(plane == layer.in_planes - 1):
-                m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), tile.eq(tile + 1)]
+                m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), nine.eq(0), tile.eq(tile + 1)]
         with m.If(self.start):
             m.d.sync += [tile.eq(0), plane.eq(0)]
-        with m.If(self.start | end_plane):
+        with m.If(self.start | end_image):
             m.d.sync += [word.eq(0), column.eq(0), xq.eq(first_xq), xm.eq(first_xm),
                          ya.eq(Mux(layer.pad_top == 3, layer.row_words, 0)), ym.eq(first_ym)]
 

@@ -37,7 +37,7 @@ class ResidualLoader(wiring.Component):
     write : Out
         To the residual columns, see :func:`residual_write_layout`.
     tile, plane : Out
-        Loaded tiles, and loaded planes of the next one.
+        Loaded tiles, and loaded planes of the next one, each of all its images.
     idle : Out
         Every tile of the layer has been written.
     """
@@ -66,33 +66,35 @@ class ResidualLoader(wiring.Component):
         # Steps of a beat: its pixels, if they are sampled, and the reads of a group.
         pixels, sampled = config.beat_pixels, layer.res_step == 2
         pixel, read = Signal(range(max(2, pixels))), Signal(range(max(2, config.slot_reads)))
-        beat, tile, plane = Signal(16), Signal(16), Signal(16)
-        end_read, end_beat, end_plane = Signal(), Signal(), Signal()
+        beat, image, tile, plane = Signal(16), Signal(16), Signal(16), Signal(16)
+        end_read, end_beat, end_image, end_plane = (Signal(), Signal(), Signal(), Signal())
         m.d.comb += [
             end_read.eq(read == config.slot_reads - 1),
             end_beat.eq(end_read & (~sampled | (pixel == pixels - 1))),
-            end_plane.eq(end_beat & (beat == layer.res_beats - 1)), queue.o.ready.eq(end_beat)]
+            end_image.eq(end_beat & (beat == layer.res_beats - 1)),
+            end_plane.eq(end_image & (image == layer.images - 1)), queue.o.ready.eq(end_beat)]
         # Where the step goes: pixels are counted as they are kept.
         word, column, odd_row, target = Signal(16), Signal(16), Signal(), Signal(16)
         part, slot, offset = Signal(range(max(2, config.slot_groups))), Signal(16), Signal(16)
-        keep = Signal()
-        m.d.comb += keep.eq(~column[0] & ~odd_row & (word < layer.res_words))
+        keep, moved = Signal(), Signal(16)
+        m.d.comb += [keep.eq(~column[0] & ~odd_row & (word < layer.res_words)),
+                     moved.eq(target + Mux(sampled, keep, pixels))]
         go = queue.o.valid
         with m.If(go):
             m.d.sync += [read.eq(read + 1), offset.eq(offset + layer.slot_words)]
             with m.If(end_read):
-                m.d.sync += [read.eq(0), offset.eq(0), pixel.eq(pixel + 1)]
+                m.d.sync += [read.eq(0), offset.eq(0), pixel.eq(pixel + 1), target.eq(moved)]
                 with m.If(sampled):
-                    m.d.sync += [word.eq(word + 1), target.eq(target + keep),
-                                 column.eq(column + 1)]
+                    m.d.sync += [word.eq(word + 1), column.eq(column + 1)]
                     with m.If(column == layer.res_width - 1):
                         m.d.sync += [column.eq(0), odd_row.eq(~odd_row)]
-                with m.Else():
-                    m.d.sync += target.eq(target + pixels)
             with m.If(end_beat):
                 m.d.sync += [pixel.eq(0), beat.eq(beat + 1)]
+            with m.If(end_image):  # the next one begins at a whole word
+                m.d.sync += [beat.eq(0), image.eq(image + 1),
+                             target.eq((moved + pixels - 1) & ~(pixels - 1))]
             with m.If(end_plane):
-                m.d.sync += [beat.eq(0), plane.eq(plane + 1), part.eq(part + 1)]
+                m.d.sync += [image.eq(0), target.eq(0), plane.eq(plane + 1), part.eq(part + 1)]
                 with m.If(part == config.slot_groups - 1):
                     m.d.sync += [part.eq(0),
                                  slot.eq(slot + config.slot_reads * layer.slot_words)]
@@ -100,10 +102,10 @@ class ResidualLoader(wiring.Component):
                     m.d.sync += [plane.eq(0), tile.eq(tile + 1), part.eq(layer.res_part),
                                  slot.eq(layer.res_slot)]
         with m.If(self.start):
-            m.d.sync += [tile.eq(0), plane.eq(0), part.eq(layer.res_part),
+            m.d.sync += [tile.eq(0), plane.eq(0), target.eq(0), part.eq(layer.res_part),
                          slot.eq(layer.res_slot)]
-        with m.If(self.start | go & end_plane):
-            m.d.sync += [word.eq(0), column.eq(0), odd_row.eq(0), target.eq(0)]
+        with m.If(self.start | go & end_image):
+            m.d.sync += [word.eq(0), column.eq(0), odd_row.eq(0)]
 
         shift = (pixels - 1).bit_length()
         enable = Signal(pixels)

@@ -16,7 +16,7 @@ STORE_BEAT_LATENCY = 2
 
 
 class Store(wiring.Component):
-    """Writes a plane (R channels) as soon as every lane has completed its part of it.
+    """Writes a plane (R channels of a tile's images) as soon as every lane has completed its part.
 
     Reads one word of every output column per cycle. Without pooling a word holds all pixels of a
     beat; with pooling each read contributes one pixel to a running maximum. With fewer lanes than
@@ -89,7 +89,7 @@ class Store(wiring.Component):
                 m.d.comb += ready.eq(0)
         last_plane = plane == layer.out_planes - 1
         m.d.comb += [
-            self.o.payload.address.eq(target), self.o.payload.beats.eq(layer.out_beats),
+            self.o.payload.address.eq(target), self.o.payload.beats.eq(layer.out_run_beats),
             command.part.eq(part), command.plain.eq(layer.pool == 1),
             command.channels.eq(Mux(last_plane, layer.last_channels, config.channels)),
             self.address[-1].eq(tile[0])]
@@ -138,20 +138,24 @@ class Store(wiring.Component):
         return m
 
     def _walk(self, m, begin, slot, command, plane_end):
-        """Reads of a plane: units (words, or pooled pixels), taps of a pooling window, slots."""
+        """Reads of a plane: images, units (words, or pooled pixels), taps of a pooling window,
+        slots."""
         layer, pixels = self.layer, self.config.beat_pixels
         plain = layer.pool == 1
-        left, beats = Signal(16), Signal(16)
+        left, beats, image, origin = (Signal(16, name=name)
+                                      for name in ("left", "beats", "image", "origin"))
         column, position = Signal(16), Signal(range(max(2, pixels)))
         dx, dy, read = Signal(8), Signal(8), Signal.like(command.read)
         row, corner, line, offset = Signal(16), Signal(16), Signal(16), Signal(16)
         source, end_read, end_tap, end_unit = Signal(16), Signal(), Signal(), Signal()
+        end_image = Signal()
         shift = (pixels - 1).bit_length()
         m.d.comb += [
             source.eq(line + dx), end_read.eq(read == self.config.slot_reads - 1),
             end_tap.eq(end_read & (dx == layer.pool - 1)),
             end_unit.eq(end_tap & (dy == layer.pool - 1)),
-            plane_end.eq(command.valid & end_unit & Mux(plain, beats == 1, left == 1)),
+            end_image.eq(end_unit & Mux(plain, beats == 1, left == 1)),
+            plane_end.eq(command.valid & end_image & (image == layer.images - 1)),
             self.address[:-1].eq(slot + offset + (source >> shift)),
             command.read.eq(read), command.first.eq((dx == 0) & (dy == 0)),
             command.last.eq((dx == layer.pool - 1) & (dy == layer.pool - 1)),
@@ -175,11 +179,17 @@ class Store(wiring.Component):
                 with m.If(~plain & (column == layer.store_width - 1)):
                     below = row + layer.pool_words
                     m.d.sync += [column.eq(0), row.eq(below), corner.eq(below), line.eq(below)]
+        following = Signal(16)
+        m.d.comb += following.eq(Mux(begin, 0, origin + layer.slot_pixels))
         with m.If(begin):
+            m.d.sync += [image.eq(0), dx.eq(0), dy.eq(0), read.eq(0), offset.eq(0)]
+        with m.Elif(command.valid & end_image):
+            m.d.sync += image.eq(image + 1)
+        with m.If(begin | command.valid & end_image):
             m.d.sync += [
                 left.eq(layer.store_pixels), beats.eq(layer.out_beats), column.eq(0),
-                position.eq(0), dx.eq(0), dy.eq(0), read.eq(0), row.eq(0), corner.eq(0),
-                line.eq(0), offset.eq(0)]
+                position.eq(0), origin.eq(following), row.eq(following), corner.eq(following),
+                line.eq(following)]
 
     def _assemble(self, m, tag):
         """Put the bytes of one read in their place in the beat."""

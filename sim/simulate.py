@@ -17,12 +17,12 @@ from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Outcome, Start
 
 if TYPE_CHECKING:
-    from hwgate.compiler import Program
+    from hwgate.compiler import Program, Step
 
 __all__ = ["default_deadline", "simulate"]
 
-#: Fields of an event that say which output it is.
-_PLACE = ("tile", "channel", "pixel")
+#: What says which output an event is of.
+_PLACE = ("image", "channel", "pixel")
 #: A run may take this many times the cycles of its bounds before it counts as hung.
 _PATIENCE = 64
 
@@ -79,13 +79,11 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
     counted: dict[str, Counter[str]] = {layer.name: Counter() for layer in layers}
     events: dict[str, list[tuple[NDArray[np.int64], NDArray[Any]]]]
     events = {layer.name: [] for layer in layers}
-    for index, ((plan, band, _), row) in enumerate(zip(binding.steps, steps, strict=True)):
-        name, width = plan.layer.name, plan.layer.conv_shape[2]
+    for index, (step, row) in enumerate(zip(binding.steps, steps, strict=True)):
+        name = step.plan.layer.name
         counted[name].update(dict(zip(names, map(int, row), strict=True)))
-        part = outcome.events[outcome.events["layer"] == index]
-        place = np.stack([part[field].astype(np.int64) for field in _PLACE], axis=1)
-        place[:, 2] += band.first * width
-        events[name].append((place, part))
+        seen = outcome.events[outcome.events["layer"] == index]
+        events[name].append((_places(step, seen), seen))
     results = []
     for index, layer in enumerate(layers):
         total = counted[layer.name]
@@ -134,9 +132,19 @@ def _check(outcome: Outcome, names: list[str], deadline: int) -> None:
         raise EngineError(f"The monitor saw an output in layer {last + 1} of {len(names)}")
 
 
+def _places(step: "Step", events: NDArray[Any]) -> NDArray[np.int64]:
+    """(image, channel, pixel) of each event of one descriptor."""
+    part, d = step.part, step.descriptor
+    tile, channel, index = (events[field].astype(np.int64)
+                            for field in ("tile", "channel", "pixel"))
+    image, pixel = np.divmod(index, d["slot_pixels"])
+    return np.stack([part.image + tile * part.per_tile + image, channel,
+                     pixel + part.first * step.plan.layer.conv_shape[2]], axis=1)
+
+
 def _scatter(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLayer,
              images: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Psums and decisions (N, Co, H, W) of a layer from its events at (tile, channel, pixel)."""
+    """Psums and decisions (N, Co, H, W) of a layer from its events at (image, channel, pixel)."""
     channels, height, width = layer.decision_shape
     pixels = height * width
     for field, limit, column in zip(_PLACE, (images, channels, pixels), where.T, strict=True):

@@ -40,7 +40,10 @@ TIMINGS = (
     MemoryTiming(read_latency=2, write_latency=400, beat_interval=16),
 )
 
-_MOST_IMAGES = 5
+_MOST_IMAGES = 9
+
+#: Images per tile: the compiler's choice, one, a few, all that fit.
+_PER_TILE = (None, 9, 2, 9, 1, 9, 3)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Case:
         gated = True if self.seed % 3 == 0 else None
         network = random_network(rng, self.config, gated=gated, density=density)
         images = random_images(rng, network, int(rng.integers(1, _MOST_IMAGES + 1)))
-        return hwgate.compile(network, self.config, dense=self.seed % 8 == 7), images
+        return hwgate.compile(network, self.config, dense=self.seed % 8 == 7,
+                              images_per_tile=_PER_TILE[self.seed % len(_PER_TILE)]), images
 
     @property
     def program(self) -> Program:

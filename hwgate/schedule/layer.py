@@ -28,8 +28,9 @@ class OpenPixels:
 
     Parameters
     ----------
-    count, first, last : int (N, Co)
-        Open pixels of each image and channel, and the raster index of the first and last one.
+    count, first, last : int (tiles, Co)
+        Open pixels of each tile and channel, and the place of the first and last one among the
+        windows of the tile.
     """
 
     count: NDArray[np.int64]
@@ -37,9 +38,11 @@ class OpenPixels:
     last: NDArray[np.int64]
 
     @classmethod
-    def of(cls, decision: NDArray[np.bool_]) -> "OpenPixels":
-        """Summary of decisions (N, Co, H, W)."""
-        flat = decision.reshape(*decision.shape[:2], -1)
+    def of(cls, decision: NDArray[np.bool_], per_tile: int = 1) -> "OpenPixels":
+        """Summary of decisions (N, Co, H, W), so many images of which share a tile."""
+        images, channels = decision.shape[:2]
+        tiles = decision.reshape(images // per_tile, per_tile, channels, -1)
+        flat = tiles.transpose(0, 2, 1, 3).reshape(len(tiles), channels, -1)
         return cls(flat.sum(axis=2), flat.argmax(axis=2),
                    flat.shape[2] - 1 - flat[:, :, ::-1].argmax(axis=2))
 
@@ -87,7 +90,7 @@ def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming,
 def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
                    descriptor: Mapping[str, int], opened: OpenPixels | None,
                    previous: LayerSchedule | None) -> LayerSchedule:
-    """Schedule one descriptor: a layer, or a band of it.
+    """Schedule one descriptor: a layer, or a part of it.
 
     Parameters
     ----------
@@ -97,7 +100,7 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
     descriptor : mapping
         Descriptor fields with addresses and tile count, see :class:`hwgate.compiler.Binding`.
     opened : OpenPixels or None
-        Decisions of the band; None for an ungated layer.
+        Decisions of the part; None for an ungated layer.
     previous : LayerSchedule or None
         Of the descriptor before; None for the first of the program.
     """

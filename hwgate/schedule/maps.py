@@ -15,12 +15,15 @@ def load(layer: LayerState, source: int) -> Block:
     """The loader: windows of one tile after another. It takes a beat when the pixels that are left
     of those before do not fill a cycle's writes."""
     writes = layer.plane_writes
-    steps = [after - before for before, after in pairwise(writes)]
+    steps = [after - before for before, after in pairwise(writes)] * layer.d["images"]
     yield from _tiles(layer, source, "in", "windows", steps, layer.loaded, layer.window_beats)
 
 
 def words_loaded(layer: LayerState, plane: int, words: int) -> Generator[Times, None, int]:
-    """Ends with the cycle from which ``words`` pixels of a plane, or all, count as loaded."""
+    """Ends with the cycle from which ``words`` pixels of a plane, or all, count as loaded.
+
+    Tiles of several images count whole planes only.
+    """
     writes = layer.plane_writes
     write = -(-words // layer.write_words) - 1
     beat = bisect_right(writes, write) - 1
@@ -38,7 +41,8 @@ def load_residual(layer: LayerState, source: int) -> Block:
     """The residual loader, which takes a beat when it has written it."""
     d = layer.d
     steps = layer.config.slot_reads * (layer.config.beat_pixels if d["res_step"] == 2 else 1)
-    yield from _tiles(layer, source, "res", "residual", [steps] * d["res_beats"], layer.operands)
+    beats = d["images"] * d["res_beats"]
+    yield from _tiles(layer, source, "res", "residual", [steps] * beats, layer.operands)
 
 
 def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list[int],

@@ -20,6 +20,7 @@ class _Passes:
 
     def __init__(self, layer: LayerState, lane: LaneState):
         self.layer, self.lane = layer, lane
+        self.pixels = layer.d["images"] * layer.d["out_pixels"]
         self.at = 0  # last cycle that has been accounted for; a pass may start in it
         self.running = False  # ... because a pass ends in it
         self.chosen = 0  # cycle from which the next pass is known
@@ -72,14 +73,14 @@ class _Passes:
                                ("windows", max(windows, operand)), ("output", room))
             self.used["base"] += 1
             lane.freed["base"].add(self._first(begin))
-            lane.counters["base"] += d["out_pixels"]
+            lane.counters["base"] += self.pixels
             if index == last:
                 self.gates.append((begin, []))
                 late = yield from self._rows(begin, plane, self.gates[number][1], number)
             else:
                 late = yield from self._rows(begin, plane, [])
             lane.counters["windows"] += late
-            self.at, self.running = begin + d["out_pixels"] + late, True
+            self.at, self.running = begin + self.pixels + late, True
         self.ends.append(self.at)
         self.open.append(layer.opened is not None and layer.opened.count[tile, channel] > 0)
         self._retire()
@@ -124,7 +125,7 @@ class _Passes:
         layer, lane, opened = self.layer, self.lane, self.layer.opened
         assert opened is not None
         tile, channel = lane.jobs[number]
-        drained = self._decision(number, layer.d["out_pixels"] - 1) + 1
+        drained = self._decision(number, self.pixels - 1) + 1
         count = int(opened.count[tile, channel])
         if count == 0:
             skipped = max(self.chosen, drained)

@@ -1,5 +1,6 @@
 """State of a layer's schedule: times that become known, requests for the bus, their arbiter."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from hwgate.counters import LANE_COUNTERS
 from hwgate.layouts import header_layout
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.lane import decision_latency
-from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
+from hwgate.rtl.reader import GRANT_LATENCY, OUTSTANDING, READ_BEAT_LATENCY
 from hwgate.rtl.sequencer import DECODE_CYCLES
 from hwgate.rtl.unpack import block_beat
 
@@ -123,6 +124,9 @@ class LayerState:
         # The arbiter, and the last beat on the bus: at first that of the descriptor.
         free, bus = 0, -READ_BEAT_LATENCY - DECODE_CYCLES
         latency, interval = self.timing.read_latency, self.timing.beat_interval
+        # Last beats of the requests on their way; as many as the reader has room for.
+        sources = 3 + 2 * len(self.lanes)
+        ends = deque([-1] * (OUTSTANDING * sources), maxlen=OUTSTANDING * sources)
         while True:
             while ready:
                 block = ready.pop()
@@ -131,13 +135,14 @@ class LayerState:
                     missing.waiting.append(block)
             if not requests:
                 break
-            now = max(free, min(request.valid for request in requests.values()))
+            now = max(free, ends[0] + 1, min(request.valid for request in requests.values()))
             source = min(n for n, request in requests.items() if request.valid <= now)
             request = requests.pop(source)
             bursts = burst_count(self.config, request.address, request.beats)
             free = now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES
             start = max(now + GRANT_LATENCY + latency, bus + interval)
             bus = start + (request.beats - 1) * interval
+            ends.append(bus)
             self.bytes[request.stream] = (self.bytes.get(request.stream, 0)
                                           + request.beats * self.config.bus.bytes)
             request.answer.add((now, start + READ_BEAT_LATENCY))

@@ -32,20 +32,21 @@ def store(layer: LayerState) -> Block:
                     ready = max(ready, lane.done[job])
             begin = max(ready, idle)
             beats_done, idle = 0, begin
-            for _, beats in split_bursts(config, address, d["out_beats"]):
+            for _, beats in split_bursts(config, address, d["out_run_beats"]):
                 idle += 1
                 if len(sent) >= BURST_QUEUE:
                     idle = max(idle, sent[len(sent) - BURST_QUEUE] + 1)
                 beats_done += beats
-                done_units = min(units, beats_done * per_beat)
+                images, rest = divmod(beats_done, d["out_beats"])
+                done_units = images * units + min(units, rest * per_beat)
                 sent.append(begin + done_units * taps + STORE_BEAT_LATENCY
                             + WRITE_BEAT_LATENCY)
                 answered = max(answered + 1, sent[-1] + layer.timing.write_latency)
             idle += 1
-            at = begin + units * taps + 1
+            at = begin + d["images"] * units * taps + 1
             address += d["out_plane_stride"]
             layer.bytes["output"] = (layer.bytes.get("output", 0)
-                                     + d["out_beats"] * config.bus.bytes)
+                                     + d["out_run_beats"] * config.bus.bytes)
         layer.stored.add(at)
     while len(layer.map_ends) < 2:
         yield layer.map_ends
