@@ -13,6 +13,7 @@ from hwgate.errors import CompileError, UserError
 from hwgate.geometry import describe, kernel_blocks, map_bytes, plane_beats, split_rows
 from hwgate.layouts import Layout, Opcode, descriptor_layout, header_layout
 from hwgate.quant.network import IMAGE, QuantizedLayer, QuantizedNetwork
+from hwgate.residency import Lifetime, lifetimes, place, uses
 
 __all__ = ["Band", "Binding", "Job", "LayerPlan", "Program", "compile"]
 
@@ -131,9 +132,19 @@ class Binding:
         Byte address of the first descriptor.
     steps : list of (LayerPlan, Band, dict)
         What each descriptor runs, and its fields.
+    chip : mapping of layer index to int
+        Outputs that stay on chip, and their first byte in the map memory.
+
+    Parameters
+    ----------
+    program : Program
+    images : int8 (N, C, H, W)
+    chip : mapping, optional
+        As above, instead of the placement that saves the most bytes.
     """
 
-    def __init__(self, program: Program, images: NDArray[np.int8]):
+    def __init__(self, program: Program, images: NDArray[np.int8],
+                 chip: Mapping[int, int] | None = None):
         self.program, self.images, self.program_address = program, images, 0
         config, count = program.config, len(images)
         if count > 0xFFFF:
@@ -155,15 +166,36 @@ class Binding:
                             f"reaches {1 << config.bus.address_bits}")
         self.steps = [(plan, band, self._place(index, band, weights[index]))
                       for index, plan in enumerate(plans) for band in plan.bands]
+        self.chip = self._choose() if chip is None else chip
+        for index, (_, _, fields) in zip(self.step_layers, self.steps, strict=True):
+            for prefix, use in uses(network, index).items():
+                if use in self.chip:
+                    fields[f"{prefix}_address"] += self.chip[use] - self._maps[use]
+                    fields[f"{prefix}_chip"] = 1
+
+    @property
+    def step_layers(self) -> list[int]:
+        """Index of the layer that each step belongs to."""
+        numbers = {id(plan): index for index, plan in enumerate(self.program.plans)}
+        return [numbers[id(plan)] for plan, _, _ in self.steps]
+
+    def lifetimes(self) -> dict[int, Lifetime]:
+        """Outputs that could stay on chip, by layer."""
+        steps = zip(self.step_layers, (fields for _, _, fields in self.steps), strict=True)
+        return lifetimes(self.program.network, self.program.config, steps, len(self.images))
+
+    def _choose(self) -> dict[int, int]:
+        """First byte of the maps that stay on chip: those that save the most bytes."""
+        maps = self.lifetimes()
+        offsets = place(list(maps.values()), self.program.config.buffers.map_bytes)
+        return {index: offset for index, offset in zip(maps, offsets, strict=True)
+                if offset is not None}
 
     def _place(self, index: int, band: Band, weights: int) -> dict[str, int]:
         """Descriptor of a band: addresses of maps and weights, number of tiles."""
         network, config = self.program.network, self.program.config
         fields = {**band.descriptor, "tiles": len(self.images), "weights_address": weights}
-        uses = [("in", network.inputs(index)), ("out", index)]
-        if (residual := network.layers[index].residual) is not None:
-            uses.append(("res", residual))
-        for prefix, use in uses:
+        for prefix, use in uses(network, index).items():
             fields[f"{prefix}_address"] += self._maps[use]
             fields[f"{prefix}_stride"] = map_bytes(config, network.shape(use))
         return fields
@@ -185,18 +217,48 @@ class Binding:
     def _put(memory: NDArray[np.uint8], address: int, raw: bytes) -> None:
         memory[address:address + len(raw)] = np.frombuffer(raw, np.uint8)
 
-    def read_output(self, memory: NDArray[np.uint8], index: int) -> NDArray[np.int8]:
-        """int8 (N, Co, H, W) that layer ``index`` left in ``memory``."""
+    def read_output(self, memory: NDArray[np.uint8], index: int,
+                    writes: NDArray[Any] | None = None) -> NDArray[np.int8]:
+        """int8 (N, Co, H, W) that layer ``index`` left in ``memory``, or on chip.
+
+        Parameters
+        ----------
+        memory : uint8 (bytes,)
+            Off-chip memory after the run.
+        index : int
+        writes : structured array (n,), optional
+            What a simulation wrote to the on-chip map memory, in order: ``layer`` (number of the
+            step), ``address``, ``data`` (16 bytes).
+
+        Raises
+        ------
+        UserError
+            If the output stayed on chip and no writes are given.
+        """
         config, count = self.program.config, len(self.images)
         channels, height, width = self.program.plans[index].layer.out_shape
         size = map_bytes(config, (channels, height, width))
         start = self._maps[index]
+        if index in self.chip:
+            if writes is None:
+                raise UserError(f"The output of layer {self.program.plans[index].layer.name!r} "
+                                f"stays on chip; only a simulation can tell what it is")
+            memory, start = self._written(index, writes), self.chip[index]
         groups = _ceil(channels, config.channels)
         words = size // groups // config.channels
         raw = memory[start:start + count * size].view(np.int8)
         raw = raw.reshape(count, groups, words, config.channels)[:, :, :height * width]
         planes = raw.transpose(0, 1, 3, 2).reshape(count, -1, height, width)
         return np.ascontiguousarray(planes[:, :channels])
+
+    def _written(self, index: int, writes: NDArray[Any]) -> NDArray[np.uint8]:
+        """On-chip map memory with nothing but what layer ``index`` wrote."""
+        config = self.program.config
+        steps = [step for step, layer in enumerate(self.step_layers) if layer == index]
+        own = writes[np.isin(writes["layer"], steps)]
+        beats = np.zeros((config.buffers.map_bytes // config.bus.bytes, config.bus.bytes), np.uint8)
+        beats[own["address"] // config.bus.bytes] = own["data"][:, :config.bus.bytes]
+        return beats.reshape(-1)
 
 
 def pack_maps(config: AcceleratorConfig, maps: NDArray[np.int8]) -> NDArray[np.int8]:

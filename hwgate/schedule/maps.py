@@ -27,6 +27,8 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str, plane: int,
     """A :class:`TileQueue`, whose user takes ``steps`` cycles per beat."""
     d, config = layer.d, layer.config
     popped: list[int] = []  # cycle from which each beat's place in the queue is free
+    chip = bool(d[f"{prefix}_chip"])
+    interval = 1 if chip else layer.timing.beat_interval
     valid, busy = 1, 0
     for tile in range(d["tiles"]):
         for lane in layer.lanes:
@@ -45,9 +47,9 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str, plane: int,
                 short = len(popped) + chunk - TILE_QUEUE
                 if short > 0:
                     valid = max(valid, popped[short - 1])
-                grant, beat = yield from layer.read(source, valid, address, chunk, stream)
+                grant, beat = yield from layer.read(source, valid, address, chunk, stream, chip)
                 for n in range(chunk):
-                    busy = max(busy, beat + n * layer.timing.beat_interval + 1) + steps
+                    busy = max(busy, beat + n * interval + 1) + steps
                     popped.append(busy)
                     if len(popped) % plane == 0:
                         loaded.add(busy - 1 + LOADED_LATENCY)
