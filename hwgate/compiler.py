@@ -13,6 +13,7 @@ from hwgate.errors import CompileError, UserError
 from hwgate.geometry import Part, describe, kernel_blocks, map_bytes, plane_beats, split_rows
 from hwgate.layouts import Layout, Opcode, descriptor_layout, header_layout
 from hwgate.quant.network import IMAGE, QuantizedLayer, QuantizedNetwork
+from hwgate.residency import Lifetime, lifetimes, place, uses
 from hwgate.tiling import check_images_per_tile, divide_batch
 
 __all__ = ["Band", "Binding", "Job", "LayerPlan", "Program", "Step", "compile"]
@@ -139,7 +140,7 @@ class Step(NamedTuple):
 
     plan: LayerPlan
     part: Part
-    descriptor: Mapping[str, int]
+    descriptor: dict[str, int]
 
 
 class Binding:
@@ -153,9 +154,19 @@ class Binding:
         Byte address of the first descriptor.
     steps : list of Step
         One per descriptor, in order.
+    chip : mapping of layer index to int
+        Outputs that stay on chip, and their first byte in the map memory.
+
+    Parameters
+    ----------
+    program : Program
+    images : int8 (N, C, H, W)
+    chip : mapping, optional
+        As above, instead of the placement that saves the most bytes.
     """
 
-    def __init__(self, program: Program, images: NDArray[np.int8]):
+    def __init__(self, program: Program, images: NDArray[np.int8],
+                 chip: Mapping[int, int] | None = None):
         self.program, self.images, self.program_address = program, images, 0
         config, count = program.config, len(images)
         if count > 0xFFFF:
@@ -177,8 +188,24 @@ class Binding:
         if self.bytes > 1 << config.bus.address_bits:
             raise UserError(f"{count} images need {self.bytes} bytes of memory, but the bus "
                             f"reaches {1 << config.bus.address_bits}")
-        self.steps = [Step(plan, part, self._place(index, part, weights[index]))
+        self.step_layers = [index for index in range(len(plans)) for _ in parts[index]]
+        self.steps = [Step(plan, part, self._describe(index, part, weights[index]))
                       for index, plan in enumerate(plans) for part in parts[index]]
+        self.chip = self._choose() if chip is None else chip
+        for index, step in zip(self.step_layers, self.steps, strict=True):
+            self._place(index, step.descriptor)
+
+    def lifetimes(self) -> dict[int, Lifetime]:
+        """Outputs that could stay on chip, by layer."""
+        steps = zip(self.step_layers, (step.descriptor for step in self.steps), strict=True)
+        return lifetimes(self.program.network, self.program.config, steps, len(self.images))
+
+    def _choose(self) -> dict[int, int]:
+        """First byte of the maps that stay on chip: those that save the most bytes."""
+        maps = self.lifetimes()
+        offsets = place(list(maps.values()), self.program.config.buffers.map_bytes)
+        return {index: offset for index, offset in zip(maps, offsets, strict=True)
+                if offset is not None}
 
     def _residual(self, index: int) -> tuple[int, int, int] | None:
         """Shape of a layer's residual operand."""
@@ -186,17 +213,17 @@ class Binding:
         residual = network.layers[index].residual
         return None if residual is None else network.shape(residual)
 
-    def _place(self, index: int, part: Part, weights: int) -> dict[str, int]:
-        """Descriptor of a part, with the addresses of maps and weights."""
-        network, plan = self.program.network, self.program.plans[index]
-        fields = describe(plan.layer, self._residual(index), self.program.config, part,
-                          len(self.images)) | plan.fields | {"weights_address": weights}
-        uses = [("in", network.inputs(index)), ("out", index)]
-        if plan.layer.residual is not None:
-            uses.append(("res", plan.layer.residual))
-        for prefix, use in uses:
-            fields[f"{prefix}_address"] += self._maps[use]
-        return fields
+    def _describe(self, index: int, part: Part, weights: int) -> dict[str, int]:
+        """Descriptor of a part, with addresses relative to those of its maps."""
+        plan = self.program.plans[index]
+        return (describe(plan.layer, self._residual(index), self.program.config, part,
+                         len(self.images)) | plan.fields | {"weights_address": weights})
+
+    def _place(self, index: int, fields: dict[str, int]) -> None:
+        """Add where the maps of a layer are."""
+        for prefix, use in uses(self.program.network, index).items():
+            fields[f"{prefix}_chip"] = use in self.chip
+            fields[f"{prefix}_address"] += self.chip.get(use, self._maps[use])
 
     @cached_property
     def memory(self) -> NDArray[np.uint8]:
@@ -215,18 +242,48 @@ class Binding:
     def _put(memory: NDArray[np.uint8], address: int, raw: bytes) -> None:
         memory[address:address + len(raw)] = np.frombuffer(raw, np.uint8)
 
-    def read_output(self, memory: NDArray[np.uint8], index: int) -> NDArray[np.int8]:
-        """int8 (N, Co, H, W) that layer ``index`` left in ``memory``."""
+    def read_output(self, memory: NDArray[np.uint8], index: int,
+                    writes: NDArray[Any] | None = None) -> NDArray[np.int8]:
+        """int8 (N, Co, H, W) that layer ``index`` left in ``memory``, or on chip.
+
+        Parameters
+        ----------
+        memory : uint8 (bytes,)
+            Off-chip memory after the run.
+        index : int
+        writes : structured array (n,), optional
+            What a simulation wrote to the on-chip map memory, in order: ``layer`` (number of the
+            step), ``address``, ``data`` (16 bytes).
+
+        Raises
+        ------
+        UserError
+            If the output stayed on chip and no writes are given.
+        """
         config, count = self.program.config, len(self.images)
         channels, height, width = self.program.plans[index].layer.out_shape
         size = map_bytes(config, (channels, height, width))
         start = self._maps[index]
+        if index in self.chip:
+            if writes is None:
+                raise UserError(f"The output of layer {self.program.plans[index].layer.name!r} "
+                                f"stays on chip; only a simulation can tell what it is")
+            memory, start = self._written(index, writes), self.chip[index]
         groups = _ceil(channels, config.channels)
         words = size // groups // config.channels
         raw = memory[start:start + count * size].view(np.int8)
         raw = raw.reshape(groups, count, words, config.channels)[:, :, :height * width]
         planes = raw.transpose(1, 0, 3, 2).reshape(count, -1, height, width)
         return np.ascontiguousarray(planes[:, :channels])
+
+    def _written(self, index: int, writes: NDArray[Any]) -> NDArray[np.uint8]:
+        """On-chip map memory with nothing but what layer ``index`` wrote."""
+        config = self.program.config
+        steps = [step for step, layer in enumerate(self.step_layers) if layer == index]
+        own = writes[np.isin(writes["layer"], steps)]
+        beats = np.zeros((config.buffers.map_bytes // config.bus.bytes, config.bus.bytes), np.uint8)
+        beats[own["address"] // config.bus.bytes] = own["data"][:, :config.bus.bytes]
+        return beats.reshape(-1)
 
 
 def pack_maps(config: AcceleratorConfig, maps: NDArray[np.int8]) -> NDArray[np.int8]:

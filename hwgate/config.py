@@ -84,6 +84,8 @@ class BufferConfig:
         Most channel groups (weight blocks) one job may have: width of the header's bitmaps.
     weight_blocks : int
         Blocks of 9·R weights in each of a lane's two weight FIFOs; half of it is one request.
+    map_bytes : int
+        Memory for feature maps that stay on chip between layers; 0 for none.
     """
 
     window_words: int = 256
@@ -91,6 +93,7 @@ class BufferConfig:
     output_words: int = 512
     passes: int = 32
     weight_blocks: int = 16
+    map_bytes: int = 0
 
     def __post_init__(self) -> None:
         _power_of_two("Window memory depth", self.window_words, 16, 1 << 14)
@@ -98,6 +101,8 @@ class BufferConfig:
         _power_of_two("Output column depth", self.output_words, 16, 1 << 16)
         _power_of_two("Pass count of a job", self.passes, 8, 1 << 10)
         _power_of_two("Weight FIFO depth", self.weight_blocks, 16, 1 << 8)
+        if self.map_bytes != 0:
+            _power_of_two("Bytes of on-chip map memory", self.map_bytes, 1 << 12, 1 << 22)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from hwgate.compiler import Program
 from hwgate.config import AcceleratorConfig, MemoryTiming
-from hwgate.energy import energy, sram
+from hwgate.energy import LARGEST_SRAM, energy, sram
 from hwgate.layouts import descriptor_layout
 from hwgate.quant.network import layer_macs
 from hwgate.results import LayerResult, RunResult
+from hwgate.rtl.structs import CONTEXTS
 from hwgate.schedule import LayerSchedule, OpenPixels, end_cycles, schedule_layer
 
 __all__ = ["estimate"]
@@ -75,7 +76,9 @@ def estimate(program: Program, images: NDArray[Any],
     return RunResult(
         source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing, last),
         end_bytes=descriptor_layout().size_bytes, multipliers=config.multipliers,
-        seconds=time.perf_counter() - begin, energy=_energy(config, layers))
+        seconds=time.perf_counter() - begin, energy=_energy(
+            config, layers, sum(band.chip_bytes for bands in schedules.values()
+                                for band in bands)))
 
 
 def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
@@ -83,17 +86,22 @@ def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     return {name: sum(count[name] for count in counts) for name in counts[0]}
 
 
-def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult]) -> Mapping[str, float]:
-    """Joules by contributor, from what the layers counted."""
+def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult],
+            chip_bytes: int) -> Mapping[str, float]:
+    """Joules by contributor, from what the layers counted and moved within the chip."""
     windows = sum(lane["base"] + lane["conditional"] for layer in layers for lane in layer.lanes)
     products = windows * config.block_bytes
     outputs = sum(layer.activations.decision.size for layer in layers)
     decisions = sum(layer.activations.decision.size for layer in layers if layer.gated)
     window_bytes = config.block_bytes * 2 * config.buffers.window_words
-    psum_bytes = 4 * config.buffers.pixels
+    psum_bytes = CONTEXTS * 4 * config.buffers.pixels
+    maps = {}
+    if config.buffers.map_bytes:
+        bank = min(config.buffers.map_bytes, LARGEST_SRAM)
+        maps["map memory"] = (sram(bank), chip_bytes / _ACCESS_BYTES)
     return energy({
         "multiply": ("multiply8", products), "add": ("add32", products),
         "compare": ("compare32", decisions), "requantize": ("add32", 2 * outputs),
         "window memory": (sram(window_bytes), products / _ACCESS_BYTES),
         "psum memory": (sram(psum_bytes), 2 * windows * 4 / _ACCESS_BYTES),
-        "off-chip": ("dram", sum(layer.bytes_total for layer in layers) / _ACCESS_BYTES)})
+        "off-chip": ("dram", sum(layer.bytes_total for layer in layers) / _ACCESS_BYTES), **maps})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hwgate.errors import UserError
 
-__all__ = ["Cost", "HOROWITZ_45NM", "energy", "sram"]
+__all__ = ["Cost", "HOROWITZ_45NM", "LARGEST_SRAM", "energy", "sram"]
 
 PICO = 1e-12
 
@@ -37,6 +37,9 @@ HOROWITZ_45NM: dict[str, Cost] = {
 #: Largest memory, in bytes, that each on-chip figure stands for.
 _SRAM_SIZES = {"sram_8k": 8 << 10, "sram_32k": 32 << 10, "sram_1m": 1 << 20}
 
+#: Larger memories are banks of this size.
+LARGEST_SRAM = max(_SRAM_SIZES.values())
+
 
 def sram(size: int) -> str:
     """Operation of :data:`HOROWITZ_45NM` for one 64-bit access of a memory of ``size`` bytes.
@@ -51,7 +54,7 @@ def sram(size: int) -> str:
     for name, limit in _SRAM_SIZES.items():
         if size <= limit:
             return name
-    raise UserError(f"On-chip memory must have at most {max(_SRAM_SIZES.values())} bytes "
+    raise UserError(f"On-chip memory must have at most {LARGEST_SRAM} bytes "
                     f"to have a published energy, not {size}")
 
 

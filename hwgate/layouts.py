@@ -159,6 +159,9 @@ def descriptor_layout() -> Layout:
         Field("res_slot", 16, "output column word of its first channel group"),
         Field("res_group", 16, "output channel group that its first channel group is added to"),
         Field("last_channels", 8, "channels in the last output group, 1..R"),
+        Field("in_chip", 8, "1: the input is in the on-chip map memory, at byte `in_address`"),
+        Field("res_chip", 8, "1: so is the residual operand"),
+        Field("out_chip", 8, "1: the output goes there"),
     ), align=16)
 
 

@@ -10,6 +10,7 @@ from hwgate.regs import COUNTER_BITS, counter_names, engine_registers
 from hwgate.rtl.axi import axi4_signature, axi_lite_signature
 from hwgate.rtl.lane import Lane, lane_signature
 from hwgate.rtl.loader import Loader
+from hwgate.rtl.onchip import MapMemory, chip_write_layout
 from hwgate.rtl.reader import Reader
 from hwgate.rtl.regs import RegisterBank
 from hwgate.rtl.residual import ResidualLoader
@@ -18,7 +19,7 @@ from hwgate.rtl.shared import SharedInstance
 from hwgate.rtl.store import Store
 from hwgate.rtl.structs import event_layout
 from hwgate.rtl.unpack import Unpack
-from hwgate.rtl.writer import Writer
+from hwgate.rtl.writer import BEAT_QUEUE, Writer
 
 __all__ = ["LANE_MODULE", "Engine", "monitor_signature"]
 
@@ -27,9 +28,10 @@ LANE_MODULE = "hwgate_lane"
 
 
 def monitor_signature(config: AcceleratorConfig) -> wiring.Signature:
-    """Ports for simulation: layer strobe, counters and one event per output and lane."""
+    """Ports for simulation: layer strobe, counters, one event per output and lane, on-chip writes.
+    """
     return wiring.Signature({
-        "layer_done": Out(1),
+        "layer_done": Out(1), "chip": Out(chip_write_layout(config)),
         "counters": Out(data.ArrayLayout(COUNTER_BITS, len(counter_names(config)))),
         "events": Out(data.ArrayLayout(event_layout(), config.lanes))})
 
@@ -90,8 +92,6 @@ class Engine(wiring.Component):
 
         # Requests and their answers.
         wiring.connect(m, sequencer.o, reader.i[0])
-        wiring.connect(m, loader.o, reader.i[windows])
-        wiring.connect(m, residual.o, reader.i[operands])
         for lane, cond, base in zip(lanes, conds, bases):
             wiring.connect(m, lane.cond, reader.i[cond])
             wiring.connect(m, lane.base, reader.i[base])
@@ -100,10 +100,6 @@ class Engine(wiring.Component):
             reader.halt.eq(sequencer.halt),
             sequencer.valid.eq(reader.valid & (reader.source == 0)),
             sequencer.data.eq(reader.data), sequencer.last.eq(reader.last),
-            loader.valid.eq(reader.valid & (reader.source == windows)),
-            loader.data.eq(reader.data),
-            residual.valid.eq(reader.valid & (reader.source == operands)),
-            residual.data.eq(reader.data),
             unpack.valid.eq(reader.valid & (reader.source != 0) & (reader.source < windows)),
             unpack.data.eq(reader.data), unpack.last.eq(reader.last),
             unpack.header.eq(reader.o_header)]
@@ -131,11 +127,9 @@ class Engine(wiring.Component):
                 lane.progress.stored_tile.eq(store.stored_tile),
                 lane.column_address.eq(store.address), store.columns[n].eq(lane.column),
                 self.monitor.events[n].eq(lane.event)]
-        wiring.connect(m, store.o, writer.i)
-        wiring.connect(m, store.beat, writer.beat)
+        maps_idle = self._maps(m, clearable, reader, writer, loader, residual, store)
         m.d.comb += [
-            store.room.eq(writer.room),
-            store.others_idle.eq(writer.idle & loader.idle & residual.idle),
+            store.others_idle.eq(maps_idle & loader.idle & residual.idle),
             store.halt.eq(sequencer.halt), clear.eq(sequencer.clear),
             sequencer.start.eq(bank.control__start), sequencer.program.eq(bank.program__address),
             sequencer.finished.eq(store.finished), sequencer.read_error.eq(reader.error),
@@ -150,6 +144,35 @@ class Engine(wiring.Component):
             self.monitor.layer_done.eq(sequencer.layer_done)]
         self._count(m, bank, sequencer, reader, writer, lanes)
         return m
+
+    def _maps(self, m, clearable, reader, writer, loader, residual, store):
+        """Maps come from the bus and go there, or stay on chip; returns when all is written."""
+        layer = store.layer
+        sides = ((loader, layer.in_chip[0], reader.sources - 2),
+                 (residual, layer.res_chip[0], reader.sources - 1))
+        for block, _, source in sides:
+            m.d.comb += [block.valid.eq(reader.valid & (reader.source == source)),
+                         block.data.eq(reader.data)]
+        m.d.comb += store.room.eq(writer.room)
+        if not self.config.buffers.map_bytes:
+            for block, _, source in sides:
+                wiring.connect(m, block.o, reader.i[source])
+            wiring.connect(m, store.o, writer.i)
+            wiring.connect(m, store.beat, writer.beat)
+            return writer.idle
+
+        m.submodules.maps = maps = clearable(MapMemory(self.config, len(sides)))
+        for n, (block, chip, source) in enumerate(sides):
+            _switch(m, block.o, chip, reader.i[source], maps.i[n])
+            with m.If(chip):
+                m.d.comb += [block.valid.eq(maps.valid & (maps.source == n)),
+                             block.data.eq(maps.data)]
+        _switch(m, store.o, layer.out_chip[0], writer.i, maps.write)
+        _switch(m, store.beat, layer.out_chip[0], writer.beat, maps.beat)
+        with m.If(layer.out_chip[0]):
+            m.d.comb += store.room.eq(BEAT_QUEUE)
+        m.d.comb += self.monitor.chip.eq(maps.written)
+        return writer.idle & maps.idle
 
     def _count(self, m, bank, sequencer, reader, writer, lanes):
         """Counters of the run: cycles, bytes of each stream, activity of each lane."""
@@ -172,3 +195,11 @@ class Engine(wiring.Component):
                 m.d.sync += counter.eq(0)
             with m.Elif(sequencer.busy):
                 m.d.sync += counter.eq(counter + steps[name])
+
+
+def _switch(m, source, chip, off, on):
+    """Connect a stream to ``on`` while ``chip`` is set, else to ``off``."""
+    m.d.comb += [
+        off.payload.eq(source.payload), on.payload.eq(source.payload),
+        off.valid.eq(source.valid & ~chip), on.valid.eq(source.valid & chip),
+        source.ready.eq(Mux(chip, on.ready, off.ready))]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwgate.driver import Driver
 from hwgate.regs import counter_names
-from hwgate.sim.records import EVENT, Job, Outcome, Start
+from hwgate.sim.records import CHIP_WRITE, EVENT, Job, Outcome, Start
 
 __all__ = ["LiteBus", "Recorder", "run"]
 
@@ -71,7 +71,8 @@ class Recorder:
     def __init__(self, job: Job) -> None:
         self._library = library = ctypes.CDLL(None)
         self._counters = len(counter_names(job.config))
-        for name in ("hwgate_open", "hwgate_event_data", "hwgate_snapshot_data"):
+        for name in ("hwgate_open", "hwgate_event_data", "hwgate_chip_write_data",
+                     "hwgate_snapshot_data"):
             getattr(library, name).restype = ctypes.c_void_p
         library.hwgate_fault.restype = ctypes.c_char_p
         size = job.memory_bytes
@@ -92,6 +93,9 @@ class Recorder:
 
     def events(self) -> NDArray[Any]:
         return self._records("hwgate_event_data", EVENT)
+
+    def chip_writes(self) -> NDArray[Any]:
+        return self._records("hwgate_chip_write_data", CHIP_WRITE)
 
     def snapshots(self) -> NDArray[np.uint32]:
         return self._records("hwgate_snapshot_data", np.dtype("<u4")).reshape(-1, self._counters)
@@ -139,7 +143,7 @@ async def _run(dut: Any, job: Job, start: Start, recorder: Recorder) -> Outcome:
     outcome = Outcome(
         status=status, late=late, fault=recorder.fault, counters=counters,
         snapshots=recorder.snapshots(), events=recorder.events(), memory=recorder.memory.copy(),
-        cycles=cycles, seconds=seconds)
+        chip=recorder.chip_writes(), cycles=cycles, seconds=seconds)
     if late or outcome.fault:
         await _reset(dut)
     return outcome

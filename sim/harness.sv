@@ -30,6 +30,7 @@ module harness #(
   import "DPI-C" function void hwgate_event(
       input int unsigned lane, input int unsigned channel, input int unsigned tile,
       input int unsigned pixel, input int psum, input bit decision);
+  import "DPI-C" function void hwgate_chip_write(input int unsigned address, input bit [127:0] data);
   import "DPI-C" function void hwgate_layer_done(input bit [32*COUNTERS-1:0] counters);
 
   // Clock and end of a run. `cycle` numbers the clock edges.
@@ -79,6 +80,7 @@ module harness #(
   wire layer_done;
   wire [32*COUNTERS-1:0] counters;
   wire [EVENT_BITS*LANES-1:0] events;
+  wire [DATA_BITS+32:0] chip;  // from bit 0: valid 1, address 32, data
 
   hwgate_top dut (
       .clk(clk), .rst(reset), .irq(irq),
@@ -103,7 +105,8 @@ module harness #(
       .s_axil__arready(arready),
       .s_axil__rdata(rdata), .s_axil__rresp(rresp), .s_axil__rvalid(rvalid),
       .s_axil__rready(1'b1),
-      .monitor__layer_done(layer_done), .monitor__counters(counters), .monitor__events(events));
+      .monitor__layer_done(layer_done), .monitor__counters(counters), .monitor__events(events),
+      .monitor__chip(chip));
 
   // What the next clock edge assigns, filled in by the memory.
   bit n_rvalid, n_rlast, n_rid, n_bvalid, n_bid, n_fault;
@@ -139,6 +142,8 @@ module harness #(
                      record[80:49], record[81]);
   end
 
-  always @(posedge clk)
+  always @(posedge clk) begin
+    if (chip[0] && !reset) hwgate_chip_write(chip[32:1], 128'(chip[DATA_BITS+32:33]));
     if (layer_done && !reset) hwgate_layer_done(counters);
+  end
 endmodule

@@ -34,6 +34,12 @@ struct Event {
 };
 static_assert(sizeof(Event) == 16, "hwgate.sim.records.EVENT has the same layout");
 
+struct ChipWrite {
+    uint32_t layer, address;
+    uint8_t data[16];
+};
+static_assert(sizeof(ChipWrite) == 24, "hwgate.sim.records.CHIP_WRITE has the same layout");
+
 struct Range {
     uint64_t from = 0, to = 0;
     bool hit(uint64_t address, uint64_t size) const {
@@ -43,6 +49,7 @@ struct Range {
 
 std::vector<uint8_t> memory;
 std::vector<Event> events;
+std::vector<ChipWrite> chip_writes;
 std::vector<uint32_t> snapshots;
 std::string fault;
 uint16_t layer = 0;
@@ -98,6 +105,7 @@ void hwgate_errors(uint64_t read_from, uint64_t read_to, uint64_t write_from, ui
 
 void hwgate_clear() {
     events.clear();
+    chip_writes.clear();
     snapshots.clear();
     fault.clear();
     layer = 0;
@@ -106,6 +114,11 @@ void hwgate_clear() {
 const Event* hwgate_event_data(uint64_t* count) {
     *count = events.size();
     return events.data();
+}
+
+const ChipWrite* hwgate_chip_write_data(uint64_t* count) {
+    *count = chip_writes.size();
+    return chip_writes.data();
 }
 
 const uint32_t* hwgate_snapshot_data(uint64_t* count) {
@@ -121,6 +134,12 @@ void hwgate_event(uint32_t lane, uint32_t channel, uint32_t tile, uint32_t pixel
                   svBit decision) {
     events.push_back({layer, uint16_t(lane), uint16_t(channel), uint16_t(tile), uint16_t(pixel),
                       uint16_t(decision), psum});
+}
+
+void hwgate_chip_write(uint32_t address, const svBitVecVal* data) {
+    ChipWrite write{layer, address, {}};
+    memcpy(write.data, data, sizeof write.data);
+    chip_writes.push_back(write);
 }
 
 void hwgate_layer_done(const svBitVecVal* values) {

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.driver import Status
 
-__all__ = ["EVENT", "Faults", "Job", "NO_FAULTS", "Outcome", "Start"]
+__all__ = ["CHIP_WRITE", "EVENT", "Faults", "Job", "NO_FAULTS", "Outcome", "Start"]
 
 #: One output before pooling, as the monitor records it; ``layer`` counts from 0.
 EVENT = np.dtype([("layer", "<u2"), ("lane", "<u2"), ("channel", "<u2"), ("tile", "<u2"),
                   ("pixel", "<u2"), ("decision", "<u2"), ("psum", "<i4")])
+
+#: One beat written to the on-chip map memory; a narrow bus fills the first bytes of ``data``.
+CHIP_WRITE = np.dtype([("layer", "<u4"), ("address", "<u4"), ("data", "u1", (16,))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,8 @@ class Outcome:
         One record per output before pooling, in the order of requantization.
     memory : uint8 (bytes,)
         After the run.
+    chip : CHIP_WRITE (n,)
+        Writes of the on-chip map memory, in order.
     cycles : int
         Clock cycles from the start until the run ended, as the harness counts them.
     seconds : float
@@ -95,5 +100,6 @@ class Outcome:
     snapshots: NDArray[np.uint32] = field(repr=False)
     events: NDArray[Any] = field(repr=False)
     memory: NDArray[np.uint8] = field(repr=False)
+    chip: NDArray[Any] = field(default_factory=lambda: np.empty(0, CHIP_WRITE), repr=False)
     cycles: int = 0
     seconds: float = 0.0

@@ -48,9 +48,9 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
     Returns
     -------
     RunResult
-        With source ``"rtl"``: outputs from memory, psums and decisions from the monitor, cycles,
-        bytes and lane counters per layer from the engine's counters. ``seconds`` is the wall time
-        of the simulated cycles alone.
+        With source ``"rtl"``: outputs from memory, or what was written on chip, psums and decisions
+        from the monitor, cycles, bytes and lane counters per layer from the engine's counters.
+        ``seconds`` is the wall time of the simulated cycles alone.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
         psum, decision = _scatter(np.concatenate([place for place, _ in events[layer.name]]),
                                   np.concatenate([part for _, part in events[layer.name]]),
                                   layer, count)
-        output = np.asarray(binding.read_output(outcome.memory, index))
+        output = np.asarray(binding.read_output(outcome.memory, index, outcome.chip))
         results.append(LayerResult(
             name=layer.name, macs_dense=layer.macs * count, macs=layer_macs(layer, decision),
             cycles=total["cycles"],

@@ -36,7 +36,8 @@ module hwgate_top #(
     input s_axil__rready,
     output reg monitor__layer_done,
     output [32*(7+8*LANES)-1:0] monitor__counters,
-    output reg [82*LANES-1:0] monitor__events
+    output reg [82*LANES-1:0] monitor__events,
+    output [160:0] monitor__chip
 );
   localparam int COUNTERS = 7 + 8 * LANES;
   reg [31:0] counter[COUNTERS];
@@ -54,6 +55,8 @@ module hwgate_top #(
   reg done, enable, start;
   wire busy = state != IDLE;
   assign irq = done & enable;
+
+  assign monitor__chip = 0;
 
   // Memory port.
   assign {m_axi__awid, m_axi__arid} = 0;

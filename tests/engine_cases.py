@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import hwgate
 from hwgate.comparison import compare
 from hwgate.compiler import Program
-from hwgate.config import AcceleratorConfig, BusConfig, MemoryTiming, preset
+from hwgate.config import AcceleratorConfig, BufferConfig, BusConfig, MemoryTiming, preset
 from hwgate.quant.random_layers import DENSITIES, random_images, random_network
 from hwgate.results import RunResult
 from hwgate.sim.engine import run_engine
@@ -31,6 +31,9 @@ CONFIGS: dict[str, AcceleratorConfig] = {
     "1x18": preset("tiny"),
     "8x18": AcceleratorConfig(lanes=8, channels=2, bus=BusConfig(data_bits=64)),
     "2x72": AcceleratorConfig(lanes=2, channels=8, bus=BusConfig(data_bits=64)),
+    # Some maps stay on chip.
+    "2x36chip": AcceleratorConfig(lanes=2, buffers=BufferConfig(map_bytes=1 << 12),
+                                  bus=BusConfig(data_bits=64)),
 }
 
 #: Fast, slow, and narrow memories.

@@ -42,7 +42,7 @@ class Binding:
                        for of in NETWORK.layers)
     program_address: int = 0
 
-    def read_output(self, memory, index):
+    def read_output(self, memory, index, chip):
         at = [2 * DATA, 2 * DATA + BEATS * CONFIG.bus.bytes][index]
         words = memory[at:at + BEATS * CONFIG.bus.bytes].view(np.int8)[::CONFIG.bus.bytes]
         return words.reshape(IMAGES, CHANNELS, EDGE, EDGE)

@@ -60,12 +60,15 @@ class LayerSchedule:
         Lane counters; each adds up to ``cycles``.
     quiet : int
         Cycles from the last beat that was read to the end.
+    chip_bytes : int
+        Read from and written to the on-chip map memory.
     """
 
     cycles: int
     bytes: dict[str, int]
     lanes: list[dict[str, int]]
     quiet: int
+    chip_bytes: int
 
 
 def end_cycles(config: AcceleratorConfig, timing: MemoryTiming, last: LayerSchedule) -> int:
@@ -113,7 +116,8 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
         lanes.append(lane.counters | {"idle": before + layer.end - busy})
     layer_bytes = dict.fromkeys(STREAMS, 0) | layer.bytes
     layer_bytes["program"] = descriptor_layout().size_bytes
-    return LayerSchedule(before + layer.end, layer_bytes, lanes, layer.end - layer.last_beat)
+    return LayerSchedule(before + layer.end, layer_bytes, lanes, layer.end - layer.last_beat,
+                         layer.chip_bytes)
 
 
 def _blocks(layer: LayerState) -> list[Block]:

@@ -51,6 +51,8 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list
     takes the beat before them (then ``takes`` gets the cycles), or in the last one."""
     d, config = layer.d, layer.config
     popped: list[int] = []  # cycle from which each beat's place in the queue is free
+    chip = bool(d[f"{prefix}_chip"])
+    interval = 1 if chip else layer.timing.beat_interval
     valid, busy, at = 1, 0, 0
     for tile in range(d["tiles"]):
         for lane in layer.lanes:
@@ -69,9 +71,9 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list
                 short = len(popped) + chunk - TILE_QUEUE
                 if short > 0:
                     valid = max(valid, popped[short - 1])
-                grant, beat = yield from layer.read(source, valid, address, chunk, stream)
+                grant, beat = yield from layer.read(source, valid, address, chunk, stream, chip)
                 for n in range(chunk):
-                    take = max(busy, beat + n * layer.timing.beat_interval + 1)
+                    take = max(busy, beat + n * interval + 1)
                     busy = take + steps[at]
                     popped.append(busy if takes is None else take + 1)
                     if takes is not None:

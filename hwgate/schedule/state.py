@@ -1,4 +1,4 @@
-"""State of a layer's schedule: times that become known, requests for the bus, their arbiter."""
+"""State of a layer's schedule: times that become known, requests to read, their arbiters."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
@@ -12,6 +12,7 @@ from hwgate.counters import LANE_COUNTERS
 from hwgate.layouts import header_layout
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.lane import decision_latency
+from hwgate.rtl.onchip import CHIP_READ_LATENCY
 from hwgate.rtl.reader import GRANT_LATENCY, OUTSTANDING, READ_BEAT_LATENCY
 from hwgate.rtl.sequencer import DECODE_CYCLES
 from hwgate.rtl.unpack import block_beat
@@ -19,10 +20,14 @@ from hwgate.rtl.unpack import block_beat
 if TYPE_CHECKING:
     from hwgate.schedule.layer import OpenPixels
 
-__all__ = ["HALVES", "Block", "LaneState", "LayerState", "Read", "Request", "Times"]
+__all__ = ["HALVES", "NEVER", "Arbiter", "Block", "LaneState", "LayerState", "Read", "Request",
+           "Times"]
 
 #: Halves of a double buffer.
 HALVES = 2
+
+#: A cycle after all others.
+NEVER = 1 << 62
 
 
 
@@ -60,6 +65,25 @@ class Request:
     beats: int
     stream: str
     answer: Times
+
+
+class Arbiter:
+    """Requests by their source; the first of those that wait is granted first."""
+
+    def __init__(self) -> None:
+        self.requests: dict[int, Request] = {}
+        self.free = 0  # cycle from which it can grant
+
+    def next(self) -> int:
+        """Cycle of the next grant, or :data:`NEVER`."""
+        if not self.requests:
+            return NEVER
+        return max(self.free, min(request.valid for request in self.requests.values()))
+
+    def take(self, now: int) -> Request:
+        """The request that is granted in cycle ``now``."""
+        source = min(n for n, request in self.requests.items() if request.valid <= now)
+        return self.requests.pop(source)
 
 
 class LaneState:
@@ -104,9 +128,14 @@ class LayerState:
         self.stored = self._times()    # cycle from which each tile has left the output columns
         self.map_ends = self._times()  # cycle from which each of the two loaders is idle
         self.bytes: dict[str, int] = {}
-        self.requests: dict[int, Request] = {}
+        self.chip_bytes = 0  # read from and written to the on-chip map memory
+        self.bus, self.chip = Arbiter(), Arbiter()
         self.end = -1
-        self.last_beat = 0  # cycle of the last beat on the bus
+        #: Cycle of the last beat on the bus; at first that of the descriptor.
+        self.last_beat = -READ_BEAT_LATENCY - DECODE_CYCLES
+        # Last beats of the requests on their way; as many as the reader has room for.
+        requests = OUTSTANDING * (3 + 2 * len(self.lanes))
+        self._ends = deque([-1] * requests, maxlen=requests)
 
     def _times(self) -> Times:
         return Times(self._ready)
@@ -119,41 +148,47 @@ class LayerState:
         AssertionError
             If the layer has not ended: the model has a deadlock.
         """
-        ready, requests = self._ready, self.requests
+        ready, bus, chip = self._ready, self.bus, self.chip
         ready += blocks
-        # The arbiter, and the last beat on the bus: at first that of the descriptor.
-        free, bus = 0, -READ_BEAT_LATENCY - DECODE_CYCLES
-        latency, interval = self.timing.read_latency, self.timing.beat_interval
-        # Last beats of the requests on their way; as many as the reader has room for.
-        sources = 3 + 2 * len(self.lanes)
-        ends = deque([-1] * (OUTSTANDING * sources), maxlen=OUTSTANDING * sources)
         while True:
             while ready:
                 block = ready.pop()
                 missing = next(block, None)
                 if missing is not None:
                     missing.waiting.append(block)
-            if not requests:
+            # What a grant makes known comes after it, so the earlier one is next.
+            on_bus, on_chip = bus.next(), chip.next()
+            if on_chip < on_bus:
+                self._grant_on_chip(chip.take(on_chip), on_chip)
+            elif on_bus < NEVER:
+                self._grant_on_bus(bus.take(on_bus), on_bus)
+            else:
                 break
-            now = max(free, ends[0] + 1, min(request.valid for request in requests.values()))
-            source = min(n for n, request in requests.items() if request.valid <= now)
-            request = requests.pop(source)
-            bursts = burst_count(self.config, request.address, request.beats)
-            free = now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES
-            start = max(now + GRANT_LATENCY + latency, bus + interval)
-            bus = start + (request.beats - 1) * interval
-            ends.append(bus)
-            self.bytes[request.stream] = (self.bytes.get(request.stream, 0)
-                                          + request.beats * self.config.bus.bytes)
-            request.answer.add((now, start + READ_BEAT_LATENCY))
         if self.end < 0:
             raise AssertionError(f"The schedule of layer {self.plan.layer.name!r} is stuck")
-        self.last_beat = bus
 
-    def read(self, source: int, valid: int, address: int, beats: int, stream: str) -> Read:
+    def _grant_on_bus(self, request: Request, now: int) -> None:
+        interval = self.timing.beat_interval
+        bursts = burst_count(self.config, request.address, request.beats)
+        start = max(now + GRANT_LATENCY + self.timing.read_latency, self.last_beat + interval)
+        self.last_beat = start + (request.beats - 1) * interval
+        self._ends.append(self.last_beat)
+        self.bus.free = max(now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES, self._ends[0] + 1)
+        self.bytes[request.stream] = (self.bytes.get(request.stream, 0)
+                                      + request.beats * self.config.bus.bytes)
+        request.answer.add((now, start + READ_BEAT_LATENCY))
+
+    def _grant_on_chip(self, request: Request, now: int) -> None:
+        self.chip.free = now + request.beats
+        self.chip_bytes += request.beats * self.config.bus.bytes
+        request.answer.add((now, now + CHIP_READ_LATENCY))
+
+    def read(self, source: int, valid: int, address: int, beats: int, stream: str,
+             chip: bool = False) -> Read:
         """Read ``beats`` beats; ends with the cycles of the grant and of the first beat."""
         answer = self._times()
-        self.requests[source] = Request(valid, address, beats, stream, answer)
+        arbiter = self.chip if chip else self.bus
+        arbiter.requests[source] = Request(valid, address, beats, stream, answer)
         yield answer
         grant, beat = answer[0]
         return grant, beat

@@ -10,14 +10,14 @@ __all__ = ["store"]
 
 
 def store(layer: LayerState) -> Block:
-    """The store and the writer."""
+    """The store, and the writer or the on-chip map memory."""
     d, config = layer.d, layer.config
     taps = d["pool"] ** 2 * config.slot_reads
     units = d["out_beats"] if d["pool"] == 1 else d["store_pixels"]
     per_beat = 1 if d["pool"] == 1 else config.beat_pixels
     at, idle = 1, 1  # from when the store waits, and the writer's splitter is idle
     sent: list[int] = []      # last beat of each burst
-    answered = 0
+    answered = 0  # cycle of the last answer, or of the last beat written on chip
     for tile in range(d["tiles"]):
         address = d["out_address"] + tile * d["out_stride"]
         for plane in range(d["out_planes"]):
@@ -30,6 +30,11 @@ def store(layer: LayerState) -> Block:
                     while len(lane.done) <= job:
                         yield lane.done
                     ready = max(ready, lane.done[job])
+            if d["out_chip"]:
+                at = ready + d["images"] * units * taps + 1
+                answered = at - 1 + STORE_BEAT_LATENCY
+                layer.chip_bytes += d["out_run_beats"] * config.bus.bytes
+                continue
             begin = max(ready, idle)
             beats_done, idle = 0, begin
             for _, beats in split_bursts(config, address, d["out_run_beats"]):
