@@ -157,6 +157,10 @@ def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
     op = block.op
     if not isinstance(op, GatedConv2d) or op.force_open:
         return np.ones(op.weight.shape[:2], bool), None
+    if op.share > 1 or op.tau > 0:
+        what = f"shares each gate among {op.share} channels" if op.share > 1 else "has a tau"
+        raise CompileError(f"Layer {block.name!r} {what}, but the accelerator decides for each "
+                           "activation alone; train it with share=1 and tau=0")
     base = op.base.cpu().numpy()
     size = config.channels * (TAPS if op.kernel_size == (1, 1) else 1)
     for start in range(0, base.shape[1], size):

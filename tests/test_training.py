@@ -6,7 +6,8 @@ import torch
 
 from hwgate.digits import TEST_SHARE, load_digits, train_digits
 from hwgate.errors import UserError
-from hwgate.nn import gated_layers, mac_summary
+from hwgate.macs import mac_summary
+from hwgate.nn import gated_layers
 from hwgate.training import Recipe, accuracy, train
 
 torch.set_num_threads(1)  # tests run in parallel
