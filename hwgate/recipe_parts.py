@@ -228,7 +228,7 @@ class QuantizePart:
     """
 
     epochs: int = 0
-    rate: float = 0.01
+    rate: float = 0.002
     activation: int = 8
     weight: int = 8
     calibration: int = 512
