@@ -155,10 +155,10 @@ class FakeQuantized(nn.Module):
 
 def _requantize(layer: QuantizedLayer, sums: Tensor, residual: Tensor | None) -> Tensor:
     """Integers of a layer's psums before the clamp; exact, since float64 holds every term."""
-    def of(values: NDArray[np.int64]) -> Tensor:
+    def of(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values.astype(np.float64)).to(sums.device)[:, None, None]
 
-    alive = layer.weight.any(axis=(1, 2, 3))  # folding takes the weights of constant channels
+    alive = np.any(layer.weight, axis=(1, 2, 3)).astype(np.int64)  # folding takes the weights of constant channels
     value = (sums * of(alive) + of(layer.bias[:, 1])) * of(layer.mult[:, 1])
     if residual is not None:
         assert layer.mult_residual is not None
