@@ -158,7 +158,8 @@ def _requantize(layer: QuantizedLayer, sums: Tensor, residual: Tensor | None) ->
     def of(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values.astype(np.float64)).to(sums.device)[:, None, None]
 
-    alive = np.any(layer.weight, axis=(1, 2, 3)).astype(np.int64)  # folding takes the weights of constant channels
+    # Folding takes the weights of constant channels.
+    alive = np.any(layer.weight, axis=(1, 2, 3)).astype(np.int64)
     value = (sums * of(alive) + of(layer.bias[:, 1])) * of(layer.mult[:, 1])
     if residual is not None:
         assert layer.mult_residual is not None
