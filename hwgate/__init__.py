@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from hwgate.comparison import Comparison, compare
     from hwgate.compiler import Program, compile
     from hwgate.config import AcceleratorConfig, ConfigError, MemoryTiming, preset
+    from hwgate.conversion import Conversion, gate
     from hwgate.cost import estimate
     from hwgate.errors import UserError
     from hwgate.quant.fold import quantize
@@ -20,6 +21,7 @@ _EXPORTS = {
     "AcceleratorConfig": "hwgate.config", "ConfigError": "hwgate.config",
     "MemoryTiming": "hwgate.config", "preset": "hwgate.config",
     "UserError": "hwgate.errors",
+    "Conversion": "hwgate.conversion", "gate": "hwgate.conversion",
     "quantize": "hwgate.quant.fold",
     "Program": "hwgate.compiler", "compile": "hwgate.compiler",
     "simulate": "hwgate.sim.simulate",
@@ -28,9 +30,9 @@ _EXPORTS = {
     "verilog": "hwgate.rtl.verilog",
 }
 
-__all__ = ["AcceleratorConfig", "Comparison", "ConfigError", "MemoryTiming", "Program",
-           "UserError", "compare", "compile", "estimate", "preset", "quantize", "simulate",
-           "verilog"]
+__all__ = ["AcceleratorConfig", "Comparison", "ConfigError", "Conversion", "MemoryTiming",
+           "Program", "UserError", "compare", "compile", "estimate", "gate", "preset", "quantize",
+           "simulate", "verilog"]
 
 try:
     __version__ = version("hwgate")

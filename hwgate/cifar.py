@@ -1,8 +1,5 @@
 """Reader of the CIFAR-10 images (Krizhevsky, "Learning Multiple Layers of Features", 2009)."""
 
-import hashlib
-import lzma
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwgate.errors import UserError
+from hwgate.official import Collection
 
 __all__ = ["CLASSES", "MEAN", "PAGE", "STD", "TRAIN_BATCHES", "load_test", "load_train",
            "normalize"]
@@ -36,8 +34,9 @@ _DIGESTS = {
     "test_batch_first1000.bin": "99fb5092fe8004d15ee248abbc35fef4d858bcb0",
 }
 
-#: Where the files may lie below the data folder: ours, and the official archive unpacked.
-_FOLDERS = ("cifar10", "cifar-10-batches-bin", ".")
+#: Ours, and the official archive unpacked.
+_FILES = Collection("CIFAR-10", PAGE, f"the binary version of {PAGE}",
+                    ("cifar10", "cifar-10-batches-bin", "."))
 
 #: Bytes of one image: its label, then 3 planes of 32x32 pixels.
 _SHAPE = (3, 32, 32)
@@ -51,7 +50,7 @@ def load_train(folder: str | Path | None = None, batches: Sequence[int] = TRAIN_
     Parameters
     ----------
     folder : path, optional
-        Holds the official binary files, plain or packed with xz, or a folder ``cifar10`` or
+        Holds the official binary files, plain or packed with gzip or xz, or a folder ``cifar10`` or
         ``cifar-10-batches-bin`` of them; by default the variable ``HWGATE_DATA``.
     batches : sequence of int
         Which of the five files.
@@ -96,30 +95,6 @@ def normalize(images: NDArray[np.uint8], mean: ArrayLike = MEAN,
 def _read(names: Sequence[str], folder: str | Path | None
           ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images and labels of the first of some files that exists."""
-    base = folder or os.environ.get("HWGATE_DATA")
-    if not base:
-        raise UserError(f"CIFAR-10 needs the variable HWGATE_DATA, a folder with {names[0]} "
-                        f"of {PAGE}")
-    for name in names:
-        for place in _FOLDERS:
-            for path in (Path(base, place, name), Path(base, place, f"{name}.xz")):
-                if path.is_file():
-                    return _unpack(path, _DIGESTS[name])
-    raise UserError(f"Folder {base} has no CIFAR-10 file {' or '.join(names)}, plain or .xz, "
-                    f"itself or in {_FOLDERS[0]} or {_FOLDERS[1]}; take the binary version of "
-                    f"{PAGE}")
-
-
-def _unpack(path: Path, digest: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    try:
-        raw = path.read_bytes()
-        raw = lzma.decompress(raw) if path.suffix == ".xz" else raw
-    except (OSError, lzma.LZMAError) as error:
-        raise UserError(f"File {path} cannot be read: {error}") from None
-    found = hashlib.sha1(raw, usedforsecurity=False).hexdigest()
-    if found != digest:
-        raise UserError(f"File {path} must be the official one of {PAGE} with SHA-1 {digest}, "
-                        f"not {found}")
-    records = np.frombuffer(raw, np.uint8).reshape(-1, _RECORD)
+    records = np.frombuffer(_FILES.read(names, _DIGESTS, folder), np.uint8).reshape(-1, _RECORD)
     images = records[:, 1:].reshape(-1, *_SHAPE)
     return np.ascontiguousarray(images), records[:, 0].astype(np.int64)

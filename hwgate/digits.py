@@ -3,24 +3,24 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hwgate.nn import ChannelShuffle, GatedConv2d
-from hwgate.training import Epoch, Recipe, train
+from hwgate.models import Gating
 
-__all__ = ["RECIPE", "TEST_SHARE", "TrainedDigits", "digits_network", "load_digits",
-           "train_digits"]
+if TYPE_CHECKING:
+    from hwgate.training import Epoch
+
+__all__ = ["TEST_SHARE", "TrainedDigits", "digits_network", "load_digits", "train_digits"]
 
 #: Share of the images that training never sees.
 TEST_SHARE = 0.25
 
-#: Of the demo. Thresholds have some 300 steps to reach their target, the paper's 100 thousand:
-#: hence the larger penalty.
-RECIPE = Recipe(epochs=14, batch=64, rate=0.1, weight_decay=5e-4, target=1.4, penalty=0.006)
+#: Gates of the demo's network.
+_GATING = Gating(groups=4, grouping=True, sparse_bp=True)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TrainedDigits:
     train_labels: NDArray[np.int64]
     test_images: NDArray[np.float32]
     test_labels: NDArray[np.int64]
-    history: tuple[Epoch, ...]
+    history: "tuple[Epoch, ...]"
 
 
 def load_digits(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64],
@@ -64,26 +64,24 @@ def load_digits(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64],
     return train_images, train_labels, test_images, test_labels
 
 
-def digits_network() -> nn.Sequential:
-    """Five 3x3 convolutions, four of them gated with G=4, and a linear layer.
+def digits_network(gating: Gating = _GATING) -> nn.Sequential:
+    """Five 3x3 convolutions, four of them gated, and a linear layer.
 
-    The second and third gated layer are grouped, with channel shuffles in between.
+    With grouping, the second and third gated layer are grouped, with channel shuffles in between.
     """
     def block(conv: nn.Conv2d, *more: nn.Module) -> nn.Sequential:
         return nn.Sequential(OrderedDict(
             [("conv", conv), ("norm", nn.BatchNorm2d(conv.out_channels)), ("relu", nn.ReLU())]
-            + [(type(module).__name__.lower(), module) for module in more]))
+            + [(type(module).__name__.lower(), module) for module in more
+               if not isinstance(module, nn.Identity)]))
 
-    def gated(inputs: int, outputs: int, grouping: bool) -> GatedConv2d:
-        return GatedConv2d(inputs, outputs, 3, padding=1, gate_groups=4, grouping=grouping,
-                           sparse_bp=True)
-
+    plain = replace(gating, grouping=False)
     return nn.Sequential(OrderedDict([
         ("stem", block(nn.Conv2d(1, 16, 3, padding=1, bias=False))),
-        ("gated1", block(gated(16, 32, False))),
-        ("gated2", block(gated(32, 32, True), ChannelShuffle(4))),
-        ("gated3", block(gated(32, 32, True), ChannelShuffle(4), nn.MaxPool2d(2))),
-        ("gated4", block(gated(32, 64, False))),
+        ("gated1", block(plain.conv3x3(16, 32))),
+        ("gated2", block(gating.conv3x3(32, 32), gating.shuffle())),
+        ("gated3", block(gating.conv3x3(32, 32), gating.shuffle(), nn.MaxPool2d(2))),
+        ("gated4", block(plain.conv3x3(32, 64))),
         ("pool", nn.AdaptiveAvgPool2d(1)),
         ("flatten", nn.Flatten()),
         ("linear", nn.Linear(64, 10)),
@@ -91,8 +89,8 @@ def digits_network() -> nn.Sequential:
 
 
 def train_digits(seed: int = 0, epochs: int | None = None,
-                 progress: Callable[[Epoch], None] | None = None) -> TrainedDigits:
-    """Train :func:`digits_network` with :data:`RECIPE`, in seconds.
+                 progress: "Callable[[Epoch], None] | None" = None) -> TrainedDigits:
+    """Train :func:`digits_network` with the recipe ``digits``, in seconds.
 
     Parameters
     ----------
@@ -108,11 +106,16 @@ def train_digits(seed: int = 0, epochs: int | None = None,
     UserError
         If there is not at least one epoch.
     """
-    train_images, train_labels, test_images, test_labels = load_digits(seed)
-    recipe = replace(RECIPE, seed=seed, epochs=RECIPE.epochs if epochs is None else epochs)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = digits_network()
-    history = train(model, torch.from_numpy(train_images), torch.from_numpy(train_labels),
-                    recipe, progress)
-    return TrainedDigits(model, train_images, train_labels, test_images, test_labels, history)
+    from hwgate.datasets import load_dataset  # these build on this module
+    from hwgate.recipe import load_recipe
+    from hwgate.trained import build
+    from hwgate.training import train
+
+    recipe = load_recipe("digits").changed({"seed": seed})
+    if epochs is not None:
+        recipe = recipe.changed({"optimizer.epochs": epochs})
+    data, model = load_dataset("digits", seed=seed), build(recipe)
+    history = train(model, data, recipe, report=progress)
+    return TrainedDigits(
+        model, data.unit(data.train.images).numpy(), data.train.labels.numpy(),
+        data.unit(data.test.images).numpy(), data.test.labels.numpy(), history)

@@ -1,6 +1,5 @@
-"""The CIFAR networks: ResNet-20, ResNet-18 and VGG-16, gated or not."""
+"""Networks, gated or not: ResNet-20, ResNet-18 and VGG-16 for CIFAR, a small one for MNIST."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from torch import Tensor, nn
 
 from hwgate.errors import UserError
 from hwgate.nn import ChannelShuffle, GatedConv2d, PaddingShortcut
+from hwgate.tensors import read_safetensors
 
-__all__ = ["BasicBlock", "Gating", "ResNet", "VGG", "load_reference_resnet20", "read_safetensors",
-           "resnet18", "resnet20", "vgg16"]
+__all__ = ["BasicBlock", "Gating", "ResNet", "VGG", "lenet", "load_reference_resnet20", "resnet18",
+           "resnet20", "vgg16"]
 
 #: Where :func:`load_reference_resnet20` looks, below the data folder.
 REFERENCE = Path("weights", "resnet20_cifar10.safetensors")
@@ -21,7 +21,9 @@ REFERENCE = Path("weights", "resnet20_cifar10.safetensors")
 #: Output channels of VGG-16's convolutions; "M" is a 2x2 max pooling.
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
-_TYPES = {"F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
+
+#: The same of the network for MNIST.
+_LENET = (32, "M", 32, "M", 64, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +34,16 @@ class Gating:
     grouping: bool = False
     alpha: float = 2.0
     sparse_bp: bool = False
+    share: int = 1
+    tau: float = 0.0
 
     def conv3x3(self, inputs: int, outputs: int, stride: int = 1, gate: bool = True) -> nn.Conv2d:
         """A 3x3 convolution, gated if ``gate`` and there are groups."""
         if not gate or self.groups is None:
             return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         return GatedConv2d(inputs, outputs, 3, stride, 1, gate_groups=self.groups,
-                           grouping=self.grouping, alpha=self.alpha, sparse_bp=self.sparse_bp)
+                           grouping=self.grouping, alpha=self.alpha, sparse_bp=self.sparse_bp,
+                           share=self.share, tau=self.tau)
 
     def shuffle(self) -> nn.Module:
         """What goes between two gated convolutions, so that information crosses groups."""
@@ -139,17 +144,20 @@ class VGG(nn.Module):
     classes : int
     gating : Gating
         Of all convolutions but the first.
+    inputs : int
+        Channels of an image.
     """
 
-    def __init__(self, layers: Sequence[int | str], *, classes: int, gating: Gating) -> None:
+    def __init__(self, layers: Sequence[int | str], *, classes: int, gating: Gating,
+                 inputs: int = 3) -> None:
         super().__init__()
         parts: list[nn.Module] = []
-        width = 3
+        width = inputs
         for outputs in layers:
             if isinstance(outputs, str):
                 parts.append(nn.MaxPool2d(2))
                 continue
-            parts += [gating.conv3x3(width, outputs, gate=width != 3), nn.BatchNorm2d(outputs),
+            parts += [gating.conv3x3(width, outputs, gate=bool(parts)), nn.BatchNorm2d(outputs),
                       nn.ReLU()]
             if gating.grouping and gating.groups is not None:
                 parts.append(gating.shuffle())
@@ -159,13 +167,13 @@ class VGG(nn.Module):
         self.linear = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to logits (N, classes)."""
+        """(N, inputs, H, W) to logits (N, classes)."""
         return self.linear(torch.flatten(self.pool(self.features(x)), 1))
 
 
 def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = False,
              gate_groups: int | None = None, grouping: bool = False, alpha: float = 2.0,
-             sparse_bp: bool = False) -> ResNet:
+             sparse_bp: bool = False, share: int = 1, tau: float = 0.0) -> ResNet:
     """ResNet-20 for CIFAR with padding shortcuts (He et al., CVPR 2016): 16, 32, 64 channels.
 
     Parameters
@@ -178,7 +186,7 @@ def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = F
     gate_groups : int, optional
         G. Gates the first convolution of each block, 9 in all, and in post-activation blocks the
         second one too, 18 in all. Nothing is gated by default.
-    grouping, alpha, sparse_bp
+    grouping, alpha, sparse_bp, share, tau
         As for ``GatedConv2d``. With grouping, a channel shuffle stands between two gated
         convolutions.
 
@@ -187,32 +195,49 @@ def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = F
     UserError
         If there are no channels left, or G does not divide them.
     """
-    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp)
+    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
+                    share=share, tau=tau)
     return ResNet(_scaled((16, 32, 64), width), (3, 3, 3), projection=False, classes=classes,
                   post_activation=post_activation, gating=gating)
 
 
 def resnet18(*, classes: int = 10, width: float = 1.0, post_activation: bool = False,
              gate_groups: int | None = None, grouping: bool = False, alpha: float = 2.0,
-             sparse_bp: bool = False) -> ResNet:
+             sparse_bp: bool = False, share: int = 1, tau: float = 0.0) -> ResNet:
     """ResNet-18 for CIFAR: a 3x3 stem, 64 to 512 channels, 1x1 shortcuts; see :func:`resnet20`.
 
     Gates 8 convolutions, 16 in post-activation blocks.
     """
-    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp)
+    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
+                    share=share, tau=tau)
     return ResNet(_scaled((64, 128, 256, 512), width), (2, 2, 2, 2), projection=True,
                   classes=classes, post_activation=post_activation, gating=gating)
 
 
 def vgg16(*, classes: int = 10, width: float = 1.0, gate_groups: int | None = None,
-          grouping: bool = False, alpha: float = 2.0, sparse_bp: bool = False) -> VGG:
+          grouping: bool = False, alpha: float = 2.0, sparse_bp: bool = False, share: int = 1,
+          tau: float = 0.0) -> VGG:
     """VGG-16 for CIFAR with batch norms and one linear layer; see :func:`resnet20`.
 
     Gates all convolutions but the first, 12 in all.
     """
-    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp)
+    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
+                    share=share, tau=tau)
     layers = [x if isinstance(x, str) else _scaled((x,), width)[0] for x in _VGG16]
     return VGG(layers, classes=classes, gating=gating)
+
+
+def lenet(*, classes: int = 10, width: float = 1.0, gate_groups: int | None = None,
+          grouping: bool = False, alpha: float = 2.0, sparse_bp: bool = False, share: int = 1,
+          tau: float = 0.0) -> VGG:
+    """A network of LeNet's size for 28x28 grey images, of 3x3 convolutions; see :func:`resnet20`.
+
+    Gates all convolutions but the first, 3 in all.
+    """
+    gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
+                    share=share, tau=tau)
+    layers = [x if isinstance(x, str) else _scaled((x,), width)[0] for x in _LENET]
+    return VGG(layers, classes=classes, gating=gating, inputs=1)
 
 
 def load_reference_resnet20(data_folder: str | Path | None = None) -> ResNet:
@@ -235,41 +260,13 @@ def load_reference_resnet20(data_folder: str | Path | None = None) -> ResNet:
         raise UserError(f"The reference network needs the variable HWGATE_DATA, the folder that "
                         f"holds {REFERENCE}")
     path = Path(folder) / REFERENCE
-    weights = read_safetensors(path)
+    weights, _ = read_safetensors(path)
     model = resnet20()
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in weights.items()}:
         raise UserError(f"File {path} does not hold the weights of a ResNet-20")
     model.load_state_dict(weights, strict=False)
     return model.eval()
-
-
-def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a file in the safetensors format, by name.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or has another format.
-    """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"Weights file {path} cannot be read: {error.strerror}") from None
-    try:
-        size = int.from_bytes(raw[:8], "little")
-        if len(raw) < 8 + size:
-            raise ValueError
-        header = json.loads(raw[8:8 + size])
-        header.pop("__metadata__", None)
-        data = bytearray(raw[8 + size:])
-        return {name: torch.frombuffer(data, dtype=_TYPES[entry["dtype"]],
-                                       offset=entry["data_offsets"][0],
-                                       count=torch.Size(entry["shape"]).numel()
-                                       ).reshape(entry["shape"]).clone()
-                for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
-        raise UserError(f"File {path} is no safetensors file of float or 64-bit tensors") from None
 
 
 def _project(inputs: int, outputs: int, stride: int) -> nn.Module:

@@ -1,7 +1,6 @@
 """Channel-gated layers for PyTorch (Hua et al., "Channel Gating Neural Networks", NeurIPS 2019)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,9 +9,12 @@ from torch.nn import functional as F
 
 from hwgate.errors import UserError
 
-__all__ = ["ChannelShuffle", "GatedConv2d", "LayerMacs", "MacSummary", "PaddingShortcut",
-           "force_open", "gated_layers", "mac_summary", "parameter_groups", "set_density",
-           "settle_norms", "threshold_loss"]
+__all__ = ["ChannelShuffle", "GatedConv2d", "PaddingShortcut", "force_open", "gated_layers",
+           "parameter_groups", "set_density", "settle_norms", "threshold_loss"]
+
+#: Up to so many input channels, a convolution of all of them with zero weights for the base path
+#: is quicker than one of a slice of them, which must be copied.
+_NARROW = 64
 
 
 class _Step(torch.autograd.Function):
@@ -40,6 +42,11 @@ class GatedConv2d(nn.Conv2d):
     ``yr``, the other channels, added: ``y = yp + d * yr``. Mean and variance are those of an
     affine-free batch norm of ``yp``; ``delta`` is learned.
 
+    One decision may serve ``share`` consecutive output channels, of a slice or of a whole pixel:
+    ``yp`` above is then the mean of their base sums, and norm and threshold belong to the slice.
+    With ``tau``, the open gates of a channel (or slice) close again for an image in which they
+    are no larger share of its map than ``tau``.
+
     The gradient of the decision is that of ``sigmoid(alpha * (norm(yp) - delta))``, with
     ``dL/dd = dL/dy * yr``.
 
@@ -56,10 +63,15 @@ class GatedConv2d(nn.Conv2d):
         Steepness of the surrogate gradient, positive.
     sparse_bp : bool
         No gradient flows through closed gates.
+    share : int
+        Output channels that share a gate; divides ``out_channels``, and their groups if
+        ``grouping``, unless it is all of them. 0 means all of them, the gates of a pixel.
+    tau : float
+        Share of open gates, in 0..1, that opens a channel.
 
     Attributes
     ----------
-    delta : Parameter (out_channels,)
+    delta : Parameter (out_channels / share,)
         Thresholds on normalized base partial sums, initially 0.
     base : bool tensor (out_channels, in_channels)
         Input channels of the base path of each output channel.
@@ -67,20 +79,27 @@ class GatedConv2d(nn.Conv2d):
         Open every gate: the layer is then an ordinary convolution with the same weights.
     decision : bool tensor (N, out_channels, H, W) or None
         Decisions of the last forward pass.
+    keep_gates : bool
+        Keep :attr:`gates`, for losses that look at decisions.
+    gates : float tensor (N, out_channels / share, H, W) or None
+        Decisions of the last forward pass, with their gradient.
 
     Raises
     ------
     UserError
-        For a group count that does not divide the channels, or an alpha that is not positive.
+        For a group count or a share that does not divide the channels, an alpha that is not
+        positive, or a tau that is no share.
     """
 
     decision: Tensor | None
+    gates: Tensor | None
     base: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
                  stride: int | tuple[int, int] = 1, padding: int | str | tuple[int, int] = 0,
                  bias: bool = False, *, gate_groups: int = 4, grouping: bool = False,
-                 alpha: float = 2.0, sparse_bp: bool = False) -> None:
+                 alpha: float = 2.0, sparse_bp: bool = False, share: int = 1,
+                 tau: float = 0.0) -> None:
         if gate_groups < 2:
             raise UserError(f"Gate group count must be at least 2, not {gate_groups!r}")
         if in_channels % gate_groups:
@@ -91,17 +110,24 @@ class GatedConv2d(nn.Conv2d):
                             f"a grouped gate, which {gate_groups} does not")
         if not alpha > 0:
             raise UserError(f"Alpha of a gate must be positive, not {alpha!r}")
+        share = out_channels if share == 0 else share
+        unit = out_channels // gate_groups if grouping and share < out_channels else out_channels
+        if share < 1 or unit % share:
+            raise UserError(f"A gate must be shared by a number of channels that divides {unit}, "
+                            f"not {share}")
+        if not 0 <= tau < 1:
+            raise UserError(f"Tau of a gate must be a share in 0..1, not {tau!r}")
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.gate_groups, self.grouping = gate_groups, grouping
-        self.alpha, self.sparse_bp = alpha, sparse_bp
-        self.gate_norm = nn.BatchNorm2d(out_channels, affine=False)
-        self.delta = nn.Parameter(torch.zeros(out_channels))
+        self.alpha, self.sparse_bp, self.share, self.tau = alpha, sparse_bp, share, tau
+        self.gate_norm = nn.BatchNorm2d(out_channels // share, affine=False)
+        self.delta = nn.Parameter(torch.zeros(out_channels // share))
         inputs = torch.arange(in_channels) * gate_groups // in_channels
         outputs = torch.arange(out_channels) * gate_groups // out_channels
         self.register_buffer("base", inputs == (outputs if grouping else 0 * outputs)[:, None],
                              persistent=False)
-        self.force_open = False
-        self.decision = None
+        self.force_open = self.keep_gates = False
+        self.decision = self.gates = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Ci, H, W) to (N, Co, Ho, Wo); records :attr:`decision`."""
@@ -110,22 +136,43 @@ class GatedConv2d(nn.Conv2d):
             self.decision = torch.ones_like(base, dtype=torch.bool)
             out = base + conditional
         else:
-            margin = self.gate_norm(base) - self.delta[:, None, None]
-            opened = _Step.apply(margin, self.alpha, self.sparse_bp)
-            self.decision = opened.detach() > 0
+            opened = self._decide(base)
             out = base + opened * conditional
         return out if self.bias is None else out + self.bias[:, None, None]
+
+    def _decide(self, base: Tensor) -> Tensor:
+        """Decisions (N, Co, H, W) as 0 and 1, with their gradient."""
+        margin = self.gate_norm(self.scores(base)) - self.delta[:, None, None]
+        opened = _Step.apply(margin, self.alpha, self.sparse_bp)
+        if self.tau > 0:
+            busy = opened.detach().mean(dim=(2, 3), keepdim=True) > self.tau
+            opened = opened * busy
+        self.gates = opened if self.keep_gates else None
+        if self.share > 1:
+            opened = opened.repeat_interleave(self.share, dim=1)
+        self.decision = opened.detach() > 0
+        return opened
+
+    def scores(self, base: Tensor) -> Tensor:
+        """What gates compare, before its norm: (N, Co / share, H, W) of base sums (N, Co, H, W)."""
+        return base if self.share == 1 else base.unflatten(1, (-1, self.share)).mean(dim=2)
+
+    def base_sums(self, x: Tensor) -> Tensor:
+        """Partial sums (N, Co, Ho, Wo) of the base path."""
+        return self._paths(x)[0]
 
     def _paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Partial sums of the base and of the conditional path."""
         groups, width = self.gate_groups, self.in_channels // self.gate_groups
+        rest = self.weight * ~self.base[:, :, None, None]
         if self.grouping:
             blocks = self.weight.unflatten(0, (groups, -1)).unflatten(2, (groups, width))
             diagonal = torch.cat([blocks[i, :, i] for i in range(groups)])
-            rest = self.weight * ~self.base[:, :, None, None]
             return self._convolve(x, diagonal, groups), self._convolve(x, rest)
-        return (self._convolve(x[:, :width], self.weight[:, :width]),
-                self._convolve(x[:, width:], self.weight[:, width:]))
+        base = self._convolve(x[:, :width], self.weight[:, :width])
+        if self.in_channels <= _NARROW:
+            return base, self._convolve(x, rest)
+        return base, self._convolve(x[:, width:], self.weight[:, width:])
 
     def _convolve(self, x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
         return F.conv2d(x, weight, None, self.stride, self.padding, groups=groups)
@@ -136,7 +183,8 @@ class GatedConv2d(nn.Conv2d):
         return 1.0 if self.decision is None else float(self.decision.float().mean())
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, gate_groups={self.gate_groups}, grouping={self.grouping}"
+        return (f"{super().extra_repr()}, gate_groups={self.gate_groups}, "
+                f"grouping={self.grouping}, share={self.share}, tau={self.tau}")
 
 
 class ChannelShuffle(nn.Module):
@@ -241,7 +289,7 @@ def set_density(model: nn.Module, images: Tensor, density: float) -> nn.Module:
         if density in (0, 1):
             layer.delta.fill_(1e9 if density == 0 else -1e9)
             return
-        sums = layer.gate_norm(layer._paths(inputs[0])[0])
+        sums = layer.gate_norm(layer.scores(layer.base_sums(inputs[0])))
         ranked = sums.transpose(0, 1).flatten(1).sort(dim=1).values
         closed = round((1 - density) * ranked.shape[1])
         layer.delta.copy_(ranked[:, max(closed - 1, 0)])
@@ -291,71 +339,3 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
-
-
-@dataclass(frozen=True)
-class LayerMacs:
-    """Multiply-accumulates of one layer over a batch: with every gate open, and as decided."""
-
-    name: str
-    dense: int
-    done: int
-
-
-@dataclass(frozen=True)
-class MacSummary:
-    """Multiply-accumulates of a model over a batch, layer by layer in the order they ran."""
-
-    layers: tuple[LayerMacs, ...]
-
-    @property
-    def dense(self) -> int:
-        return sum(layer.dense for layer in self.layers)
-
-    @property
-    def done(self) -> int:
-        return sum(layer.done for layer in self.layers)
-
-    @property
-    def reduction(self) -> float:
-        """Dense MACs / MACs done; 1 for a model without layers that multiply."""
-        return self.dense / self.done if self.done else 1.0
-
-
-def mac_summary(model: nn.Module, images: Tensor) -> MacSummary:
-    """Multiply-accumulates of a model in evaluation mode over a batch of images.
-
-    A convolution costs ``Co*Ho*Wo*K*K*Ci/groups`` per image; of a gated one the base path always,
-    the conditional path per open decision. Linear layers count, batch norms and pools do not.
-    """
-    found: list[LayerMacs] = []
-
-    def record(name: str, module: nn.Module, output: Tensor) -> None:
-        if isinstance(module, nn.Linear):
-            macs = output.numel() * module.in_features
-            found.append(LayerMacs(name, macs, macs))
-            return
-        assert isinstance(module, nn.Conv2d)
-        dense = output.numel() * module.weight[0].numel()
-        done = dense
-        if isinstance(module, GatedConv2d):
-            assert module.decision is not None
-            taps = module.weight[0, 0].numel()
-            per_channel = output.numel() // module.out_channels
-            opened = module.decision.sum(dim=(0, 2, 3))
-            done = taps * (int(module.base.sum()) * per_channel
-                           + int((opened * (~module.base).sum(dim=1)).sum()))
-        found.append(LayerMacs(name, dense, done))
-
-    hooks = [module.register_forward_hook(lambda m, _, y, name=name: record(name, m, y))
-             for name, module in model.named_modules()
-             if isinstance(module, (nn.Conv2d, nn.Linear))]
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(images)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return MacSummary(tuple(found))

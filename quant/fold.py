@@ -19,7 +19,7 @@ from .network import IMAGE, QuantizedLayer, QuantizedNetwork, check_images
 from .requantize import SHIFTS
 from .trace import Block, trace_blocks
 
-__all__ = ["multipliers", "quantize"]
+__all__ = ["calibrate", "fold", "multipliers", "quantize"]
 
 #: Thresholds and biases are 32-bit fields of a job header.
 _INT32 = (-(1 << 31), (1 << 31) - 1)
@@ -55,6 +55,17 @@ def quantize(model: nn.Module, calibration_images: Any,
     UserError
         For calibration images of a wrong shape or type, or an empty batch.
     """
+    blocks, scales, shape = calibrate(model, calibration_images, config)
+    return fold(blocks, scales, shape, config)
+
+
+def calibrate(model: nn.Module, calibration_images: Any, config: AcceleratorConfig
+              ) -> tuple[tuple[Block, ...], dict[int, float], tuple[int, int, int]]:
+    """Blocks of a model, steps of their outputs and of the image, and the shape of an image.
+
+    Parameters and errors are those of :func:`quantize`. Steps are by the index of a block, or
+    ``IMAGE``; the blocks hold the model's own modules.
+    """
     graph, blocks = trace_blocks(model)
     images = _calibration(calibration_images, blocks[0])
     recorder, training = Recorder(graph, blocks), model.training
@@ -65,13 +76,26 @@ def quantize(model: nn.Module, calibration_images: Any,
         model.train(training)
     low, high = config.formats.limits(config.formats.activation)
     scales = {IMAGE: activation_scale(images, low, high)}
-    shapes: dict[int, tuple[int, int, int]] = {IMAGE: images.shape[1:]}
-    layers: list[QuantizedLayer] = []
     for index, block in enumerate(blocks):
         name = block.node.name
         # The last outputs are ranked, not passed on: the largest must not be clipped.
         scales[index] = (range_scale(recorder.largest[name], high) if block is blocks[-1]
                          else activation_scale(values[name], low, high))
+    return blocks, scales, images.shape[1:]
+
+
+def fold(blocks: tuple[Block, ...], scales: Mapping[int, float],
+         image_shape: tuple[int, int, int], config: AcceleratorConfig) -> QuantizedNetwork:
+    """Integer network of blocks with the steps of their outputs, as of :func:`calibrate`.
+
+    Raises
+    ------
+    CompileError
+        For a layer that the accelerator cannot run, named by its module path.
+    """
+    shapes: dict[int, tuple[int, int, int]] = {IMAGE: image_shape}
+    layers: list[QuantizedLayer] = []
+    for index, block in enumerate(blocks):
         layers.append(_fold(index, block, shapes[block.source], scales, config))
         shapes[index] = layers[-1].out_shape
     return QuantizedNetwork(config, tuple(layers))
@@ -157,6 +181,10 @@ def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
     op = block.op
     if not isinstance(op, GatedConv2d) or op.force_open:
         return np.ones(op.weight.shape[:2], bool), None
+    if op.share > 1 or op.tau > 0:
+        what = f"shares each gate among {op.share} channels" if op.share > 1 else "has a tau"
+        raise CompileError(f"Layer {block.name!r} {what}, but the accelerator decides for each "
+                           "activation alone; train it with share=1 and tau=0")
     base = op.base.cpu().numpy()
     size = config.channels * (TAPS if op.kernel_size == (1, 1) else 1)
     for start in range(0, base.shape[1], size):

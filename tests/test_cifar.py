@@ -64,9 +64,9 @@ def test_files_that_are_missing(tmp_path, monkeypatch):
     with pytest.raises(UserError) as error:
         cifar.load_test(tmp_path)
     assert str(error.value) == (
-        f"Folder {tmp_path} has no CIFAR-10 file test_batch.bin or test_batch_first1000.bin, plain "
-        "or .xz, itself or in cifar10 or cifar-10-batches-bin; take the binary version of "
-        "https://www.cs.toronto.edu/~kriz/cifar.html")
+        f"Folder {tmp_path} has no CIFAR-10 file test_batch.bin or test_batch_first1000.bin, "
+        "plain, .gz or .xz, itself or in cifar10 or cifar-10-batches-bin; take the binary version "
+        "of https://www.cs.toronto.edu/~kriz/cifar.html")
     monkeypatch.delenv("HWGATE_DATA", raising=False)
     with pytest.raises(UserError) as error:
         cifar.load_train()

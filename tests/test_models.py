@@ -13,17 +13,19 @@ import hwgate
 from hwgate import accuracy
 from hwgate.config import preset
 from hwgate.errors import CompileError, UserError
+from hwgate.macs import mac_summary
 from hwgate.models import (
     REFERENCE,
+    lenet,
     load_reference_resnet20,
-    read_safetensors,
     resnet18,
     resnet20,
     vgg16,
 )
-from hwgate.nn import gated_layers, mac_summary, set_density, settle_norms
+from hwgate.nn import gated_layers, set_density, settle_norms
 from hwgate.quant.network import IMAGE
 from hwgate.quant.trace import trace_blocks
+from hwgate.tensors import read_safetensors, write_safetensors
 
 CONFIG = preset("cifar")
 torch.set_num_threads(1)  # tests run in parallel
@@ -68,6 +70,26 @@ def test_sizes(model, convolutions, weights, macs, gated):
     assert len(list(gated_layers(net))) == gated
     summary = mac_summary(net, pictures(1))
     assert summary.dense == macs and summary.done < macs
+
+
+def test_lenet():
+    """Sums by hand: a stem of 1x32, then 32x32 at 14x14, 32x64 and 64x64 at 7x7 pixels."""
+    net = lenet(gate_groups=8).eval()
+    images = torch.randn(2, 1, 28, 28)
+    assert len(list(gated_layers(net))) == 3 and net(images).shape == (2, 10)
+    macs = 9 * (32 * 784 + 32 * 32 * 196 + (32 + 64) * 64 * 49) + 640
+    assert mac_summary(net, images[:1]).dense == macs == 4_742_272
+    network = hwgate.quantize(settled(net, torch.randn(8, 1, 28, 28)), images, CONFIG)
+    assert [layer.gated for layer in network.layers] == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize("options,what", [({"share": 4}, "shares each gate among 4 channels"),
+                                          ({"tau": 0.1}, "has a tau")])
+def test_gates_that_the_hardware_lacks_are_refused(options, what):
+    model = settled(lenet(gate_groups=8, **options), torch.randn(8, 1, 28, 28))
+    with pytest.raises(CompileError, match=f"^Layer 'features.4' {what}, but the accelerator "
+                       "decides for each activation alone; train it with share=1 and tau=0$"):
+        hwgate.quantize(model, torch.randn(2, 1, 28, 28), CONFIG)
 
 
 def test_what_is_gated():
@@ -167,7 +189,7 @@ def test_widths_that_do_not_fit_a_group():
 @needs_weights
 def test_reference_has_our_names():
     model = load_reference_resnet20()
-    weights = read_safetensors(Path(DATA, REFERENCE))
+    weights, _ = read_safetensors(Path(DATA, REFERENCE))
     assert not model.training and torch.equal(model.conv1.weight, weights["conv1.weight"])
     assert torch.equal(model.layer3[2].bn2.running_var, weights["layer3.2.bn2.running_var"])
 
@@ -212,31 +234,11 @@ def test_reference_that_is_missing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="^Weights file .*resnet20_cifar10.safetensors cannot be "
                        "read: No such file or directory$"):
         load_reference_resnet20(tmp_path)
+    (tmp_path / "weights").mkdir()
+    write_safetensors(tmp_path / REFERENCE, {"a": torch.zeros(2)})
+    with pytest.raises(UserError, match="does not hold the weights of a ResNet-20$"):
+        load_reference_resnet20(tmp_path)
     monkeypatch.delenv("HWGATE_DATA", raising=False)
     with pytest.raises(UserError, match="^The reference network needs the variable HWGATE_DATA, "
                        f"the folder that holds {REFERENCE}$"):
         load_reference_resnet20()
-
-
-HEADER = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":{}}'
-
-
-def test_safetensors(tmp_path):
-    path = tmp_path / "a.safetensors"
-    values = np.array([1, -2], np.float32).tobytes()
-    path.write_bytes(len(HEADER).to_bytes(8, "little") + HEADER + values)
-    assert {k: v.tolist() for k, v in read_safetensors(path).items()} == {"a": [1, -2]}
-    (tmp_path / "weights").mkdir()
-    path.rename(tmp_path / REFERENCE)
-    with pytest.raises(UserError, match="does not hold the weights of a ResNet-20$"):
-        load_reference_resnet20(tmp_path)
-
-
-@pytest.mark.parametrize("raw", [b"", b"12345678{}", b"\x02" + bytes(7) + b"[]",
-                                 len(HEADER).to_bytes(8, "little") + HEADER], ids=len)
-def test_bad_safetensors(tmp_path, raw):
-    path = tmp_path / "bad"
-    path.write_bytes(raw)
-    with pytest.raises(UserError) as error:
-        read_safetensors(path)
-    assert str(error.value) == f"File {path} is no safetensors file of float or 64-bit tensors"

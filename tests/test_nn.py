@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from hwgate.errors import UserError
+from hwgate.macs import count_macs, mac_summary
 from hwgate.nn import (
     ChannelShuffle,
     GatedConv2d,
     PaddingShortcut,
     force_open,
     gated_layers,
-    mac_summary,
     parameter_groups,
     set_density,
     settle_norms,
@@ -224,6 +224,10 @@ def test_mac_summary_counts_open_gates():
     ({"gate_groups": 4, "grouping": True}, "Gate group count must divide the 6 output channels "
      "of a grouped gate, which 4 does not"),
     ({"alpha": 0}, "Alpha of a gate must be positive, not 0"),
+    ({"share": 4}, "A gate must be shared by a number of channels that divides 6, not 4"),
+    ({"gate_groups": 2, "grouping": True, "share": 2},
+     "A gate must be shared by a number of channels that divides 3, not 2"),
+    ({"tau": 1.0}, "Tau of a gate must be a share in 0..1, not 1.0"),
 ], ids=lambda v: "" if isinstance(v, str) else "-".join(v))
 def test_errors(kwargs, sentence):
     with pytest.raises(UserError) as error:
@@ -273,3 +277,73 @@ def test_padding_shortcut():
         with pytest.raises(UserError, match="^A padding shortcut must have room for 4 channels "
                            rf"from channel -?\d on, not {outputs} channels$"):
             PaddingShortcut(4, outputs, offset=offset)
+
+
+@pytest.mark.parametrize("share", [3, 0], ids=["slice", "pixel"])
+@pytest.mark.parametrize("grouping", [False, True], ids=["first", "grouping"])
+def test_shared_gates_are_the_formula(grouping, share):
+    layer, x = make(grouping, share=share)
+    size = share or 12
+    assert layer.share == size and layer.delta.shape == (12 // size,)
+    base, conditional = paths(layer, x)
+    mean = base.reshape(3, 12 // size, size, 5, 6).mean(2)
+    centre, deviation = statistics(layer, mean)
+    margin = (mean - centre) / deviation - layer.delta.detach().numpy()[:, None, None]
+    decision = np.repeat(margin > 0, size, axis=1)
+    assert decision.any() and not decision.all()
+    out = layer(x)
+    np.testing.assert_array_equal(layer.decision.numpy(), decision)
+    np.testing.assert_allclose(out.detach().numpy(), base + decision * conditional, atol=1e-12)
+
+
+def test_shared_gates_cost_the_scores():
+    """A score is the base path of one more channel; with grouping, of all channels of a pixel."""
+    for grouping, share, inputs in ((False, 3, 4 * 2), (False, 0, 2), (True, 3, 4 * 2),
+                                    (True, 0, 8)):
+        layer, x = make(grouping, share=share)
+        layer.delta.data.fill_(1e6)
+        net = nn.Sequential(layer).double()
+        assert mac_summary(net, x).done == 3 * 5 * 6 * 9 * (12 * 2 + inputs)
+
+
+def test_tau_closes_channels_with_few_open_gates():
+    layer, x = make()
+    layer.eval()
+    layer(x)
+    shares = layer.decision.double().mean((2, 3), keepdim=True)
+    tau = float(shares.median())  # a share of exactly tau stays closed
+    wanted = layer.decision & (shares > tau)
+    assert wanted.any() and not torch.equal(wanted, layer.decision)
+    base, conditional = paths(layer, x)
+    layer.tau = tau
+    out = layer(x)
+    assert torch.equal(layer.decision, wanted)
+    np.testing.assert_allclose(out.detach().numpy(), base + wanted.numpy() * conditional,
+                               atol=1e-12)
+    out.sum().backward()
+    closed = ~wanted.any(dim=(0, 2, 3))
+    assert not layer.delta.grad[closed].any() and layer.delta.grad[~closed].all()
+
+
+def test_gates_keep_their_gradient():
+    layer, x = make(share=3)
+    layer(x)
+    assert layer.gates is None
+    layer.keep_gates = True
+    layer(x)
+    assert layer.gates.shape == (3, 4, 5, 6)
+    assert torch.equal(layer.gates.repeat_interleave(3, 1) > 0, layer.decision)
+    layer.gates.mean().backward()
+    assert (layer.delta.grad < 0).all()
+
+
+def test_macs_add_up_over_batches():
+    net = model().eval()
+    images = torch.rand(4, 1, 4, 5)
+    with count_macs(net) as counter:
+        net(images[:1])
+        net(images[1:])
+    whole = mac_summary(net, images)
+    assert counter.summary == whole
+    assert counter.density == pytest.approx(net[2].density)
+    assert net[2].decision is not None and counter.gates == net[2].decision.numel()

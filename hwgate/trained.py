@@ -1,0 +1,125 @@
+"""Networks of recipes: built, and kept in files together with the recipe that made them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwgate.digits import digits_network
+from hwgate.errors import UserError
+from hwgate.models import (
+    Gating,
+    lenet,
+    load_reference_resnet20,
+    resnet18,
+    resnet20,
+    vgg16,
+)
+from hwgate.nn import ChannelShuffle, gated_layers
+from hwgate.recipe import Recipe
+from hwgate.tensors import read_safetensors, write_safetensors
+
+__all__ = ["build", "load_model", "load_teacher", "save_model", "start_from"]
+
+#: Name that stands for the dense ResNet-20 of the data folder.
+REFERENCE = "reference"
+
+
+def build(recipe: Recipe, classes: int = 10) -> nn.Module:
+    """The untrained network of a recipe; the seed gives its weights.
+
+    Raises
+    ------
+    UserError
+        If the gates do not fit the network's channels.
+    """
+    gate, name = recipe.gate, recipe.network.name
+    options: dict[str, Any] = {
+        "classes": classes, "width": recipe.network.width, "gate_groups": gate.groups or None,
+        "grouping": gate.grouping, "alpha": gate.alpha, "sparse_bp": gate.sparse_bp,
+        "share": gate.share, "tau": gate.tau}
+    makers: dict[str, Callable[..., nn.Module]] = {
+        "lenet": lenet, "resnet18": resnet18, "resnet20": resnet20, "vgg16": vgg16,
+        "resnet18-postact": lambda **more: resnet18(post_activation=True, **more),
+        "resnet20-postact": lambda **more: resnet20(post_activation=True, **more)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if name == "digits":
+            if recipe.network.width != 1:
+                raise UserError(f"Network 'digits' has a width of 1, not {recipe.network.width!r}")
+            return digits_network(Gating(
+                groups=gate.groups or None, grouping=gate.grouping, alpha=gate.alpha,
+                sparse_bp=gate.sparse_bp, share=gate.share, tau=gate.tau))
+        return makers[name](**options)
+
+
+def save_model(path: str | Path, model: nn.Module, recipe: Recipe) -> None:
+    """Write a float network with its recipe, for :func:`load_model`.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
+    """
+    write_safetensors(path, model.state_dict(), {"recipe": json.dumps(recipe.to_dict())})
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, Recipe]:
+    """A network that :func:`save_model` wrote, in evaluation mode, and its recipe.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or is no such network.
+    """
+    tensors, metadata = read_safetensors(path)
+    try:
+        recipe = Recipe.from_dict(json.loads(metadata["recipe"]))
+        model = build(recipe)
+        model.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError):
+        raise UserError(f"File {path} is no network that `hwgate train` wrote") from None
+    return model.eval(), recipe
+
+
+def load_teacher(source: str) -> nn.Module:
+    """A trained network whose outputs another one imitates, all its gates as they are.
+
+    Parameters
+    ----------
+    source : str
+        A file of :func:`save_model`, or ``reference`` for the dense ResNet-20 of the data folder.
+    """
+    model = load_reference_resnet20() if source == REFERENCE else load_model(source)[0]
+    return model.requires_grad_(False)
+
+
+def start_from(model: nn.Module, source: str) -> None:
+    """Give a network the weights of a trained one; gates that it lacks keep theirs.
+
+    Raises
+    ------
+    UserError
+        If the networks differ in more than their gates.
+    """
+    teacher = load_teacher(source)
+    if _shuffles(teacher) != _shuffles(model):
+        raise UserError(f"Network {source} shuffles its channels otherwise than the one to train; "
+                        "take one with the same grouping, or no grouping for an ungated one")
+    state = teacher.state_dict()
+    own = {name for layer, _ in gated_layers(model) for name in model.state_dict()
+           if name.startswith((f"{layer}.delta", f"{layer}.gate_norm."))}
+    wanted = model.state_dict()
+    missing = set(wanted) - set(state) - own
+    if missing or any(name not in wanted or wanted[name].shape != tensor.shape
+                      for name, tensor in state.items()):
+        raise UserError(f"Network {source} has other layers than the one to train; take one of "
+                        "the same name and width, gated alike or not at all")
+    model.load_state_dict(state, strict=False)
+
+
+def _shuffles(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, ChannelShuffle)]

@@ -1,0 +1,93 @@
+"""Fake quantization against the integer network, and fine-tuning at few bits."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import hwgate
+from hwgate.config import FormatConfig, preset
+from hwgate.datasets import load_dataset
+from hwgate.digits import train_digits
+from hwgate.models import lenet, resnet18, resnet20, vgg16
+from hwgate.nn import set_density, settle_norms
+from hwgate.qat import FakeQuantized, agreement
+from hwgate.recipe import load_recipe
+from hwgate.training import train
+
+CONFIG = preset("cifar")
+torch.set_num_threads(1)  # tests run in parallel
+
+
+def config(bits):
+    return replace(CONFIG, formats=FormatConfig(activation=bits, weight=bits))
+
+
+def settled(make, images, **options):
+    torch.manual_seed(0)
+    model = make(**options)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and module.affine:
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+    return set_density(settle_norms(model, images), images, 0.3)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("make,options", [
+    (resnet20, {"gate_groups": 2, "post_activation": True, "grouping": True}),
+    (resnet20, {"gate_groups": 2}), (resnet18, {"gate_groups": 4}),
+    (vgg16, {"gate_groups": 4, "grouping": True})], ids=["postact", "resnet20", "resnet18", "vgg"])
+def test_every_layer_computes_what_the_integers_do(make, options, bits):
+    images = torch.randn(8, 3, 32, 32, generator=torch.manual_seed(0))
+    width = 0.5 if make is resnet20 else 0.25
+    fake = FakeQuantized(settled(make, images, width=width, **options), images, config(bits))
+    network = fake.network()
+    with torch.no_grad():
+        values = fake.outputs(images[:2])
+    for index, (layer, result) in enumerate(zip(network.layers, network.run(images[:2]),
+                                                strict=True)):
+        found = values[index].double().numpy() / fake._step(index)
+        assert np.abs(found.reshape(result.output.shape) - result.output).max() < 1e-3, layer.name
+    same = agreement(fake, network, images)
+    assert (same.classes, same.logits, same.decisions, same.largest) == (1, 1, 1, 0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_dataset("digits", seed=3)
+    return data, train_digits(seed=3, epochs=4).model
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_integers_compute_what_was_trained(digits, bits):
+    data, model = digits
+    model, recipe = copy.deepcopy(model), load_recipe("digits")
+    images = data.normalize(data.train.images[:256])
+    fake = FakeQuantized(model, images, config(bits))
+    part = replace(recipe.optimizer, epochs=2, rate=0.002 if bits == 8 else 0.01, schedule="cosine")
+    before = [p.detach().clone() for p in fake.parameters()]
+    statistics = model.get_submodule("gated1.norm").running_mean.clone()
+    train(fake, data, recipe, optimizer=part)
+    moved = [not torch.equal(a, b) for a, b in zip(before, fake.parameters(), strict=True)]
+    assert all(moved[1:]) and moved[0] == (bits < 8)  # steps are learned below 8 bits only
+    assert torch.equal(statistics, model.get_submodule("gated1.norm").running_mean)
+    network, test = fake.network(), data.normalize(data.test.images)
+    found = agreement(fake, network, test)
+    assert (found.classes, found.logits, found.decisions, found.largest) == (1, 1, 1, 0)
+    assert found.describe() == ("450 images: same class 100.00%, equal logits 100.00%, at most 0 "
+                                "steps apart, equal decisions 100.0000%")
+    labels = data.test.labels.numpy()
+    tuned = (network(test).argmax(1) == labels).mean()
+    plain = (hwgate.quantize(digits[1], images, config(bits))(test).argmax(1) == labels).mean()
+    assert tuned > 0.93 and tuned > plain - 0.01
+    if bits == 4:
+        assert tuned > plain + 0.02
+
+
+def test_gates_that_the_hardware_lacks_are_refused():
+    images = torch.randn(4, 1, 28, 28)
+    with pytest.raises(hwgate.UserError, match="shares each gate among 64 channels"):
+        FakeQuantized(settled(lenet, images, gate_groups=8, share=64, width=2.0), images, CONFIG)
