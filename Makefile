@@ -10,7 +10,7 @@ LINKS := build/typing/hwgate
 help:
 	@echo "make demo   from a gated network to a verified accelerator (ARGS='--images 64', ...)"
 	@echo "make test   the tests (ARGS='-k gate', ...); make test-all: the long sweeps as well"
-	@echo "make bench  utilisation of dense layers, beside published figures"
+	@echo "make bench  utilisation, gating efficiency, lost cycles, speed (ARGS='--full', '--help')"
 	@echo "make lint   style and types"
 	@echo "make docs   the tables of docs/ that come from the code"
 	@echo "make clean  removes build/ and .venv/"

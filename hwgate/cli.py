@@ -140,6 +140,9 @@ def simulate(
     read_latency: _ReadLatency = _TIMING.read_latency,
     write_latency: _WriteLatency = _TIMING.write_latency,
     beat_interval: _Interval = _TIMING.beat_interval, json_file: _Json = None,
+    waves: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Write waveforms, .fst or .vcd, with layouts for GTKWave (.gtkw) and "
+                             "Surfer (.sucl) beside them. Slow and large: use one image.")] = None,
 ) -> None:
     """Run a network on the simulated hardware and show where its cycles and bytes go."""
     import hwgate
@@ -153,10 +156,13 @@ def simulate(
         step("compile the program")
         program = hwgate.compile(loaded, config, dense=dense)
         step("build the simulator if need be, run the program")
-        run = hwgate.simulate(program, batch, timing)
+        run = (hwgate.simulate(program, batch, timing) if waves is None
+               else hwgate.simulate(program, batch, timing, waves=waves))
     if not _write_json(json_file, {"images": len(batch), "dense": dense, **run_to_dict(run)}):
         _show(run_table(run, images=len(batch)), counter_table(run), stream_table(run),
-              f"{run.cycles / run.seconds:,.0f} RTL cycles per second of wall time")
+              f"{run.cycles / run.seconds:,.0f} RTL cycles per second of wall time",
+              *([f"Waveforms: {waves}, layouts: {waves.with_suffix('.gtkw')}, "
+                 f"{waves.with_suffix('.sucl')}"] if waves else []))
 
 
 @app.command()

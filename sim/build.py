@@ -54,7 +54,7 @@ def generated_verilog(config: AcceleratorConfig) -> str:
     import hwgate.rtl
 
     folders = {Path(folder) for package in (hwgate, hwgate.rtl) for folder in package.__path__}
-    files = sorted(path for folder in folders for path in folder.glob("*.py"))
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
     key = _digest("verilog", str(sorted(config.to_dict().items())), *toolchain.verilog_versions(),
                   *(text for path in files for text in (path.name, path.read_text())))
     entry = cache_folder() / "verilog" / f"{key}.v"
@@ -67,7 +67,7 @@ def generated_verilog(config: AcceleratorConfig) -> str:
 
 def build_model(verilog: str, toplevel: str, *, extra: Sequence[Path] = (),
                 parameters: Mapping[str, int] | None = None, timing: bool = False,
-                public: bool = True, waves: bool = False) -> Path:
+                public: bool = True, waves: bool | str = False) -> Path:
     """Compile a cocotb model with Verilator, or find it in the cache.
 
     Parameters
@@ -85,8 +85,8 @@ def build_model(verilog: str, toplevel: str, *, extra: Sequence[Path] = (),
     public : bool
         All ports and signals of the top module are visible to cocotb; otherwise only those that
         the design marks for Verilator.
-    waves : bool
-        Able to write an FST trace of everything; slow.
+    waves : bool or str
+        Able to write a trace of everything, slowly: as ``"fst"`` (or True) or as ``"vcd"``.
 
     Returns
     -------
@@ -98,15 +98,16 @@ def build_model(verilog: str, toplevel: str, *, extra: Sequence[Path] = (),
     ToolError
         If a tool is missing, or Verilator or the compiler fails; the message has the log's tail.
     """
-    if waves:
+    kind = "fst" if waves is True else waves
+    if kind == "fst":
         toolchain.require_trace_headers()
     flags = [*_FLAGS, "--top-module", toplevel, "-o", toplevel,
              "--timing" if timing else "--no-timing", *(["--public-depth", "1"] if public else []),
-             *(["--trace-fst"] if waves else []),
+             *([f"--trace-{kind}"] if kind else []),
              *(f"-G{name}={value}" for name, value in (parameters or {}).items())]
     variables = toolchain.make_variables()
     sources = {path.name: path.read_text() for path in extra} | {"design.v": verilog}
-    shared = [" ".join(toolchain.model_versions()), str(timing), str(waves),
+    shared = [" ".join(toolchain.model_versions()), str(timing), str(kind),
               *(f"{name}={value}" for name, value in variables.items() if name != "OBJCACHE")]
     key = _digest("model", *shared, *flags, *(part for item in sources.items() for part in item))
     entry = cache_folder() / "models" / key / toplevel
@@ -138,7 +139,7 @@ def run_bench(model: Path, test_module: str, *, test_case: str | None = None,
     seed : int
         cocotb's random seed.
     waves : Path, optional
-        FST file to write; the model must have been built with ``waves``.
+        Trace to write, in the format that the model was built for.
     timeout : float
         Seconds of wall time after which the simulator is stopped.
 
@@ -157,6 +158,8 @@ def run_bench(model: Path, test_module: str, *, test_case: str | None = None,
         variables = {**os.environ, **_cocotb_environment(), **(env or {}),
                      "COCOTB_TOPLEVEL": model.name, "COCOTB_TEST_MODULES": test_module,
                      "COCOTB_RESULTS_FILE": str(results), "COCOTB_RANDOM_SEED": str(seed)}
+        # By default cocotb has pytest rewrite, and compile, every module the bench imports.
+        variables["COCOTB_REWRITE_ASSERTION_FILES"] = f"{test_module.rpartition('.')[2]}.py"
         variables["PYTHONPATH"] = os.pathsep.join(
             [*map(str, search), *(folder or os.getcwd() for folder in sys.path)])
         if test_case is not None:

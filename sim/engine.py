@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hwgate.config import AcceleratorConfig, MemoryTiming
+from hwgate.errors import UserError
 from hwgate.regs import counter_names
 from hwgate.sim.build import build_model, generated_verilog, run_bench
 from hwgate.sim.records import NO_FAULTS, Faults, Job, Outcome, Start
@@ -14,9 +15,14 @@ __all__ = ["engine_model", "run_engine"]
 
 _HERE = Path(__file__).parent
 
+#: Formats of waveforms by the suffix of the file.
+_FORMATS = {".fst": "fst", ".vcd": "vcd"}
 
-def engine_model(config: AcceleratorConfig, *, waves: bool = False) -> Path:
+
+def engine_model(config: AcceleratorConfig, *, waves: bool | str = False) -> Path:
     """Model of the accelerator in ``harness.sv``, compiled if the cache has none.
+
+    ``waves`` as for :func:`hwgate.sim.build.build_model`.
 
     Raises
     ------
@@ -48,7 +54,8 @@ def run_engine(config: AcceleratorConfig, starts: Sequence[Start], *,
     memory_bytes : int, optional
         Size of the memory; default that of the largest image.
     waves : Path, optional
-        FST file to write; slow, and needs a model of its own.
+        Waveforms of everything, ``.fst`` or ``.vcd``; slow, and needs a model of its own. Layouts
+        for viewers are written beside it, see :mod:`hwgate.sim.layout`.
     timeout : float
         Seconds of wall time after which the simulator is stopped.
 
@@ -63,12 +70,19 @@ def run_engine(config: AcceleratorConfig, starts: Sequence[Start], *,
         If a tool is missing or fails.
     BenchError
         If the simulation itself fails.
+    UserError
+        If the waveforms cannot be written, or not in that format.
     """
+    kind = _wave_format(waves) if waves else False
     images = [start.memory.size for start in starts if start.memory is not None]
     size = max(images, default=0) if memory_bytes is None else memory_bytes
     size += -size % config.bus.bytes
     job = Job(config, tuple(starts), timing, faults, size)
-    model = engine_model(config, waves=waves is not None)
+    model = engine_model(config, waves=kind)
+    if waves:
+        from hwgate.sim.layout import write_layouts  # which loads Amaranth
+
+        write_layouts(waves, config, generated_verilog(config))
     with tempfile.TemporaryDirectory(prefix="hwgate-") as folder:
         files = {"HWGATE_JOB": Path(folder) / "job", "HWGATE_OUTCOMES": Path(folder) / "outcomes"}
         files["HWGATE_JOB"].write_bytes(pickle.dumps(job))
@@ -76,3 +90,15 @@ def run_engine(config: AcceleratorConfig, starts: Sequence[Start], *,
                   env={name: str(path) for name, path in files.items()})
         outcomes: list[Outcome] = pickle.loads(files["HWGATE_OUTCOMES"].read_bytes())
     return outcomes
+
+
+def _wave_format(waves: Path) -> str:
+    """Format of a waveform file, whose folder is made."""
+    if waves.suffix not in _FORMATS:
+        raise UserError(f"Waveform file {waves} must end in {' or '.join(_FORMATS)}")
+    try:
+        waves.parent.mkdir(parents=True, exist_ok=True)
+        waves.touch()
+    except OSError as error:
+        raise UserError(f"Waveform file {waves} cannot be written: {error.strerror}") from None
+    return _FORMATS[waves.suffix]

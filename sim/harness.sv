@@ -134,12 +134,18 @@ module harness #(
   end
 
   // Events of a lane, from bit 0: valid 1, channel 16, tile 16, pixel 16, psum 32, decision 1.
+  // The names are for waveforms (sim/layout.py).
   for (genvar lane = 0; lane < LANES; lane++) begin : g_lane
     wire [EVENT_BITS-1:0] record = events[EVENT_BITS*lane +: EVENT_BITS];
+    wire valid = record[0];
+    wire [15:0] channel = record[16:1];
+    wire [15:0] tile = record[32:17];
+    wire [15:0] pixel = record[48:33];
+    wire signed [31:0] psum = record[80:49];
+    wire decision = record[81];
     always @(posedge clk)
-      if (record[0] && !reset)
-        hwgate_event(lane, 32'(record[16:1]), 32'(record[32:17]), 32'(record[48:33]),
-                     record[80:49], record[81]);
+      if (valid && !reset)
+        hwgate_event(lane, 32'(channel), 32'(tile), 32'(pixel), psum, decision);
   end
 
   always @(posedge clk) begin

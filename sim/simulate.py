@@ -1,6 +1,9 @@
 """Runs a compiled program on the accelerator's Verilog and returns all that the monitor saw."""
 
-from collections import Counter
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 from hwgate.config import MemoryTiming
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
+from hwgate.errors import UserError
 from hwgate.quant.network import Activations, QuantizedLayer, layer_macs
 from hwgate.regs import ErrorCause, counter_names
 from hwgate.results import LayerResult, RunResult
@@ -17,14 +21,16 @@ from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Outcome, Start
 
 if TYPE_CHECKING:
-    from hwgate.compiler import Program, Step
+    from hwgate.compiler import Binding, Program, Step
 
-__all__ = ["default_deadline", "simulate"]
+__all__ = ["default_deadline", "simulate", "simulate_each"]
 
 #: What says which output an event is of.
 _PLACE = ("image", "channel", "pixel")
 #: A run may take this many times the cycles of its bounds before it counts as hung.
 _PATIENCE = 64
+#: Runs of :func:`simulate_each` that one simulator process does at most; bounds its memory.
+_RUNS = 16
 
 
 def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | None = None, *,
@@ -43,7 +49,7 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
     deadline : int, optional
         Cycles after which the engine counts as hung.
     waves : Path, optional
-        FST file to write; slow.
+        Waveforms to write, ``.fst`` or ``.vcd``, with viewer layouts beside them; slow.
 
     Returns
     -------
@@ -63,12 +69,82 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
         If the images do not fit the network.
     """
     binding = program.bind(images)
-    layers, count = program.network.layers, len(images)
-    if deadline is None:
-        deadline = default_deadline(program, count, binding.memory.size)
-    start = Start(program_address=binding.program_address, memory=binding.memory,
-                  deadline=deadline)
+    start = _start(program, binding, len(images), deadline)
     outcome, = run_engine(program.config, [start], timing=timing or MemoryTiming(), waves=waves)
+    return _result(program, binding, outcome, len(images), start.deadline)
+
+
+def simulate_each(program: "Program", images: NDArray[Any], timing: MemoryTiming | None = None, *,
+                  batch: int = 1, jobs: int | None = None) -> Iterator[RunResult]:
+    """Run images apart, ``batch`` at a time, spread over processes.
+
+    Each result is that of ``simulate(program, part, timing)``, cycles and bytes included: the
+    engine starts anew and fetches the weights again for every part. One run over all images is
+    another thing, in which the images of a batch share weights; :func:`simulate` does that.
+
+    Parameters
+    ----------
+    program : Program
+    images : (N, C, H, W)
+        int8, already quantized, or float.
+    timing : MemoryTiming, optional
+    batch : int
+        Images of a run; the last run may have fewer.
+    jobs : int, optional
+        Simulator processes at a time; default one for each core.
+
+    Yields
+    ------
+    RunResult
+        In the order of the images. Only a few runs are kept, so there may be thousands.
+
+    Raises
+    ------
+    EngineError, ToolError, UserError
+        As :func:`simulate`; also for a batch or jobs below 1.
+    """
+    for what, value in (("Batch", batch), ("Number of jobs", jobs)):
+        if value is not None and value < 1:
+            raise UserError(f"{what} must be at least 1, not {value}")
+    workers = jobs or os.cpu_count() or 1
+    parts = [images[first:first + batch] for first in range(0, len(images), batch)]
+    size = max(1, min(_RUNS, -(-len(parts) // workers)))
+    return _spread(program, [parts[first:first + size] for first in range(0, len(parts), size)],
+                   timing or MemoryTiming(), workers)
+
+
+def _spread(program: "Program", chunks: Sequence[list[NDArray[Any]]], timing: MemoryTiming,
+            jobs: int) -> Iterator[RunResult]:
+    """Results of chunks of runs; a chunk is one process, and at most ``jobs`` wait to be taken."""
+    def run(parts: list[NDArray[Any]]) -> list[RunResult]:
+        bindings = [program.bind(part) for part in parts]
+        starts = [_start(program, binding, len(part), None)
+                  for binding, part in zip(bindings, parts, strict=True)]
+        outcomes = run_engine(program.config, starts, timing=timing)
+        return [_result(program, binding, outcome, len(part), start.deadline)
+                for binding, outcome, part, start in zip(bindings, outcomes, parts, starts,
+                                                         strict=True)]
+
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting: deque[Future[list[RunResult]]] = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(run, chunk))
+            if len(waiting) >= jobs:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _start(program: "Program", binding: "Binding", images: int, deadline: int | None) -> Start:
+    if deadline is None:
+        deadline = default_deadline(program, images, binding.memory.size)
+    return Start(program_address=binding.program_address, memory=binding.memory, deadline=deadline)
+
+
+def _result(program: "Program", binding: "Binding", outcome: Outcome, count: int,
+            deadline: int) -> RunResult:
+    """The run of ``count`` images that the outcome of their start shows."""
+    layers = program.network.layers
     _check(outcome, [plan.layer.name for plan, _, _ in binding.steps], deadline)
 
     names = counter_names(program.config)

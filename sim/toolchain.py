@@ -151,7 +151,7 @@ def make_variables() -> dict[str, str]:
 
 
 def require_trace_headers() -> None:
-    """Check that waveforms can be compiled.
+    """Check that FST waveforms can be compiled.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def require_trace_headers() -> None:
     for header, package in (("lz4.h", "liblz4-dev"), ("zlib.h", "zlib1g-dev")):
         if not _has_header(header):
             raise ToolError(f"Waveforms need the header {header}; install {package} "
-                            f"(Debian, Ubuntu: apt install {package})")
+                            f"(Debian, Ubuntu: apt install {package}), or write .vcd")
 
 
 def verilog_versions() -> tuple[str, ...]:

@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hwgate
 from copier import CONFIG, DATA, Copy, image, verilog
 from hwgate.compiler import Band, LayerPlan
-from hwgate.config import MemoryTiming
+from hwgate.config import MemoryTiming, preset
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
+from hwgate.errors import UserError
 from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
+from hwgate.quant.random_layers import Limits, random_images, random_network
 from hwgate.regs import ErrorCause
 from hwgate.sim import engine
-from hwgate.sim.simulate import simulate
+from hwgate.sim.simulate import simulate, simulate_each
 
 CHANNELS, EDGE, IMAGES = 4, 4, 3
 PIXELS = EDGE * EDGE
@@ -135,4 +138,38 @@ def test_misplaced_events_are_named(stand_in, options, sentence):
     stand_in(**options)
     with pytest.raises(EngineError) as caught:
         simulate(Program((FIRST, SECOND)), INPUTS)
+    assert str(caught.value) == sentence
+
+
+def test_parts_are_the_runs_that_simulate_makes(monkeypatch):
+    """Seven images two at a time: four runs, in two processes of two runs each."""
+    rng, processes = np.random.default_rng(3), []
+    network = random_network(rng, preset("tiny"), layers=2, gated=True, density="mixed",
+                             limits=Limits(size=5, channels=6))
+    program, images = hwgate.compile(network), random_images(rng, network, 7)
+    timing, original = MemoryTiming(read_latency=5), engine.run_engine
+    monkeypatch.setattr("hwgate.sim.simulate.run_engine",
+                        lambda config, starts, **more: processes.append(len(starts))
+                        or original(config, starts, **more))
+    runs = list(simulate_each(program, images, timing, batch=2, jobs=2))
+    assert processes == [2, 2]
+    for number, found in enumerate(runs):
+        part = images[2 * number:2 * number + 2]
+        assert hwgate.compare(found, hwgate.estimate(program, part, timing)).equal
+        if number in (1, 3):
+            assert hwgate.compare(found, simulate(program, part, timing)).equal
+    assert [len(run.outputs) for run in runs] == [2, 2, 2, 1]
+
+
+def test_parts_that_fail_raise(stand_in):
+    with pytest.raises(EngineError, match=r"^The engine stopped with error OPCODE in layer"):
+        list(simulate_each(Program((FIRST, Copy(opcode=9))), INPUTS, batch=3, jobs=2))
+
+
+@pytest.mark.parametrize("options,sentence", [
+    ({"batch": 0}, "Batch must be at least 1, not 0"),
+    ({"jobs": -1}, "Number of jobs must be at least 1, not -1")])
+def test_parts_need_images_and_jobs(options, sentence):
+    with pytest.raises(UserError) as caught:
+        simulate_each(Program((FIRST, SECOND)), INPUTS, **options)
     assert str(caught.value) == sentence
