@@ -15,7 +15,7 @@ class Window:
     block : int
         Weight block of its path that it meets.
     pixel : int
-        Raster index of the window.
+        Number of the window in the tile, image after image in raster order.
     index : int
         Psum that it adds to.
     cond : bool
@@ -38,10 +38,11 @@ class Window:
 
 
 def job_windows(base_blocks: int, cond_blocks: int, gated: bool, reduce: bool, pixels: int,
-                opened: Sequence[int]) -> Iterator[Window]:
+                opened: Sequence[int], *, images: int = 1,
+                beat_pixels: int = 1) -> Iterator[Window]:
     """Windows of one job: every base block over the tile, every conditional one over the open
     pixels. The last base pass of a gated job decides; a closed pixel is an output at once, which
-    is not the issue unit's to say. A job that reduces has one psum and one output.
+    is not the issue unit's to say. A job that reduces has one psum and one output per image.
 
     Parameters
     ----------
@@ -49,11 +50,15 @@ def job_windows(base_blocks: int, cond_blocks: int, gated: bool, reduce: bool, p
     gated, reduce : bool
         Not both.
     pixels : int
-        Windows of the tile.
+        Windows of an image.
     opened : sequence of int
-        Open pixels of a gated job, in raster order.
+        Open pixels of a gated job, as they are numbered in the tile.
+    images, beat_pixels : int
+        Images of the tile; the psums of each begin at a multiple of ``beat_pixels``.
     """
-    paths: list[tuple[bool, int, Sequence[int]]] = [(False, base_blocks, range(pixels))]
+    psums = 1 if reduce else pixels
+    pitch = -(-psums // beat_pixels) * beat_pixels
+    paths: list[tuple[bool, int, Sequence[int]]] = [(False, base_blocks, range(images * pixels))]
     if gated and opened:
         paths.append((True, cond_blocks, opened))
     for cond, blocks, places in paths:
@@ -62,7 +67,9 @@ def job_windows(base_blocks: int, cond_blocks: int, gated: bool, reduce: bool, p
             for number, pixel in enumerate(places):
                 swap, last = number == 0, number == len(places) - 1
                 gate = gated and not cond and final
+                image, place = divmod(pixel, pixels)
                 yield Window(
-                    block, pixel, 0 if reduce else pixel, cond,
-                    init=not cond and block == 0 and (swap or not reduce), gate=gate,
-                    emit=final and not gate and (last or not reduce), swap=swap, last=last)
+                    block, pixel, image * pitch + (0 if reduce else place), cond,
+                    init=not cond and block == 0 and (place == 0 or not reduce), gate=gate,
+                    emit=final and not gate and (place == pixels - 1 or not reduce), swap=swap,
+                    last=last)

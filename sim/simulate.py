@@ -213,9 +213,9 @@ def _places(step: "Step", events: NDArray[Any]) -> NDArray[np.int64]:
     part, d = step.part, step.descriptor
     tile, channel, index = (events[field].astype(np.int64)
                             for field in ("tile", "channel", "pixel"))
-    image, pixel = np.divmod(index, d["slot_pixels"])
-    return np.stack([part.image + tile * part.per_tile + image, channel,
-                     pixel + part.first * step.plan.layer.conv_shape[2]], axis=1)
+    image = np.minimum(index // d["slot_pixels"], part.per_tile - 1)
+    pixel = index - image * d["slot_pixels"] + part.first * step.plan.layer.conv_shape[2]
+    return np.stack([part.image + tile * part.per_tile + image, channel, pixel], axis=1)
 
 
 def _scatter(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLayer,

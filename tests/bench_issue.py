@@ -210,11 +210,12 @@ async def limits_of_conditional_passes(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def reduction(dut):
-    """One psum for all pixels, begun once and emitted once."""
+    """One psum for all pixels of an image, begun once and emitted once."""
     await begin(dut)
     for pixels, base in ((1, 1), (1, 3), (6, 1), (6, 3)):
-        await play(dut, Layer([Job(base=base, tile=n // 2) for n in range(4)], pixels=pixels,
-                              reduce=True))
+        for images in (1, 2, 5):
+            await play(dut, Layer([Job(base=base, tile=n // 2) for n in range(4)], pixels=pixels,
+                                  reduce=True, images=images))
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
@@ -223,8 +224,10 @@ async def random_layers(dut):
     total = Counter()
     for _ in range(30):
         pixels, tile, at, jobs = random.choice([1, 3, 16, 60]), 0, 0, []
+        images = random.choice([1, 2, 3])
         for _ in range(random.randint(1, 9)):
-            opened = sorted(random.sample(range(pixels), random.randint(0, pixels)))
+            windows = range(images * pixels)
+            opened = sorted(random.sample(windows, random.randint(0, len(windows))))
             at += random.choice([0, 0, 40])
             jobs.append(Job(random.choice([None, [], opened, opened]), random.randint(1, 4),
                             random.randint(1, 4), tile, at, random.choice([-5, 0, 30]),
@@ -232,7 +235,7 @@ async def random_layers(dut):
                             random.choice([None, *range(OPERANDS)])))
             tile += random.random() < 0.4
         layer = Layer(jobs, pixels, random.randint(1, 9), random.choice([1, 2, 3, 6]),
-                      decision=random.choice([1, DECISION]))
+                      decision=random.choice([1, DECISION]), images=images)
         for times, planes, most in ((layer.loaded_at, PLANES, 20), (layer.added_at, OPERANDS, 80)):
             now = 0
             for place in ((t, plane) for t in range(tile + 1) for plane in range(planes)):

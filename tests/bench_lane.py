@@ -30,33 +30,39 @@ progress_bits = cache(lambda **values: pack(PROGRESS, values))
 status_of = cache(lambda bits: unpack(STATUS, bits))
 
 
-async def play(dut, network, images, lane, pace):
-    """Run a layer on one lane, band by band; what its cycles were spent on, and when things
-    happened in the last band."""
-    binding = hwgate.compile(network, CONFIG).bind(images)
+async def play(dut, network, images, lane, pace, per_tile=1):
+    """Run a layer on one lane, part by part; what its cycles were spent on, and when things
+    happened in the last part."""
+    binding = hwgate.compile(network, CONFIG, images_per_tile=per_tile).bind(images)
     layer, total = replace(network.layers[0], pool=1), Counter()
     residual = None if layer.residual is None else images
     golden = run_layer(layer, images, CONFIG.formats, residual)
     operand = golden.output if residual is None else residual_operand(layer, images)
-    for plan, band, d in binding.steps:
-        rows = slice(None) if layer.reduce else slice(band.first, band.first + band.rows)
-        part = Activations(golden.output[:, :, rows], golden.psum[:, :, rows],
-                           golden.decision[:, :, rows])
+    for plan, part, d in binding.steps:
+        rows = slice(None) if layer.reduce else slice(part.first, part.first + part.rows)
+
+        def tiled(values, rows=rows, part=part):
+            """Values (N, Co, H, W) of the part as (tiles, Co, images, pixels)."""
+            values = values[part.image:part.image + part.images, :, rows]
+            values = values.reshape(-1, part.per_tile, values.shape[1], *values.shape[2:])
+            return values.swapaxes(1, 2).reshape(len(values), values.shape[2], part.per_tile, -1)
+
+        found = Activations(*map(tiled, (golden.output, golden.psum, golden.decision)))
         added = [job.operand is not None for job in plan.jobs]
-        operands = Operands(d, operand[:, :, rows], added, lane, pace)
-        spent, times = await play_band(dut, plan, d, binding.memory, part, operands, lane, pace)
+        operands = Operands(d, tiled(operand), added, lane, pace)
+        spent, times = await play_part(dut, plan, d, binding.memory, found, operands, lane, pace)
         total += spent
     return total, times
 
 
-async def play_band(dut, plan, d, memory, golden, operands, lane, pace):
+async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
     jobs = lane_jobs(CONFIG, d, lane)
     reader, loader = Reader(memory, pace), Loader(d, memory, pace)
     store = Store(jobs, d, golden.output, pace)
     events, spent = set(), Counter()
     times = {"base": [], "conditional": [], "event": [], "done": []}
     status, driven, checked, now = {"tile": 0, "jobs": 0, "absent": 0}, {}, None, 0
-    pixels = golden.decision[0, 0].size
+    places = [image * d["slot_pixels"] + n for image, n in np.ndindex(golden.decision.shape[2:])]
     dut.u__lane.value = lane
     dut.u__layer.value = pack(descriptor_struct(), d)
     while (store.places or checked or now < 40 + 40 * (not jobs)
@@ -87,7 +93,7 @@ async def play_band(dut, plan, d, memory, golden, operands, lane, pace):
         bits = int(dut.u__event.value)
         if bits & 1:
             times["event"].append(now)
-            check_event(unpack(EVENT, bits), golden, pixels, events)
+            check_event(unpack(EVENT, bits), golden, d["slot_pixels"], events)
         before, status = status, status_of(int(dut.u__status.value)) if now else status
         if now and (before["tile"], before["jobs"]) != (status["tile"], status["jobs"]):
             times["done"].append(now)
@@ -97,19 +103,19 @@ async def play_band(dut, plan, d, memory, golden, operands, lane, pace):
         await RisingEdge(dut.clk)
         now += 1
         assert now < 30_000
-    assert events == {(job.channel, job.tile, n) for job in jobs for n in range(pixels)}
+    assert events == {(job.channel, job.tile, n) for job in jobs for n in places}
     assert len(times["done"]) == len(jobs)
     check_requests(plan, d, jobs, golden, reader)
     check_windows(plan, d, jobs, golden, spent)
     return spent, times
 
 
-def check_event(event, golden, pixels, seen):
-    """An event says what the golden model says, once."""
+def check_event(event, golden, slot_pixels, seen):
+    """An event says what the golden model says, once; each image begins a slot of pixels."""
     place = event["channel"], event["tile"], event["pixel"]
     assert place not in seen, f"{place} twice"
     seen.add(place)
-    at = event["tile"], event["channel"], *divmod(event["pixel"], golden.psum.shape[3])
+    at = event["tile"], event["channel"], *divmod(event["pixel"], slot_pixels)
     assert event["psum"] == golden.psum[at], f"psum of {place}"
     assert event["decision"] == golden.decision[at], f"decision of {place}"
 
@@ -136,7 +142,8 @@ def check_requests(plan, d, jobs, golden, reader):
 def check_windows(plan, d, jobs, golden, spent):
     """Windows issued: the MACs of the gated network."""
     paths = [plan.jobs[job.channel] for job in jobs]
-    assert spent["base"] == d["out_pixels"] * sum(len(path.base) for path in paths)
+    windows = d["images"] * d["out_pixels"]
+    assert spent["base"] == windows * sum(len(path.base) for path in paths)
     assert spent["conditional"] == sum(len(path.conditional) * opens(plan, job, golden)
                                        for job, path in zip(jobs, paths, strict=True))
 
@@ -306,12 +313,30 @@ async def bands_of_rows(dut):
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
+async def images_of_a_tile(dut):
+    """They share the weights and the task list, and nothing else; the last tile has fewer."""
+    await begin(dut)
+    features = Features(stride=True, pointwise=True, residual=True)
+    for seed, kernel, adds in ((0, 3, False), (1, 3, True), (2, 1, False)):
+        def wanted(layer, kernel=kernel, adds=adds):
+            kind = layer.gated, layer.kernel, layer.residual is not None
+            return kind == (True, kernel, adds) and min(layer.conv_shape[1:]) > 1
+        network, images = one_layer(seed, tiles=5, channels=12 if kernel == 1 else 3, size=5,
+                                    wanted=wanted, features=features, gated=True,
+                                    density="mixed", reduce=False)
+        for per_tile in (2, 5):
+            spent, _ = await play(dut, network, images, a_lane(network), PACES["any"], per_tile)
+            assert spent["conditional"] > 0
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
 async def reduced_layers(dut):
-    """Folded average pooling: one output for all pixels, in bank mode."""
+    """Folded average pooling: one output for all pixels of an image, in bank mode."""
     await begin(dut)
     for seed in range(3):
         network, images = one_layer(seed, reduce=True)
-        await play(dut, network, images, a_lane(network), PACES["any"])
+        for per_tile in (1, 2, 3):
+            await play(dut, network, images, a_lane(network), PACES["any"], per_tile)
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")

@@ -26,27 +26,31 @@ class Layer:
     """Random input maps of a layer: its descriptor, its memory, its window memories.
 
     ``rows`` is a range of rows of the input, those of a band, with ``pad_top`` rows of padding
-    above; the memory holds the whole maps.
+    above; the memory holds the whole maps, those of a tile's images side by side in each plane.
     """
 
     def __init__(self, channels, height, width, *, pad=0, pad_top=None, rows=None, tiles=1,
-                 bank_mode=False):
+                 images=1, bank_mode=False):
         self.tiles, self.bank_mode = tiles, bank_mode
         maps = np.random.default_rng(random.getrandbits(32)).integers(
-            -128, 128, (tiles, channels, height, width), np.int8)
-        stored = [feature_map(x, R, PIXELS) for x in maps]
-        self.groups, plane_bytes = len(stored[0]), stored[0][0].size
+            -128, 128, (tiles, images, channels, height, width), np.int8)
+        stored = np.array([[feature_map(x, R, PIXELS) for x in tile] for tile in maps])
+        self.groups, plane_bytes = stored.shape[2], images * stored[0, 0, 0].size
         whole, rows = rows is None, range(height) if rows is None else rows
+        if images > 1 and not random.randrange(2):  # planes need not follow one another
+            whole, plane_bytes = False, plane_bytes + BEAT * random.randrange(3)
         pad_top = pad if pad_top is None else pad_top
         skip = rows[0] * width % PIXELS
         self.plane_beats = -(-(skip + len(rows) * width) // PIXELS)
         origin = BEAT * random.randrange(1000)
-        stride = stored[0].size + BEAT * random.randrange(3)
-        memory = {origin + n * stride + at: raw.tobytes()[at:at + BEAT]
-                  for n, raw in enumerate(stored) for at in range(0, raw.size, BEAT)}
+        stride = self.groups * plane_bytes + BEAT * random.randrange(3)
+        planes = {origin + n * stride + group * plane_bytes: tile[:, group].tobytes()
+                  for n, tile in enumerate(stored) for group in range(self.groups)}
+        memory = {first + at: raw[at:at + BEAT] for first, raw in planes.items()
+                  for at in range(0, len(raw), BEAT)}
         address = origin + rows[0] * width // PIXELS * BEAT
-        runs, beats = ((1, self.groups * self.plane_beats) if whole
-                       else (self.groups, self.plane_beats))
+        runs, beats = ((1, self.groups * images * self.plane_beats) if whole
+                       else (self.groups, images * self.plane_beats))
         addresses = run_addresses({
             "tiles": tiles, "address": address, "tile_stride": stride, "runs": runs,
             "run_stride": plane_bytes, "beats": beats}, BEAT)
@@ -55,13 +59,18 @@ class Layer:
         self.memory = {at: memory[at] for at in self.addresses}
 
         row_words = width if bank_mode else -(-(width + 2 * pad) // 3)
-        self.group_words = (len(rows) * width if bank_mode
-                            else row_words * -(-(pad_top + len(rows)) // 3))
-        bands = maps[:, :, rows[0]:rows[-1] + 1]
+        image_words = (len(rows) * width if bank_mode
+                       else row_words * -(-(pad_top + len(rows)) // 3))
+        self.group_words = images * image_words
+        bands = maps[:, :, :, rows[0]:rows[-1] + 1]
         words = (lambda x: bank_memory(x, R)) if bank_mode else (
             lambda x: band_memory(x, R, pad, pad_top))
-        self.words = [{place: int.from_bytes(word.tobytes(), "little")
-                       for place, word in words(x).items()} for x in bands]
+        # An image lies in each group behind the images before it.
+        self.words = [{
+            (bank, (at // image_words * images + n) * image_words + at % image_words):
+            int.from_bytes(word.tobytes(), "little")
+            for n, x in enumerate(tile) for (bank, at), word in words(x).items()}
+            for tile in bands]
         assert max(address for _, address in self.words[0]) < HALF
         self.descriptor = pack(descriptor_struct(), {
             "bank_mode": bank_mode, "pad": pad, "pad_top": pad_top, "tiles": tiles,
@@ -69,7 +78,7 @@ class Layer:
             "in_planes": self.groups, "plane_words": len(rows) * width,
             "plane_beats": self.plane_beats, "in_skip": skip, "in_runs": runs,
             "in_run_stride": plane_bytes, "in_run_beats": beats, "row_words": row_words,
-            "group_words": self.group_words})
+            "images": images, "image_words": image_words, "group_words": self.group_words})
 
     def plane_of(self, bank, address):
         group = address // self.group_words
@@ -203,6 +212,19 @@ async def rows_of_a_band(dut):
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
+async def images_of_a_tile(dut):
+    """Image after image in each plane; a plane counts when it has all of them."""
+    await quiet_start(dut)
+    for images in (2, 3, 5):
+        for height, width in ((1, 1), (2, 2), (4, 5), (3, 7)):
+            for pad in (0, 1, 3):
+                await run(dut, Layer(2 * R + 1, height, width, pad=pad, images=images, tiles=2),
+                          patience=1)
+            await run(dut, Layer(11 * R, min(height, 2), width, images=images, tiles=2,
+                                 bank_mode=True), patience=1)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
 async def tiles_alternate_between_halves(dut):
     """At most two tiles are on chip, and a third is not asked for before every lane has left."""
     await quiet_start(dut)
@@ -235,7 +257,8 @@ async def random_layers(dut):
         pad = 0 if bank_mode else random.randint(0, 3)
         first = random.randrange(height)
         rows = random.choice([None, range(first, random.randint(first + 1, height))])
-        layer = Layer(random.randint(1, 4 * R), height, width, pad=pad, rows=rows,
+        images = random.randint(1, 2) if rows is None else 1
+        layer = Layer(random.randint(1, 4 * R), height, width, pad=pad, rows=rows, images=images,
                       pad_top=random.randint(0, pad), tiles=random.randint(1, 4),
                       bank_mode=bank_mode)
         await run(dut, layer, latency=random.choice([0, 5, 50]),

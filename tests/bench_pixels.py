@@ -1,5 +1,7 @@
 """Bench of PixelCounter: whole tiles with pauses, and restarts anywhere."""
 
+from itertools import product
+
 import cocotb
 
 from cycle_helpers import assert_delayed, play
@@ -15,14 +17,20 @@ STEPS = (1, 2, 3, 6, 4, 5, 8, 11)
 
 
 def tiles(config):
-    """(step, width, row_words, count) of the largest tile of each step and width, and of 1x1."""
+    """(step, width, row_words, count, images, reduce) of the largest image of each step and width,
+    and of 1x1; of several images, with words between them."""
     words, pixels = config.buffers.window_words, config.buffers.pixels
     for step in STEPS:
-        yield step, 1, 1, 1
+        yield step, 1, 1, 1, 1, False
         for width in (1, 2, 3, 4, 5, 8, 16):
             row_words = step * (width - 1) // 3 + 1
             rows = min(pixels // width, (3 * (words // row_words) - 1) // step + 1)
-            yield step, width, row_words, rows * width
+            yield step, width, row_words, rows * width, 1, False
+            pitch = -(-2 * width // config.beat_pixels) * config.beat_pixels
+            for reduce in (False, True):
+                yield step, width, row_words, 2 * width, min(5, pixels // pitch), reduce
+        for images in (2, 3):
+            yield step, 1, 1, 1, images, False
 
 
 class Walk:
@@ -30,19 +38,27 @@ class Walk:
 
     def __init__(self, config):
         self.layout, self.inputs, self.expected = pixel_layout(config), [], []
-        self.words = config.buffers.window_words  # addresses wrap
+        self.words, self.beat_pixels = config.buffers.window_words, config.beat_pixels
         self.tile, self.index = None, None
 
     def step(self, *, restart=False, forward=False):
         """One cycle."""
-        step, width, row_words, count = self.tile
+        step, width, row_words, count, images, reduce = self.tile
         step_q, step_m = divmod(step, 3)
+        image_words = (2 * step * row_words + 7) % self.words  # any will do; addresses wrap
         self.inputs.append({"restart": restart, "next": forward, "step_q": step_q,
                             "step_m": step_m, "width": width, "row_words": row_words,
-                            "row_step": step_q * row_words % self.words, "count": count})
-        known = self.index is not None and self.index < count  # beyond the last one: no window
-        self.expected.append((pack(self.layout, pixel(self.index, step, width, row_words)),
-                              self.index == count - 1) if known else None)
+                            "row_step": step_q * row_words % self.words, "count": count,
+                            "image_words": image_words, "images": images, "reduce": reduce})
+        if self.index is None or self.index >= images * count:  # beyond the last one: no window
+            self.expected.append(None)
+        else:
+            found = pixel(self.index, step, width, row_words, count=count, reduce=reduce,
+                          image_words=image_words, beat_pixels=self.beat_pixels)
+            found["ya"] %= self.words
+            at = self.index % count
+            self.expected.append((pack(self.layout, found), at == 0, at == count - 1,
+                                  self.index == images * count - 1))
         if restart:
             self.index = 0
         elif forward:
@@ -55,7 +71,7 @@ class Walk:
 
     async def check(self, dut):
         await start(dut)
-        trace = await play(dut, self.inputs, ["o", "last"])
+        trace = await play(dut, self.inputs, ["o", "image_first", "image_last", "last"])
         assert_delayed(trace, 0, self.expected)
 
 
@@ -66,10 +82,11 @@ async def tiles_back_to_back(dut):
     walk, counts = Walk(config), set()
     for tile in tiles(config):
         walk.begin(tile, forward=True)
-        for index in range(tile[3]):
-            walk.step(forward=True, restart=index == tile[3] - 1)
+        windows = tile[3] * tile[4]
+        for index in range(windows):
+            walk.step(forward=True, restart=index == windows - 1)
         walk.step()
-        counts.add(tile[3])
+        counts.add(windows)
     assert {1, config.buffers.pixels} <= counts
     await walk.check(dut)
 
@@ -81,11 +98,11 @@ async def pauses(dut):
     walk = Walk(config)
     for step in STEPS:
         for width, rows in ((1, 4), (3, 2), (4, 4)):
-            tile = (step, width, step * (width - 1) // 3 + 1, width * rows)
-            for gaps in GAPS.values():
+            for images, gaps in product((1, 3), GAPS.values()):
+                tile = (step, width, step * (width - 1) // 3 + 1, width * rows, images, False)
                 walk.begin(tile)
                 cycle = 0
-                while walk.index < tile[3]:
+                while walk.index < images * tile[3]:
                     walk.step(forward=not gaps or not gaps[cycle % len(gaps)])
                     cycle += 1
     await walk.check(dut)
@@ -100,9 +117,9 @@ async def restart_at_every_window(dut):
     config = AcceleratorConfig.from_dict(parameters()["config"])
     walk = Walk(config)
     for step in STEPS:
-        tile = (step, 4, step + 2, 16)
+        tile = (step, 4, step + 2, 8, 2, False)
         walk.begin(tile)
-        for index in range(tile[3]):
+        for index in range(2 * tile[3]):
             for forward in (False, True):
                 for restarts in (1, 2):
                     for _ in range(index):

@@ -41,25 +41,31 @@ def column_bytes(operand, channel, slot_words):
 class Layer:
     """Random operands of a layer: descriptor, memory, and the columns of every tile.
 
-    ``rows`` is a range of rows of the operand, those of a band; it begins at a whole beat.
+    ``rows`` is a range of rows of the operand, those of a band; it begins at a whole beat. The
+    images of a tile lie side by side in each plane.
     """
 
-    def __init__(self, channels, height, width, *, step=1, group=0, tiles=1, rows=None):
+    def __init__(self, channels, height, width, *, step=1, group=0, tiles=1, images=1, rows=None):
         self.tiles, self.step = tiles, step
         maps = np.random.default_rng(random.getrandbits(32)).integers(
-            -128, 128, (tiles, channels, height, width), np.int8)
-        stored = [feature_map(x, R, PIXELS) for x in maps]
-        self.groups, plane_bytes = len(stored[0]), stored[0][0].size
+            -128, 128, (tiles, images, channels, height, width), np.int8)
+        stored = np.array([[feature_map(x, R, PIXELS) for x in tile] for tile in maps])
+        self.groups, plane_bytes = stored.shape[2], images * stored[0, 0, 0].size
         whole, rows = rows is None, range(height) if rows is None else rows
+        if images > 1 and not random.randrange(2):  # planes need not follow one another
+            whole, plane_bytes = False, plane_bytes + BEAT * random.randrange(3)
         first, count = rows[0] * width, len(rows) * width
         assert first % PIXELS == 0 and rows[0] % step == 0
         self.beats = -(-count // PIXELS)
         origin = BEAT * random.randrange(1000)
-        stride = stored[0].size + BEAT * random.randrange(3)
-        memory = {origin + n * stride + at: raw.tobytes()[at:at + BEAT]
-                  for n, raw in enumerate(stored) for at in range(0, raw.size, BEAT)}
+        stride = self.groups * plane_bytes + BEAT * random.randrange(3)
+        planes = {origin + n * stride + group * plane_bytes: tile[:, group].tobytes()
+                  for n, tile in enumerate(stored) for group in range(self.groups)}
+        memory = {start + at: raw[at:at + BEAT] for start, raw in planes.items()
+                  for at in range(0, len(raw), BEAT)}
         address = origin + first // PIXELS * BEAT
-        runs, beats = (1, self.groups * self.beats) if whole else (self.groups, self.beats)
+        runs, beats = ((1, self.groups * images * self.beats) if whole
+                       else (self.groups, images * self.beats))
         tiles_of = run_addresses({
             "tiles": tiles, "address": address, "tile_stride": stride, "runs": runs,
             "run_stride": plane_bytes, "beats": beats}, BEAT)
@@ -67,17 +73,21 @@ class Layer:
         self.memory = {at: memory[at] for at in self.addresses}
 
         # Channels and pixels that only fill up groups and beats may be written as well.
-        sampled = maps[:, :, rows[0]:rows[-1] + 1:step, ::step]
-        slot_words = -(-sampled[0, 0].size // PIXELS)
-        self.columns = [column_bytes(x, group * R, slot_words) for x in sampled]
+        sampled = maps[:, :, :, rows[0]:rows[-1] + 1:step, ::step]
+        image_words = -(-sampled[0, 0, 0].size // PIXELS)
+        slot_words = images * image_words
+        self.columns = [{
+            (lane, word + n * image_words, byte): value for n, x in enumerate(tile)
+            for (lane, word, byte), value in column_bytes(x, group * R, slot_words).items()}
+            for tile in sampled]
         slots = -(-(group + self.groups) * R // LANES)
         assert slots * slot_words <= WORDS, "the test's own layer does not fit"
         self.plane_of = {(c % LANES, c // LANES * slot_words + word): c // R - group
                          for c in range(group * R, (group + self.groups) * R)
                          for word in range(slot_words)}
-        self.steps = CONFIG.slot_reads * self.beats * (PIXELS if step == 2 else 1)
+        self.steps = images * CONFIG.slot_reads * self.beats * (PIXELS if step == 2 else 1)
         self.descriptor = pack(descriptor_struct(), {
-            "tiles": tiles, "slot_words": slot_words, "res_planes": self.groups,
+            "tiles": tiles, "images": images, "slot_words": slot_words, "res_planes": self.groups,
             "res_address": address, "res_stride": stride, "res_beats": self.beats,
             "res_runs": runs, "res_run_stride": plane_bytes, "res_run_beats": beats,
             "res_words": count, "res_width": width, "res_step": step,
@@ -212,6 +222,17 @@ async def rows_of_a_band(dut):
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
+async def images_of_a_tile(dut):
+    """Each begins at a whole word, of sampled operands too."""
+    await quiet_start(dut)
+    for images in (2, 3):
+        for step in (1, 2):
+            for height, width in ((1, 1), (2, 2), (3, 3), (4, 2)):
+                await run(dut, Layer(R + 1, height, width, step=step, group=1, images=images,
+                                     tiles=3))
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
 async def tiles_alternate_between_halves(dut):
     """A tile is not asked for before every lane has left the one two before it."""
     await quiet_start(dut)
@@ -228,8 +249,9 @@ async def random_operands(dut):
     for _ in range(20):
         step, group, height = random.choice([1, 2]), random.randrange(4), random.randint(1, 9)
         width = random.randint(1, 9 if CONFIG.slot_reads == 1 else 3)
+        images = random.randint(1, 2 if height * width <= 10 else 1)
         layer = Layer(random.randint(1, 3 * R), height, width, step=step, group=group,
-                      tiles=random.randint(1, 4))
+                      tiles=random.randint(1, 4), images=images)
         await run(dut, layer, latency=random.choice([0, 5, 50]),
                   answer_idle=random.choice([0, 0.3, 0.8]), grant_idle=random.choice([0, 0.3]),
                   patience=random.choice([1, 30]), absent=random.randrange(LANES))
@@ -252,9 +274,9 @@ async def without_an_operand_it_stays_idle(dut):
 async def cycles_of_a_plane(dut):
     """A step per cycle: reads of a group for each beat, or for each of its pixels."""
     await quiet_start(dut)
-    for step in (1, 2):
-        layer = Layer(3 * R, 4, 5, step=step)
-        assert 3 * layer.beats <= TILE_QUEUE
+    for step, images in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        layer = Layer(3 * R, 4, 5 if images == 1 else 2, step=step, images=images)
+        assert 3 * images * layer.beats <= TILE_QUEUE
         bench = await run(dut, layer, patience=1)
         ends = [bench.first_write + n * layer.steps + LOADED_LATENCY - 2 for n in (1, 2, 3)]
         assert bench.counted == ends

@@ -25,16 +25,22 @@ HALF = CONFIG.buffers.output_words
 class Layer:
     """Random output maps of a layer before pooling: descriptor, columns, and what to store."""
 
-    def __init__(self, channels, height, width, *, pool=1, tiles=1):
+    def __init__(self, channels, height, width, *, pool=1, tiles=1, images=1):
         self.tiles, self.channels, self.pool = tiles, channels, pool
         low, high = random.choice([(-128, 128), (-128, 0), (100, 128)])  # of any sign, of one
         maps = np.random.default_rng(random.getrandbits(32)).integers(
-            low, high, (tiles, channels, height, width), np.int8)
-        stored = [feature_map(x, R, PIXELS) for x in max_pool(maps, pool)]
-        self.slot_words = -(-height * width // PIXELS)
-        self.maps = maps.reshape(tiles, channels, -1)
+            low, high, (tiles * images, channels, height, width), np.int8)
+        # By tile, group and image, as they are written.
+        stored = np.array([feature_map(x, R, PIXELS) for x in max_pool(maps, pool)])
+        stored = stored.reshape(tiles, images, *stored.shape[1:]).transpose(0, 2, 1, 3, 4)
+        image_words = -(-height * width // PIXELS)
+        self.slot_words = images * image_words
+        # Pixels of a job in its words of a column, and which of the bytes are pixels.
+        self.maps = np.zeros((tiles, channels, images, image_words * PIXELS), np.int8)
+        self.known = np.arange(image_words * PIXELS) < height * width
+        self.maps[..., self.known] = maps.reshape(tiles, images, channels, -1).swapaxes(1, 2)
         self.origin = BEAT * random.randrange(1000)
-        self.out_beats = stored[0][0].size // BEAT
+        self.out_beats = stored[0][0].size // BEAT  # of a request
         plane_stride = BEAT * (self.out_beats + random.randrange(3))  # of bands, more
         stride = len(stored[0]) * plane_stride + BEAT * random.randrange(3)
         self.requests = [(self.origin + tile * stride + plane * plane_stride, self.out_beats)
@@ -44,11 +50,14 @@ class Layer:
         self.planes = len(stored[0])
         store_height, store_width = height // pool, width // pool
         reads = pool * pool * CONFIG.slot_reads
-        self.plane_cycles = reads * (self.out_beats if pool == 1 else store_height * store_width)
+        self.plane_cycles = reads * (self.out_beats if pool == 1
+                                     else images * store_height * store_width)
         self.descriptor = pack(descriptor_struct(), {
-            "tiles": tiles, "out_width": width, "out_pixels": height * width,
+            "tiles": tiles, "images": images, "out_width": width, "out_pixels": height * width,
             "out_channels": channels, "slot_words": self.slot_words, "out_address": self.origin,
-            "out_stride": stride, "out_planes": self.planes, "out_beats": self.out_beats,
+            "slot_pixels": image_words * PIXELS, "out_run_beats": self.out_beats,
+            "out_stride": stride, "out_planes": self.planes,
+            "out_beats": self.out_beats // images,
             "out_plane_stride": plane_stride, "store_width": store_width,
             "store_pixels": store_height * store_width, "pool": pool, "pool_words": pool * width,
             "last_channels": channels - (self.planes - 1) * R})
@@ -132,9 +141,9 @@ class Bench:
             words = self.half(lane, tile)
             if job == 0:
                 words[:] = np.random.default_rng(tile).integers(-128, 128, words.shape, np.int8)
-            slot = words[job * layer.slot_words:(job + 1) * layer.slot_words].reshape(-1)
-            pixels = layer.maps[tile, lane + job * LANES]
-            slot[:pixels.size] = pixels
+            slot = words[job * layer.slot_words:(job + 1) * layer.slot_words]
+            slot = slot.reshape(-1, layer.known.size)
+            slot[:, layer.known] = layer.maps[tile, lane + job * LANES][:, layer.known]
             self.done[lane] += 1
             if self.done[lane] == layer.jobs(lane):
                 self.tiles[lane], self.done[lane] = tile + 1, 0
@@ -190,6 +199,16 @@ async def maxima_of_squares(dut):
 
 
 @cocotb.test(timeout_time=500, timeout_unit="us")
+async def images_of_a_tile(dut):
+    """Side by side in one request; each fills its own beats, and pools only its own pixels."""
+    await start(dut)
+    for images in (2, 3):
+        for pool, height, width in ((1, 1, 1), (1, 3, 5), (1, 4, 4), (2, 2, 2), (2, 5, 4),
+                                    (3, 4, 7)):
+            await run(dut, Layer(LANES + R + 1, height, width, pool=pool, images=images, tiles=2))
+
+
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def tiles_alternate_between_halves(dut):
     await start(dut)
     for pool, patience in ((1, 1), (2, 1), (1, 40), (2, 9)):
@@ -211,9 +230,10 @@ async def random_layers(dut):
     for _ in range(15):
         pool = random.choice([1, 1, 2, 3])
         height, width = (random.randint(pool, 9) for _ in range(2))
-        slots = HALF // -(-height * width // PIXELS)
+        images = random.randint(1, 2)
+        slots = HALF // (images * -(-height * width // PIXELS))
         layer = Layer(random.randint(1, min(3 * max(R, LANES), slots * LANES)), height, width,
-                      pool=pool, tiles=random.randint(1, 3))
+                      pool=pool, tiles=random.randint(1, 3), images=images)
         await run(dut, layer, drain=random.choice([0.2, 0.7, 1]), grant=random.choice([0.3, 1]),
                   patience=random.choice([1, 10, 60]))
 
@@ -245,5 +265,7 @@ async def a_read_every_cycle(dut):
             await ClockCycles(dut.clk, STORE_BEAT_LATENCY)
             assert len(bench.beats) == bench.layer.out_beats
 
-        bench = await run(dut, Layer(R, 6, 7, pool=pool), patience=1, meanwhile=last_beat)
-        assert bench.busy == bench.layer.plane_cycles
+        for images in (1, 2):
+            layer = Layer(R, 6, 7, pool=pool, images=images)
+            bench = await run(dut, layer, patience=1, meanwhile=last_beat)
+            assert bench.busy == bench.layer.plane_cycles

@@ -98,7 +98,7 @@ class Layer:
     """A scenario."""
 
     jobs: list[Job]
-    pixels: int = 5
+    pixels: int = 5  # of an image
     width: int = 3
     step: int = 1  # distance of windows in pixels; three times as far in bank mode
     reduce: bool = False
@@ -106,9 +106,11 @@ class Layer:
     added_at: dict = field(default_factory=dict)   # ... and an operand's (tile, plane)
     stored_at: dict = field(default_factory=dict)  # from which cycle a tile is stored
     decision: int = DECISION
+    images: int = 1  # of a tile
 
     def __post_init__(self):
         self.row_words, self.res_group = random.randrange(WORDS), random.randrange(4)
+        self.image_words = random.randrange(WORDS)
         self.tiles = 1 + max(job.tile for job in self.jobs)
         self.adds = any(job.operand is not None for job in self.jobs)
         step_q, step_m = divmod(self.step, 3)
@@ -116,14 +118,16 @@ class Layer:
         self.descriptor = pack(descriptor_struct(), fields | {
             "out_pixels": self.pixels, "out_width": self.width, "step_q": step_q,
             "step_m": step_m, "row_step": step_q * self.row_words, "row_words": self.row_words,
-            "reduce": self.reduce, "res_group": self.res_group})
+            "reduce": self.reduce, "res_group": self.res_group, "images": self.images,
+            "image_words": self.image_words})
 
     def passes(self):
         """Passes of all jobs in order."""
         found = []
         for number, job in enumerate(self.jobs):
-            windows = list(job_windows(job.base, job.cond, job.gated, self.reduce, self.pixels,
-                                       job.opened or []))
+            windows = list(job_windows(
+                job.base, job.cond, job.gated, self.reduce, self.pixels, job.opened or [],
+                images=self.images, beat_pixels=CONFIG.beat_pixels))
             paths = [(False, job.base)]
             if job.gated:
                 paths.append((True, job.cond if job.opened else 1))
@@ -151,7 +155,9 @@ class Layer:
 
     def pixel_bits(self, index):
         """Position of a window, as it travels."""
-        found = pixel(index, self.step, self.width, self.row_words)
+        found = pixel(index, self.step, self.width, self.row_words, count=self.pixels,
+                      image_words=self.image_words, beat_pixels=CONFIG.beat_pixels,
+                      reduce=self.reduce)
         mask = (1 << (WORDS - 1).bit_length()) - 1
         return pixel_bits(**found | {name: found[name] & mask for name in ("yq", "ya", "xq")})
 

@@ -68,6 +68,12 @@ class Reader:
                 "u__cond__ready": ready and turn == "cond"}
 
 
+def image_word(pixels, word):
+    """Pixels of a word of a job's output column, of (images, pixels): each image begins one."""
+    image, word = divmod(word, -(-pixels.shape[1] // CONFIG.beat_pixels))
+    return pixels[image, word * CONFIG.beat_pixels:(word + 1) * CONFIG.beat_pixels]
+
+
 class Planes:
     """Brings plane after plane of tile after tile, each once its half is free."""
 
@@ -108,10 +114,11 @@ class Loader(Planes):
     def _plane(self):
         """Words (bank, address, data), in runs of distinct banks."""
         d, size, words = self.d, CONFIG.channels, CONFIG.buffers.window_words
-        first = (d["in_address"] + self.tile * d["in_stride"] + self.plane * d["in_run_stride"]
-                 + d["in_skip"] * size)
+        planes = (d["in_address"] + self.tile * d["in_stride"] + self.plane * d["in_run_stride"]
+                  + d["in_skip"] * size)
         half, run = self.tile % HALVES * words, []
-        for n in range(d["plane_words"]):
+        for image, n in np.ndindex(d["images"], d["plane_words"]):
+            first = planes + image * d["plane_beats"] * CONFIG.bus.bytes
             y, x = divmod(n, d["in_width"])
             y, x = y + d["pad_top"], x + d["pad"]
             bank, address = 3 * (y % 3) + x % 3, y // 3 * d["row_words"] + x // 3
@@ -119,6 +126,7 @@ class Loader(Planes):
             if d["bank_mode"]:
                 group, bank = divmod(self.plane, TAPS)
                 address = n
+            address += image * d["image_words"]
             data = self.memory[first + n * size:first + (n + 1) * size].tobytes()
             if bank in (place[0] for place in run) or len(run) == random.randint(1, 3):
                 yield (run,)
@@ -140,8 +148,9 @@ class Loader(Planes):
 
 
 class Operands(Planes):
-    """Writes residual operands (N, Co, rows, W) to the places of the outputs in every lane's
-    column, by words or by pixels; where nothing will be added, and to other lanes, also noise.
+    """Writes residual operands (tiles, Co, images, pixels) to the places of the outputs in every
+    lane's column, by words or by pixels; where nothing will be added, and to other lanes, also
+    noise.
 
     ``added`` marks the channels (Co,) that have an operand.
     """
@@ -165,8 +174,9 @@ class Operands(Planes):
 
     def _word(self, channel, word):
         pixels = CONFIG.beat_pixels
-        flat = self.operand[self.tile, channel].ravel() if self.added[channel] else np.empty(0)
-        known = flat[word * pixels:(word + 1) * pixels].astype(np.int8).tobytes()
+        known = b""
+        if self.added[channel]:
+            known = image_word(self.operand[self.tile, channel].astype(np.int8), word).tobytes()
         return known + random.randbytes(pixels - len(known))
 
     def _bits(self, word, lanes):
@@ -196,9 +206,8 @@ class Store:
         bits = (CONFIG.buffers.output_words - 1).bit_length()
         self.places, before = deque(), Counter()
         for job in jobs:
-            flat = outputs[job.tile, job.channel].ravel().view(np.uint8)
             for word in range(layer["slot_words"]):
-                part = flat[word * CONFIG.beat_pixels:(word + 1) * CONFIG.beat_pixels]
+                part = image_word(outputs[job.tile, job.channel].view(np.uint8), word)
                 address = job.tile % HALVES << bits | job.column + word
                 self.places.append((job.tile, before[job.tile], address, part))
             before[job.tile] += 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hwgate.config import TAPS, AcceleratorConfig, BufferConfig, BusConfig, ConfigError
 from hwgate.errors import CompileError
-from hwgate.geometry import describe, kernel_blocks, map_bytes, plane_beats, split_rows
+from hwgate.geometry import Part, describe, kernel_blocks, map_bytes, plane_beats, split_rows
 from hwgate.layouts import descriptor_layout
 from hwgate.quant.layout import feature_map
 from hwgate.quant.network import KERNELS, QuantizedLayer
@@ -31,7 +31,7 @@ class Case:
         return list(split_rows(self.layer, self.residual, self.config))
 
     def described(self):
-        return [(top, rows, describe(self.layer, self.residual, self.config, top, rows))
+        return [(top, rows, describe(self.layer, self.residual, self.config, Part(top, rows)))
                 for top, rows in self.bands()]
 
 
@@ -96,7 +96,7 @@ def buffers_needed(case, top, rows):
     else:
         above = max(0, layer.padding - top * layer.stride)
         passes = groups
-        words = ceil((width + 2 * layer.padding) / 3) * ceil((above + len(read)) / 3)
+        words = ceil((layer.padding + width) / 3) * ceil((above + len(read)) / 3)
     pixels = rows * layer.conv_shape[2]
     slots = ceil(layer.conv_shape[0] / config.lanes)
     if case.residual is not None:  # it comes in whole groups

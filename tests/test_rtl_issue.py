@@ -34,3 +34,14 @@ def test_function_serves_every_pixel(gated, reduce):
     assert emitted == (opened if gated else sorted(psums))
     assert sum(w.swap for w in found) == sum(w.last for w in found) == (5 if gated and opened
                                                                         else 3)
+
+
+@pytest.mark.parametrize("reduce", [False, True])
+def test_function_serves_every_image(reduce):
+    """The psums of each image begin at a whole word of four."""
+    found = list(job_windows(2, 1, False, reduce, 6, [], images=3, beat_pixels=4))
+    psums = [0, 4, 8] if reduce else [8 * image + n for image in range(3) for n in range(6)]
+    assert [w.index for w in found if w.init] == psums == [w.index for w in found if w.emit]
+    assert [w.pixel for w in found] == 2 * list(range(18))
+    gated = list(job_windows(1, 1, True, False, 6, [5, 6, 17], images=3, beat_pixels=4))
+    assert [w.index for w in gated if w.cond] == [5, 8, 21]

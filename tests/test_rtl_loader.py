@@ -26,7 +26,7 @@ def test_loader_on_verilator(config):
 def test_compiler_packs_the_same_feature_map(config):
     maps = np.random.default_rng(1).integers(-128, 128, (3, 2 * config.channels + 1, 5, 3), np.int8)
     packed = pack_maps(config, maps)
-    for x, found in zip(maps, packed, strict=True):
+    for x, found in zip(maps, packed.swapaxes(0, 1), strict=True):
         assert np.array_equal(found, feature_map(x, config.channels, config.beat_pixels))
 
 

@@ -8,11 +8,12 @@ import pytest
 
 import hwgate
 from copier import CONFIG, DATA, Copy, image, verilog
-from hwgate.compiler import Band, LayerPlan
+from hwgate.compiler import LayerPlan, Step
 from hwgate.config import MemoryTiming, preset
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
 from hwgate.errors import UserError
+from hwgate.geometry import Part
 from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.quant.random_layers import Limits, random_images, random_network
 from hwgate.regs import ErrorCause
@@ -38,11 +39,17 @@ def layer(name, inputs):
 NETWORK = QuantizedNetwork(CONFIG, (layer("conv1", 8), layer("conv2", CHANNELS)))
 
 
+def steps(per_tile):
+    """A descriptor per layer."""
+    part = Part(0, EDGE, 0, IMAGES, per_tile)
+    return [Step(LayerPlan(of, (), (), b"", {}), part, {"slot_pixels": PIXELS})
+            for of in NETWORK.layers]
+
+
 @dataclass(frozen=True)
 class Binding:
     memory: Any
-    steps: Any = tuple((LayerPlan(of, (Band(0, EDGE, {}),), (), b""), Band(0, EDGE, {}), {})
-                       for of in NETWORK.layers)
+    steps: Any
     program_address: int = 0
 
     def read_output(self, memory, index, chip):
@@ -54,11 +61,12 @@ class Binding:
 @dataclass(frozen=True)
 class Program:
     copies: tuple[Copy, ...]
+    per_tile: int = 1
     network: Any = NETWORK
     config: Any = CONFIG
 
     def bind(self, images):
-        return Binding(image(self.copies, size=4 * DATA))
+        return Binding(image(self.copies, size=4 * DATA), steps(self.per_tile))
 
 
 FIRST = Copy(beats=BEATS, burst=64)
@@ -99,6 +107,17 @@ def test_result_has_everything_the_monitor_saw(stand_in):
     assert result.seconds > 0 and result.multipliers == CONFIG.multipliers
 
 
+def test_images_of_a_tile_are_told_apart(stand_in):
+    """One tile with all images, whose channels hold image after image."""
+    stand_in(channels=CHANNELS, pixels=IMAGES * PIXELS)
+    result = simulate(Program((FIRST, SECOND), IMAGES), INPUTS)
+    words = image([])[DATA:DATA + BEATS * CONFIG.bus.bytes].view("<i4")[::4]
+    psum = words.reshape(CHANNELS, IMAGES, EDGE, EDGE).swapaxes(0, 1)
+    for found in result.layers:
+        assert np.array_equal(found.activations.psum, psum)
+        assert np.array_equal(found.activations.decision, psum & 1 == 1)
+
+
 @pytest.mark.parametrize("copies,options,sentence", [
     ((FIRST, Copy(opcode=9)), {},
      "The engine stopped with error OPCODE in layer 'conv2' (2 of 2): a descriptor has an "
@@ -116,7 +135,7 @@ def test_result_has_everything_the_monitor_saw(stand_in):
      "Layer 'conv2' must produce every output once, but it produced image 2, channel 3, "
      "pixel 15 0 times"),
     ((FIRST, replace(SECOND, beats=BEATS + 1)), {},
-     "Layer 'conv2' must have events of tile 0..2, but the monitor saw tile 3"),
+     "Layer 'conv2' must have events of image 0..2, but the monitor saw image 3"),
 ])
 def test_errors_are_one_sentence(stand_in, copies, options, sentence):
     with pytest.raises(EngineError) as caught:
@@ -127,8 +146,8 @@ def test_errors_are_one_sentence(stand_in, copies, options, sentence):
 
 
 @pytest.mark.parametrize("options,sentence", [
-    ({"channels": 2, "pixels": 16}, "Layer 'conv1' must have events of tile 0..2, but the "
-                                    "monitor saw tile 3"),
+    ({"channels": 2, "pixels": 16}, "Layer 'conv1' must have events of image 0..2, but the "
+                                    "monitor saw image 3"),
     ({"channels": 8, "pixels": 16}, "Layer 'conv1' must have events of channel 0..3, but the "
                                     "monitor saw channel 4"),
     ({"channels": 2, "pixels": 64}, "Layer 'conv1' must have events of pixel 0..15, but the "

@@ -1,0 +1,187 @@
+"""Images of a batch in tiles: every image once, in buffers that hold it, and the choice of size."""
+
+import re
+from dataclasses import replace
+from math import ceil
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import hwgate
+from hwgate.compiler import Band, Job, LayerPlan
+from hwgate.config import TAPS, AcceleratorConfig, BufferConfig
+from hwgate.errors import CompileError, UserError
+from hwgate.geometry import describe, plane_beats
+from hwgate.layouts import descriptor_layout
+from hwgate.quant.network import QuantizedNetwork
+from hwgate.quant.random_layers import Features, random_images, random_network
+from hwgate.tiling import alternatives, divide_batch
+from test_geometry import cases, make_layer
+
+
+def found(case, batch):
+    """Alternatives of a layer with one block of weights."""
+    try:
+        bands = tuple(Band(top, rows, {}) for top, rows in case.bands())
+    except CompileError:
+        assume(False)
+    plan = LayerPlan(case.layer, bands, (Job((0,), ()),), b"",
+                     {"first_blocks": 1, "first_beats": 5})
+    return alternatives(plan, case.residual, case.config, batch)
+
+
+def needs(case, d):
+    """What the buffers must hold of a tile: (window words, psums, column words)."""
+    groups = ceil(d["in_planes"] / TAPS) if d["bank_mode"] else d["in_planes"]
+    outputs = d["out_channels"]
+    if case.residual is not None:  # it comes in whole groups
+        outputs = max(outputs, (d["res_group"] + d["res_planes"]) * case.config.channels)
+    return (groups * d["group_words"], (d["images"] - 1) * d["slot_pixels"] + d["out_pixels"],
+            ceil(outputs / case.config.lanes) * d["slot_words"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases(), st.integers(1, 9))
+def test_every_image_once_in_buffers_that_hold_it(case, batch):
+    buffers = case.config.buffers
+    for choice in found(case, batch):
+        rows = {(part.first, part.rows) for part in choice.parts}
+        for place in rows:
+            parts = [part for part in choice.parts if (part.first, part.rows) == place]
+            assert [n for part in parts for n in range(part.image, part.image + part.images)
+                    ] == list(range(batch))
+        assert choice.per_tile == max(part.per_tile for part in choice.parts)
+        assert len(rows) == 1 or choice.per_tile == 1, "bands have one image per tile"
+        assert choice.tiles == len(rows) * ceil(batch / choice.per_tile)
+        for part in choice.parts:
+            d = describe(case.layer, case.residual, case.config, part, batch)
+            descriptor_layout().pack(d)
+            assert (d["tiles"], d["images"]) == (part.images // part.per_tile, part.per_tile)
+            have = buffers.window_words, buffers.pixels, buffers.output_words
+            assert all(n <= h for n, h in zip(needs(case, d), have, strict=True))
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases(), st.integers(1, 9))
+def test_numbers_end_where_one_more_image_does_not_fit(case, batch):
+    choices = found(case, batch)
+    numbers = [choice.per_tile for choice in choices]
+    tiles = [ceil(batch / number) for number in numbers]
+    assert numbers[0] == 1 and tiles == sorted(set(tiles), reverse=True)
+    assert not any(choice.limit for choice in choices[:-1])
+    limit, parts = choices[-1].limit, choices[-1].parts
+    if limit == "the batch has no more":
+        assert numbers[-1] == batch
+    elif limit == "an image is divided into bands":
+        assert numbers == [1] and len({part.first for part in parts}) > 1
+    else:
+        said = re.fullmatch(r"(\d+) images need (\d+) (.+) of (\d+)", limit)
+        assert said and ceil(batch / int(said[1])) <= tiles[-1] and int(said[2]) > int(said[4])
+        d = describe(case.layer, case.residual, case.config,
+                     replace(parts[0], images=int(said[1]), per_tile=int(said[1])), batch)
+        names = "window memory words", "output pixels", "output column words"
+        assert dict(zip(names, needs(case, d), strict=True))[said[3]] == int(said[2])
+
+
+def beats(config, d, prefix, size):
+    """Beats of a tile's requests, relative to the map, tile after tile."""
+    return [(d[f"{prefix}_address"] + tile * d[f"{prefix}_stride"]
+             + run * d[f"{prefix}_run_stride"]) // size + at
+            for tile in range(d["tiles"]) for run in range(d[f"{prefix}_runs"])
+            for at in range(d[f"{prefix}_run_beats"])]
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases(), st.integers(1, 6))
+def test_requests_of_whole_maps(case, batch):
+    """Every beat of every image once: read by plane, then image; written side by side."""
+    config, size = case.config, case.config.bus.bytes
+    for choice in found(case, batch):
+        if len({part.first for part in choice.parts}) > 1:
+            continue
+        stored = []
+        for part in choice.parts:
+            d = describe(case.layer, case.residual, config, part, batch)
+            maps = {"in": case.layer.in_shape, "res": case.residual}
+            for prefix, shape in maps.items():
+                if shape is None:
+                    continue
+                plane = plane_beats(config, shape[1] * shape[2])
+                groups = ceil(shape[0] / config.channels)
+                first = range(part.image, part.image + part.images, part.per_tile)
+                assert beats(config, d, prefix, size) == [
+                    (group * batch + image) * plane + at for tile in first
+                    for group in range(groups) for image in range(tile, tile + part.per_tile)
+                    for at in range(plane)]
+            stored += [(d["out_address"] + tile * d["out_stride"]
+                        + group * d["out_plane_stride"]) // size + at
+                       for tile in range(d["tiles"]) for group in range(d["out_planes"])
+                       for at in range(d["out_run_beats"])]
+        _, height, width = case.layer.out_shape
+        groups = ceil(case.layer.conv_shape[0] / config.channels)
+        assert sorted(stored) == list(range(
+            groups * batch * plane_beats(config, height * width)))
+
+
+@pytest.mark.parametrize("batch,most,groups", [
+    (1, None, [(0, 1, 1)]), (8, 4, [(0, 8, 4)]), (8, 3, [(0, 6, 3), (6, 2, 2)]),
+    (9, 4, [(0, 9, 3)]), (7, 4, [(0, 4, 4), (4, 3, 3)]), (5, 1, [(0, 5, 1)]),
+    (3, 9, [(0, 3, 3)])])
+def test_tiles_are_few_and_even(batch, most, groups):
+    layer = make_layer(8, 2, 2, 8)
+    config = AcceleratorConfig()
+    plan = hwgate.compile(QuantizedNetwork(config, (layer,)), config).plans[0]
+    parts = divide_batch(plan, None, config, batch, most)
+    assert [(part.image, part.images, part.per_tile) for part in parts] == groups
+    assert {(part.first, part.rows) for part in parts} == {(0, 2)}
+
+
+def test_the_choice_weighs_bytes_and_cycles():
+    """Maps of few pixels wait for weights, so they share them; large ones only wait to be loaded
+    together."""
+    config = replace(AcceleratorConfig(), buffers=BufferConfig(window_words=1024, pixels=1024,
+                                                               output_words=2048, passes=128))
+
+    def choice(channels, edge):
+        layer = make_layer(channels, edge, edge, channels)
+        plan = hwgate.compile(QuantizedNetwork(config, (layer,)), config).plans[0]
+        options = alternatives(plan, None, config, 8)
+        part = divide_batch(plan, None, config, 8)[0]
+        chosen = next(a for a in options if a.parts[0] == part)
+        assert chosen.bytes == min(a.bytes for a in options if a.cycles <= chosen.cycles)
+        return part.per_tile, options
+
+    small, options = choice(128, 2)
+    assert small == 8 and options[-1].cycles < options[0].cycles / 2
+    large, options = choice(8, 16)
+    assert large == 1 and options[-1].per_tile == 4 and options[-1].bytes < options[0].bytes
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+def test_images_per_tile_must_be_a_number(value):
+    config = AcceleratorConfig()
+    network = QuantizedNetwork(config, (make_layer(4, 2, 2, 4),))
+    with pytest.raises(UserError, match=re.escape(
+            f"Images per tile must be a positive integer or None, not {value!r}")):
+        hwgate.compile(network, config, images_per_tile=value)
+
+
+def test_traffic_is_that_of_the_cost_model():
+    """With every gate open, the bytes of an alternative are those that will be counted."""
+    config = AcceleratorConfig()
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        network = random_network(rng, config, gated=True, density="open", reduce=bool(seed % 2),
+                                 features=Features.every())
+        images = random_images(rng, network, 7)
+        for per_tile in (1, 3, 7):
+            program = hwgate.compile(network, config, images_per_tile=per_tile)
+            result = hwgate.estimate(program, images)
+            for plan, layer in zip(program.plans, result.layers, strict=True):
+                residual = plan.layer.residual
+                shape = None if residual is None else network.shape(residual)
+                options = {a.per_tile: a for a in alternatives(plan, shape, config, 7)}
+                chosen = options[max(n for n in options if n <= per_tile)]
+                assert layer.bytes_total == chosen.bytes
