@@ -7,7 +7,7 @@ from hwgate.errors import CompileError
 from hwgate.layouts import descriptor_layout
 from hwgate.quant.network import QuantizedLayer
 
-__all__ = ["describe", "kernel_blocks", "map_bytes", "plane_beats", "split_rows"]
+__all__ = ["describe", "kernel_blocks", "map_bytes", "plane_beats", "shortage", "split_rows"]
 
 #: (C, H, W) of a feature map.
 Shape = tuple[int, int, int]
@@ -75,6 +75,16 @@ def _shortage(layer: QuantizedLayer, residual: Shape | None, config: Accelerator
         if need > have:
             return what, need, have, knob
     return None
+
+
+def shortage(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig,
+             rows: int) -> str:
+    """What the first ``rows`` rows of a layer need and the buffers lack; empty if they fit."""
+    lack = _shortage(layer, residual, config, 0, rows)
+    if lack is None:
+        return ""
+    what, need, have, knob = lack
+    return f"{need:,} {what} of {have:,} (buffers.{knob})"
 
 
 def split_rows(layer: QuantizedLayer, residual: Shape | None,
