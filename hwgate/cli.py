@@ -41,6 +41,9 @@ _Lanes = Annotated[int | None, typer.Option(help="Lanes of the MAC array: a powe
 _Channels = Annotated[int | None, typer.Option(
     help="R, channels of one channel group: a power of two, 2..16. A lane has 9R multipliers.")]
 _Bus = Annotated[int | None, typer.Option(help="Bits of the memory bus: 64 or 128.")]
+_MapKib = Annotated[int | None, typer.Option(
+    metavar="N", help="KiB of on-chip memory for feature maps between layers: a power of two, "
+                      "4..4096, or 0.")]
 _Json = Annotated[str | None, typer.Option(
     "--json", metavar="FILE", help="Write the figures as JSON; - prints them instead of tables.")]
 _Network = Annotated[Path, typer.Argument(
@@ -110,7 +113,7 @@ def demo(
 @app.command()
 def verilog(
     base: _Preset = "digits", lanes: _Lanes = None, channels: _Channels = None,
-    bus: _Bus = None,
+    bus: _Bus = None, map_kib: _MapKib = None,
     output: Annotated[Path | None, typer.Option(
         "--output", "-o", metavar="FILE",
         help="Where the Verilog goes; printed if left out.")] = None,
@@ -123,6 +126,8 @@ def verilog(
     from hwgate.regs import engine_registers
 
     config = _config(base, lanes, channels, bus)
+    if map_kib is not None:
+        config = replace(config, buffers=replace(config.buffers, map_bytes=map_kib << 10))
     text = hwgate.verilog(config)
     if header is not None:
         write_atomic(header, engine_registers(config).as_c_header())
@@ -134,9 +139,53 @@ def verilog(
 
 
 @app.command()
+def compile(
+    network: _Network,
+    images: Annotated[int, typer.Option(help="Images in the batch.")] = 1,
+    dense: _Dense = False,
+    explain: Annotated[bool, typer.Option(
+        "--explain", help="List what the compiler could have chosen, and what it would cost.")
+    ] = False,
+    density: Annotated[float, typer.Option(
+        help="Share of open gates that --explain assumes, 0..1.")] = 1.0,
+    map_kib: _MapKib = None,
+    read_latency: _ReadLatency = _TIMING.read_latency,
+    write_latency: _WriteLatency = _TIMING.write_latency,
+    beat_interval: _Interval = _TIMING.beat_interval, json_file: _Json = None,
+) -> None:
+    """Compile a network and show the program, or why it is as it is."""
+    import numpy as np
+
+    import hwgate
+    from hwgate.artifacts import load_network
+    from hwgate.explain import explain as explanation_of
+    from hwgate.tables import explanation_table, program_table
+
+    program = hwgate.compile(_with_maps(load_network(network), map_kib), dense=dense)
+    timing = MemoryTiming(read_latency=read_latency, write_latency=write_latency,
+                          beat_interval=beat_interval)
+    if explain:
+        found = explanation_of(program, images, timing, density)
+        if not _write_json(json_file, found.to_dict()):
+            _show(explanation_table(found), found.assumptions(), "",
+                  f"The program: {found.bytes:,} bytes and {found.cycles:,} cycles.")
+        return
+    binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
+    if not _write_json(json_file, {
+            "images": images, "dense": dense, "memory_bytes": binding.bytes,
+            "layers": [{"name": plan.layer.name, "descriptors": binding.step_layers.count(index),
+                        "jobs": len(plan.jobs), "weight_bytes": len(plan.stream),
+                        "on_chip": index in binding.chip}
+                       for index, plan in enumerate(program.plans)]}):
+        _show(program_table(binding), f"{images} image{'s' * (images > 1)} on "
+              f"{program.config.describe()}",
+              f"Program, weights and room for every map: {binding.bytes:,} bytes of memory")
+
+
+@app.command()
 def simulate(
     network: _Network, images: _Images = "8", dense: _Dense = False,
-    lanes: _Lanes = None, channels: _Channels = None, bus: _Bus = None,
+    lanes: _Lanes = None, channels: _Channels = None, bus: _Bus = None, map_kib: _MapKib = None,
     read_latency: _ReadLatency = _TIMING.read_latency,
     write_latency: _WriteLatency = _TIMING.write_latency,
     beat_interval: _Interval = _TIMING.beat_interval, json_file: _Json = None,
@@ -149,7 +198,7 @@ def simulate(
     from hwgate.evaluate import run_to_dict
     from hwgate.tables import counter_table, run_table, stream_table
 
-    loaded, config, batch = _load(network, images, lanes, channels, bus)
+    loaded, config, batch = _load(network, images, lanes, channels, bus, map_kib)
     timing = MemoryTiming(read_latency=read_latency, write_latency=write_latency,
                           beat_interval=beat_interval)
     with _progress() as (step, _):
@@ -168,7 +217,7 @@ def simulate(
 @app.command()
 def compare(
     network: _Network, images: _Images = "8", dense: _Dense = False,
-    lanes: _Lanes = None, channels: _Channels = None, bus: _Bus = None,
+    lanes: _Lanes = None, channels: _Channels = None, bus: _Bus = None, map_kib: _MapKib = None,
     read_latency: _ReadLatency = _TIMING.read_latency,
     write_latency: _WriteLatency = _TIMING.write_latency,
     beat_interval: _Interval = _TIMING.beat_interval, json_file: _Json = None,
@@ -180,7 +229,7 @@ def compare(
     from hwgate.evaluate import run_to_dict, simulate_and_estimate
     from hwgate.tables import pair_table
 
-    loaded, config, batch = _load(network, images, lanes, channels, bus)
+    loaded, config, batch = _load(network, images, lanes, channels, bus, map_kib)
     timing = MemoryTiming(read_latency=read_latency, write_latency=write_latency,
                           beat_interval=beat_interval)
     with _progress() as (step, _):
@@ -251,12 +300,21 @@ def _changed(config: AcceleratorConfig, lanes: int | None, channels: int | None,
     return replace(config, **changes)
 
 
-def _load(path: Path, images: str, lanes: int | None, channels: int | None, bus: int | None
-          ) -> "tuple[QuantizedNetwork, AcceleratorConfig, NDArray[Any]]":
+def _with_maps(network: "QuantizedNetwork", map_kib: int | None) -> "QuantizedNetwork":
+    """The network for an accelerator with another map memory, which changes none of its numbers."""
+    if map_kib is None:
+        return network
+    config = network.config
+    return replace(network, config=replace(
+        config, buffers=replace(config.buffers, map_bytes=map_kib << 10)))
+
+
+def _load(path: Path, images: str, lanes: int | None, channels: int | None, bus: int | None,
+          map_kib: int | None) -> "tuple[QuantizedNetwork, AcceleratorConfig, NDArray[Any]]":
     """A saved network, the configuration to run it on, and a batch of images."""
     from hwgate.artifacts import load_images, load_network
 
-    network = load_network(path)
+    network = _with_maps(load_network(path), map_kib)
     return network, _changed(network.config, lanes, channels, bus), load_images(images, network)
 
 

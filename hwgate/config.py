@@ -269,8 +269,11 @@ class AcceleratorConfig:
 
     def describe(self) -> str:
         """One line for people."""
-        return (f"{self.lanes} lanes x {self.block_bytes} multipliers "
-                f"(R={self.channels}), {self.bus.data_bits}-bit bus, digest {self.digest:08x}")
+        maps = self.buffers.map_bytes
+        return (f"{self.lanes} lanes x {self.block_bytes} multipliers (R={self.channels}), "
+                f"{self.bus.data_bits}-bit bus, "
+                + (f"{maps >> 10} KiB for maps, " if maps else "")
+                + f"digest {self.digest:08x}")
 
 
 #: Version of the program format, part of every digest.
@@ -283,6 +286,7 @@ PRESETS: dict[str, AcceleratorConfig] = {
     "digits": AcceleratorConfig(),
     "tiny": AcceleratorConfig(lanes=1, channels=2, bus=BusConfig(data_bits=64)),
     "cifar": AcceleratorConfig(buffers=_CIFAR),
+    "resident": AcceleratorConfig(buffers=replace(_CIFAR, map_bytes=1 << 16)),
     "wide": AcceleratorConfig(lanes=8, channels=8, buffers=_CIFAR),
 }
 

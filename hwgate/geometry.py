@@ -9,7 +9,7 @@ from hwgate.layouts import descriptor_layout
 from hwgate.quant.network import QuantizedLayer
 
 __all__ = ["Part", "Shape", "describe", "kernel_blocks", "map_bytes", "most_images", "plane_beats",
-           "split_rows"]
+           "shortage", "split_rows"]
 
 #: (C, H, W) of a feature map.
 Shape = tuple[int, int, int]
@@ -117,6 +117,16 @@ def most_images(layer: QuantizedLayer, residual: Shape | None, config: Accelerat
             limit = f"{count} images need {need} {what} of {have}"
             return max(1, count - 1), limit if count > 1 else "an image is divided into bands"
     return images, "the batch has no more"
+
+
+def shortage(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig,
+             rows: int) -> str:
+    """What the first ``rows`` rows of a layer need and the buffers lack; empty if they fit."""
+    lack = _shortage(layer, residual, config, 0, rows)
+    if lack is None:
+        return ""
+    what, need, have, knob = lack
+    return f"{need:,} {what} of {have:,} (buffers.{knob})"
 
 
 def split_rows(layer: QuantizedLayer, residual: Shape | None,

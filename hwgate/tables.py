@@ -7,13 +7,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hwgate.compiler import Binding
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.evaluate import DEFINITIONS, Evaluation, Pair
+from hwgate.explain import Explanation
 from hwgate.results import RunResult
 from hwgate.sim.toolchain import Tool
 
-__all__ = ["console", "counter_table", "evaluation_table", "pair_table", "run_table",
-           "stream_table", "summary_table", "tool_table"]
+__all__ = ["console", "counter_table", "evaluation_table", "explanation_table", "pair_table",
+           "program_table", "run_table", "stream_table", "summary_table", "tool_table"]
 
 #: Columns the tables need. A narrower terminal breaks lines, but never loses a digit.
 WIDTH = 100
@@ -91,6 +93,37 @@ def run_table(run: RunResult, *, images: int) -> Table:
                       f"{layer.bytes_total:,}", end_section=layer is run.layers[-1])
     table.add_row("total", f"{run.macs:,}", "", f"{run.cycles:,}", f"{run.utilisation:.1%}",
                   f"{run.bytes_total:,}", style="bold")
+    return table
+
+
+def program_table(binding: Binding) -> Table:
+    """What a program runs: one row per layer."""
+    table = _table("The program, layer by layer", "Layer", "Output", "MACs", "Descriptors",
+                   "Jobs", "Weight bytes", "Output is")
+    layers = binding.step_layers
+    for index, plan in enumerate(binding.program.plans):
+        table.add_row(plan.layer.name, "x".join(map(str, plan.layer.out_shape)),
+                      f"{plan.layer.macs * len(binding.images):,}", str(layers.count(index)),
+                      f"{len(plan.jobs):,}", f"{len(plan.stream):,}",
+                      "on chip" if index in binding.chip else "off chip",
+                      end_section=index == len(binding.program.plans) - 1)
+    return table
+
+
+def explanation_table(explanation: Explanation) -> Table:
+    """Alternatives of each layer, those taken in bold and marked."""
+    table = _table("What was taken (*), and what else there was", "Layer", "Choice", "Alternative",
+                   "", "Bytes", "Cycles", left=4)
+    table.add_column("Why", overflow="fold")
+    for column in table.columns:
+        column.vertical = "top"
+    layer = ""
+    for row in explanation.alternatives:
+        cost = ("-" if value is None else f"{value:,}" for value in (row.bytes, row.cycles))
+        table.add_row("" if row.layer == layer else row.layer, row.choice, row.alternative,
+                      "*" if row.chosen else "", *cost, row.reason,
+                      style="bold" if row.chosen else None)
+        layer = row.layer
     return table
 
 

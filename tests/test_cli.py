@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from residency_cases import SMALL, banded_network
 
 import fakes
 import hwgate
@@ -153,7 +154,35 @@ def test_compare_ends_with_1_on_a_difference(invoke, faked, network_file, digits
     assert "layer stem: the cycles are" in out
 
 
+def test_compile_shows_the_program_and_explains_it(invoke, tmp_path):
+    path = tmp_path / "bands.npz"
+    save_network(path, banded_network(SMALL))
+    status, out, _ = invoke("compile", path, "--images", 3, "--map-kib", 0)
+    assert status == 0
+    assert "3 images on 4 lanes" in out and "off chip" in out and "on chip" not in out
+    content = json.loads(invoke("compile", path, "--json", "-", "--map-kib", 16)[1])
+    assert [layer["on_chip"] for layer in content["layers"]] == [True] * 4 + [False]
+    assert {layer["descriptors"] for layer in content["layers"]} == {4}
+
+    status, out, _ = invoke("compile", path, "--explain", "--density", 0.25)
+    assert status == 0
+    for words in ("4 bands of 4 rows", "on chip", "25% of the gates", "The program:"):
+        assert words in out
+    assert max(map(len, out.splitlines())) <= 100
+    content = json.loads(invoke("compile", path, "--explain", "--json", "-")[1])
+    assert {"layer", "choice", "alternative", "bytes", "cycles", "chosen",
+            "reason"} == set(content["alternatives"][0])
+    assert (content["density"], content["images"]) == (1, 1)
+    for options, sentence in (
+            (("--images", 0), "A batch must have at least one image, not 0"),
+            (("--explain", "--images", 0), "Image count must be at least 1, not 0"),
+            (("--explain", "--density", 2), "Density must be in 0..1, not 2.0")):
+        assert invoke("compile", path, *options) == (2, "", sentence + "\n")
+
+
 @pytest.mark.parametrize("arguments, sentence", [
+    (("compile", "good.npz", "--map-kib", "3"),
+     "Bytes of on-chip map memory must be a power of two, not 3072"),
     (("simulate", "none.npz"),
      "Network file none.npz does not exist; `hwgate demo --save none.npz` writes one"),
     (("compare", "text.npz"), "File text.npz is no quantized network of hwgate"),
@@ -170,7 +199,7 @@ def test_compare_ends_with_1_on_a_difference(invoke, faked, network_file, digits
     (("simulate", "good.npz", "--images", "kind.npy"), "Images must be float or int8, not int64"),
     (("verilog", "--lanes", "3"), "Lane count must be a power of two, not 3"),
     (("verilog", "--preset", "huge"),
-     "There is no preset 'huge'; there are cifar, digits, tiny, wide"),
+     "There is no preset 'huge'; there are cifar, digits, resident, tiny, wide"),
     (("compare", "good.npz", "--images", "good.npy", "--read-latency", "1"),
      "Read latency must be in 2..1023, not 1"),
     (("simulate", "good.npz", "--images", "good.npy", "--bus", "32"),

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from residency_cases import many_layers
 
 import hwgate
 from hwgate.compiler import Binding
 from hwgate.config import AcceleratorConfig, BufferConfig, ConfigError
 from hwgate.errors import UserError
 from hwgate.geometry import map_bytes
-from hwgate.quant.random_layers import Features, Limits, random_images, random_network
+from hwgate.quant.random_layers import random_images
 from hwgate.residency import Lifetime, place, uses
 
 
@@ -75,11 +76,9 @@ def test_places_in_a_residual_network():
     assert place(maps, 0) == place(maps, 3) == [None] * 12
 
 
-def many(config, layers=6, seed=0):
-    rng = np.random.default_rng([seed, 5])
-    network = random_network(rng, config, layers=layers, features=Features.every(),
-                             limits=Limits(size=12, channels=20))
-    return network, random_images(rng, network, 2)
+def many(config, seed=0):
+    network = many_layers(seed, config)
+    return network, random_images(np.random.default_rng(seed), network, 2)
 
 
 @pytest.mark.parametrize("seed", range(8))

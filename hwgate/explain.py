@@ -1,0 +1,261 @@
+"""What the compiler chose for each layer, the alternatives, and what they would cost."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from hwgate.compiler import Band, Binding, LayerPlan, Program
+from hwgate.config import MemoryTiming
+from hwgate.errors import CompileError, UserError
+from hwgate.geometry import describe, map_bytes, shortage, split_rows
+from hwgate.residency import uses
+from hwgate.schedule import LayerSchedule, OpenPixels, schedule_layer
+
+__all__ = ["Alternative", "Explanation", "explain"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """One way to run a layer, everything else as chosen.
+
+    Parameters
+    ----------
+    layer : str
+        Whose choice it is.
+    choice : str
+        What is chosen: ``"rows"`` or ``"output"``.
+    alternative : str
+        In words.
+    bytes, cycles : int or None
+        Off-chip traffic and time, of the layer, and for its output also of the layers that take it;
+        None if it cannot be had.
+    chosen : bool
+    reason : str
+        Why, or why not.
+    """
+
+    layer: str
+    choice: str
+    alternative: str
+    bytes: int | None
+    cycles: int | None
+    chosen: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Alternatives of every layer of a program, in order.
+
+    Parameters
+    ----------
+    alternatives : tuple of Alternative
+    images : int
+        In the batch.
+    density : float
+        Assumed share of open gates.
+    cycles, bytes : int
+        Of the whole program as chosen, without the fetch of its end.
+    """
+
+    alternatives: tuple[Alternative, ...]
+    images: int
+    density: float
+    cycles: int
+    bytes: int
+
+    def assumptions(self) -> str:
+        """What the figures stand for, in two lines."""
+        gates = ("every gate open" if self.density == 1 else
+                 f"{self.density:.0%} of the gates of each channel open, at even distances")
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        return (f"Cost model, {images}, {gates}.\nBytes and cycles are those of the layer, and for "
+                f"its output also those of the layers that take it.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary, ready for JSON."""
+        return asdict(self)
+
+
+def explain(program: Program, images: int = 1, timing: MemoryTiming | None = None,
+            density: float = 1.0) -> Explanation:
+    """Weigh the compiler's choices against their alternatives with the cost model.
+
+    Parameters
+    ----------
+    program : Program
+    images : int
+        In the batch.
+    timing : MemoryTiming, optional
+    density : float
+        Share of open gates to assume, 0..1.
+
+    Raises
+    ------
+    UserError
+        If a number is out of range, or the batch does not fit.
+    """
+    if not 0 <= density <= 1:
+        raise UserError(f"Density must be in 0..1, not {density}")
+    if images < 1:
+        raise UserError(f"Image count must be at least 1, not {images}")
+    costs = _Costs(program, images, timing or MemoryTiming(), density)
+    found = tuple(alternative for index in range(len(program.plans))
+                  for choices in _CHOICES for alternative in choices(costs, index))
+    total = costs.of(costs.binding, range(len(program.plans)))
+    return Explanation(found, images, density, total.cycles, total.bytes)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    bytes: int
+    cycles: int
+
+    def against(self, other: "_Cost") -> str:
+        """What it adds to another."""
+        parts = [f"{own - others:+,} {name}"
+                 for name, own, others in (("bytes", self.bytes, other.bytes),
+                                           ("cycles", self.cycles, other.cycles)) if own != others]
+        return ", ".join(parts) or "no difference"
+
+
+class _Costs:
+    """Cost of layers of a program, however they are placed, under assumed decisions."""
+
+    def __init__(self, program: Program, images: int, timing: MemoryTiming, density: float):
+        self.program, self.timing, self.density = program, timing, density
+        self.batch = np.zeros((images, *program.network.image_shape), np.int8)
+        self.binding = program.bind(self.batch)
+
+    @cached_property
+    def before(self) -> list[LayerSchedule | None]:
+        """Schedule of the last descriptor before each layer, as chosen."""
+        ends: list[LayerSchedule | None] = [None]
+        for index in range(len(self.program.plans)):
+            ends.append(self._schedules(self.binding, index, ends[-1])[-1])
+        return ends
+
+    def bind(self, chip: Mapping[int, int], plans: Mapping[int, LayerPlan] | None = None
+             ) -> Binding:
+        """The batch with other maps on chip, and some layers planned otherwise."""
+        plans = plans or {}
+        return Binding(
+            replace(self.program, plans=tuple(plans.get(index, plan) for index, plan
+                                              in enumerate(self.program.plans))),
+            self.batch, chip)
+
+    def of(self, binding: Binding, layers: Sequence[int]) -> _Cost:
+        """Cost of some layers, each after the layer before it as chosen."""
+        schedules = [schedule for index in layers
+                     for schedule in self._schedules(binding, index, self.before[index])]
+        return _Cost(sum(sum(schedule.bytes.values()) for schedule in schedules),
+                     sum(schedule.cycles for schedule in schedules))
+
+    def _schedules(self, binding: Binding, index: int,
+                   last: LayerSchedule | None) -> list[LayerSchedule]:
+        schedules: list[LayerSchedule] = []
+        for layer, (plan, _, fields) in zip(binding.step_layers, binding.steps, strict=True):
+            if layer == index:
+                opened = self._opened(fields) if plan.layer.gated else None
+                last = schedule_layer(self.program.config, self.timing, plan, fields, opened, last)
+                schedules.append(last)
+        return schedules
+
+    def _opened(self, fields: Mapping[str, int]) -> OpenPixels:
+        """The assumed share of a tile's pixels, from the first one on at even distances."""
+        pixels = fields["out_pixels"]
+        count = round(self.density * pixels)
+        last = (count - 1) * pixels // count if count else pixels - 1
+        shape = fields["tiles"], fields["out_channels"]
+        return OpenPixels(*(np.full(shape, value) for value in (count, 0, last)))
+
+
+def _alternative(layer: str, choice: str, words: str, cost: _Cost | None, chosen: bool,
+                 reason: str) -> Alternative:
+    return Alternative(layer=layer, choice=choice, alternative=words, chosen=chosen, reason=reason,
+                       bytes=None if cost is None else cost.bytes,
+                       cycles=None if cost is None else cost.cycles)
+
+
+def _rows(costs: _Costs, index: int) -> Iterator[Alternative]:
+    """Bands of rows: the fewest that fit, the whole map, and the next division below."""
+    program, plan = costs.program, costs.program.plans[index]
+    layer, config = plan.layer, program.config
+    residual = None if layer.residual is None else program.network.shape(layer.residual)
+    height = layer.conv_shape[1]
+
+    def row(bands: Sequence[tuple[int, int]], cost: _Cost | None, taken: bool,
+            reason: str) -> Alternative:
+        words = (f"all {height} rows" if len(bands) == 1
+                 else f"{len(bands)} bands of {bands[0][1]} rows")
+        return _alternative(layer.name, "rows", words, cost, taken, reason)
+
+    chosen = [(band.first, band.rows) for band in plan.bands]
+    cost = costs.of(costs.binding, [index])
+    if len(chosen) == 1:
+        yield row(chosen, cost, True, "the buffers hold the whole map")
+    else:
+        yield row([(0, height)], None, False,
+                  f"needs {shortage(layer, residual, config, height)}")
+        yield row(chosen, cost, True, "the fewest bands that fit the buffers")
+    # A psum memory of half the depth or less divides further.
+    pixels = 1 << (plan.bands[0].rows * layer.conv_shape[2] - 1).bit_length() >> 1
+    smaller = replace(config, buffers=replace(config.buffers, pixels=max(16, pixels)))
+    try:
+        division = list(split_rows(layer, residual, smaller))
+    except CompileError:
+        return
+    if len(division) > len(chosen):
+        common = {name: plan.bands[0].descriptor[name] for name in _STREAM_FIELDS}
+        bands = tuple(Band(top, rows, describe(layer, residual, config, top, rows) | common)
+                      for top, rows in division)
+        other = costs.of(costs.bind(costs.binding.chip, {index: replace(plan, bands=bands)}),
+                         [index])
+        yield row(division, other, False, other.against(cost))
+
+
+#: Descriptor fields of a layer's weight stream, the same for all bands.
+_STREAM_FIELDS = ("opcode", "digest", "job_stride", "cond_offset", "first_blocks", "first_beats")
+
+
+def _output(costs: _Costs, index: int) -> Iterator[Alternative]:
+    """Place of the output: on chip or in off-chip memory."""
+    program, chip = costs.program, costs.binding.chip
+    layers, capacity = program.network.layers, program.config.buffers.map_bytes
+    if not capacity:
+        return
+    name = layers[index].name
+    takers = [n for n in range(len(layers)) if n != index
+              and index in uses(program.network, n).values()]
+    size = len(costs.batch) * map_bytes(program.config, layers[index].out_shape)
+    cost = costs.of(costs.binding, [index, *takers])
+
+    def row(words: str, cost: _Cost, taken: bool, reason: str) -> Alternative:
+        return _alternative(name, "output", words, cost, taken, reason)
+
+    if index in chip:
+        without = costs.of(costs.bind({n: at for n, at in chip.items() if n != index}),
+                           [index, *takers])
+        yield row("on chip", cost, True,
+                  f"bytes {chip[index]:,}..{chip[index] + size - 1:,} until "
+                  f"{layers[max(takers)].name} ends")
+        yield row("off chip", without, False, without.against(cost))
+    elif not takers:
+        yield row("off chip", cost, True, "no layer takes it; the host reads it there")
+    else:
+        alive = costs.binding.lifetimes()
+        beside = sorted(n for n in chip if alive[n].first <= alive[index].last
+                        and alive[index].first <= alive[n].last)
+        reason = (f"{size:,} bytes exceed the map memory of {capacity:,}" if size > capacity else
+                  "no room beside " + ", ".join(layers[n].name for n in beside)
+                  + ": together they save more")
+        with_it = costs.of(costs.bind({**chip, index: 0}), [index, *takers])
+        yield row("on chip", with_it, False, reason)
+        yield row("off chip", cost, True, cost.against(with_it))
+
+
+#: Choices of the compiler, in the order in which a layer's alternatives are listed.
+_CHOICES: tuple[Callable[[_Costs, int], Iterator[Alternative]], ...] = (_rows, _output)
