@@ -8,14 +8,14 @@ from hwgate.config import AcceleratorConfig
 from hwgate.rtl.axi import AXI_BURST_INCR, axi4_signature
 from hwgate.rtl.burst import BurstSplitter, request_layout
 
-__all__ = ["GRANT_LATENCY", "READ_BEAT_LATENCY", "Reader", "read_signature"]
+__all__ = ["GRANT_LATENCY", "OUTSTANDING", "READ_BEAT_LATENCY", "Reader", "read_signature"]
 
 #: Cycles from granting a request to its first address handshake, if the bus is ready.
 GRANT_LATENCY = 1
 #: Cycles from a beat on the bus to the beat at the output.
 READ_BEAT_LATENCY = 1
 #: Requests on their way, per requester; more wait for their grant.
-_OUTSTANDING = 4
+OUTSTANDING = 4
 
 
 def read_signature(config: AcceleratorConfig) -> wiring.Signature:
@@ -71,7 +71,7 @@ class Reader(wiring.Component):
         owner = data.StructLayout({"source": range(self.sources), "header": 1, "beats": 16})
         m.submodules.splitter = splitter = BurstSplitter(self.config)
         m.submodules.owners = owners = fifo.SyncFIFO(width=owner.size,
-                                                     depth=_OUTSTANDING * self.sources)
+                                                     depth=OUTSTANDING * self.sources)
         ready, chosen = Signal(), Signal(owner)
         m.d.comb += [
             ready.eq(splitter.i.ready & owners.w_rdy & ~self.halt),

@@ -11,7 +11,7 @@ from hwgate.counters import LANE_COUNTERS
 from hwgate.layouts import header_layout
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.lane import decision_latency
-from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
+from hwgate.rtl.reader import GRANT_LATENCY, OUTSTANDING, READ_BEAT_LATENCY
 from hwgate.rtl.sequencer import DECODE_CYCLES
 from hwgate.rtl.unpack import block_beat
 
@@ -113,6 +113,8 @@ class LayerState:
         # The arbiter, and the last beat on the bus: at first that of the descriptor.
         free, bus = 0, -READ_BEAT_LATENCY - DECODE_CYCLES
         latency, interval = self.timing.read_latency, self.timing.beat_interval
+        room = OUTSTANDING * (3 + 2 * len(self.lanes))
+        last_beats: list[int] = []  # of each request
         while True:
             while ready:
                 block = ready.pop()
@@ -122,12 +124,15 @@ class LayerState:
             if not requests:
                 break
             now = max(free, min(request.valid for request in requests.values()))
+            if len(last_beats) >= room:
+                now = max(now, last_beats[-room] + 1)
             source = min(n for n, request in requests.items() if request.valid <= now)
             request = requests.pop(source)
             bursts = burst_count(self.config, request.address, request.beats)
             free = now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES
             start = max(now + GRANT_LATENCY + latency, bus + interval)
             bus = start + (request.beats - 1) * interval
+            last_beats.append(bus)
             self.bytes[request.stream] = (self.bytes.get(request.stream, 0)
                                           + request.beats * self.config.bus.bytes)
             request.answer.add((now, start + READ_BEAT_LATENCY))
