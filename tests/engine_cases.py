@@ -154,8 +154,9 @@ def _limits(rng: np.random.Generator, config: AcceleratorConfig, deep: bool) -> 
     maps of few channels, for bands of rows."""
     if deep:
         return Limits(size=14, channels=5 * config.channels, smallest=3)
-    return [Limits(), Limits(layers=2, size=5, channels=24 * config.channels),
-            Limits(layers=2, size=24, channels=6, smallest=4)][int(rng.choice(3, p=(0.4, 0.3, 0.3)))]
+    kinds = (Limits(), Limits(layers=2, size=5, channels=24 * config.channels),
+             Limits(layers=2, size=24, channels=6, smallest=4))
+    return kinds[int(rng.choice(3, p=(0.4, 0.3, 0.3)))]
 
 
 def can_run(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
