@@ -46,7 +46,7 @@ def test_random_layers_match(name):
     seeds = [seed for seed in range(60) if seed % len(TIMINGS) in (0, others)]
     verdicts = assert_equal([*(Case(name, "layers", seed) for seed in seeds),
                              *(Case(name, "network", seed) for seed in seeds[1:6:2])])
-    assert sum(verdict.layers for verdict in verdicts) >= 55
+    assert sum(verdict.layers for verdict in verdicts) >= 50
 
 
 @pytest.mark.slow
