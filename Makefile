@@ -5,11 +5,13 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LINKS := build/typing/hwgate
 
-.PHONY: help demo test test-all bench lint docs clean
+.PHONY: help demo test test-all exact soak bench lint docs clean
 
 help:
 	@echo "make demo   from a gated network to a verified accelerator (ARGS='--images 64', ...)"
 	@echo "make test   the tests (ARGS='-k gate', ...); make test-all: the long sweeps as well"
+	@echo "make exact  500 random layers and 20 networks, RTL against models (ARGS='--seed 1000', ...)"
+	@echo "make soak   1,000 images in sequence in one simulator process"
 	@echo "make bench  utilisation, gating efficiency, lost cycles, speed (ARGS='--full', '--help')"
 	@echo "make lint   style and types"
 	@echo "make docs   the tables of docs/ that come from the code"
@@ -23,6 +25,12 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@$(BIN)/python -m pytest $(ARGS)
+
+exact: $(STAMP)
+	@$(BIN)/python tests/exact.py $(ARGS)
+
+soak: $(STAMP)
+	@$(BIN)/python tests/soak.py $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m hwgate.bench $(ARGS)

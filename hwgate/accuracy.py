@@ -1,7 +1,8 @@
 """Accuracy of the reference ResNet-20, float and int8: ``python -m hwgate.accuracy``.
 
 Calibrates on training images of CIFAR-10 and counts on test images; both come from the folder in
-the variable HWGATE_DATA.
+the variable HWGATE_DATA. ``--rtl 10`` also runs the first ten of them on the accelerator's Verilog
+and compares every layer with golden and cost model.
 """
 
 import argparse
@@ -12,16 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
 from torch import nn
 
 from hwgate import cifar
 from hwgate.config import preset
 from hwgate.errors import UserError
+from hwgate.evaluate import Pair, simulate_and_estimate
 from hwgate.models import load_reference_resnet20
 from hwgate.quant.fold import quantize
 from hwgate.quant.network import QuantizedNetwork
+from hwgate.tables import console
 
-__all__ = ["Accuracy", "float_logits", "main", "measure"]
+__all__ = ["Accuracy", "float_logits", "layer_table", "main", "measure"]
 
 _BATCH = 50
 
@@ -81,18 +86,36 @@ def measure(model: nn.Module, network: QuantizedNetwork, images: NDArray[np.floa
                                                / wanted.std()), len(images) / seconds)
 
 
+def layer_table(pair: Pair) -> Table:
+    """What was compared in each layer of a run, and how much of it differs."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for name in ("layer", "outputs", "cycles", "bytes", "outputs off", "psums off", "cycles off",
+                 "counts off", "bytes off"):
+        table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=True)
+    for found, run in zip(pair.comparison.layers, pair.rtl.layers, strict=True):
+        values = (run.activations.output.size, run.cycles, run.bytes_total, found.mismatches,
+                  found.psum_mismatches, found.cycle_difference, found.counter_difference,
+                  found.byte_difference)
+        table.add_row(found.name, *(f"{value:,}" for value in values))
+    return table
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Print the figures; exit status 2 for what the user must mend."""
+    """Print the figures; exit status 2 for what the user must mend, 1 if the RTL differs."""
     parser = argparse.ArgumentParser(prog="python -m hwgate.accuracy", description=__doc__)
     parser.add_argument("--preset", default="cifar", help="accelerator (default: cifar)")
     parser.add_argument("--calibration", type=int, default=512,
                         help="training images that steps are chosen from (default: 512)")
     parser.add_argument("--images", type=int, default=1000, help="test images (default: 1000)")
+    parser.add_argument("--rtl", type=int, default=0, metavar="N",
+                        help="test images that the Verilog runs, too (default: 0)")
     options = parser.parse_args(arguments)
+    pair = None
     try:
-        for name, count in (("Calibration", options.calibration), ("Test", options.images)):
-            if not 1 <= count <= 10_000:
-                raise UserError(f"{name} images must be in 1..10000, not {count}")
+        for name, count, least in (("Calibration", options.calibration, 1),
+                                   ("Test", options.images, 1), ("RTL", options.rtl, 0)):
+            if not least <= count <= 10_000:
+                raise UserError(f"{name} images must be in {least}..10000, not {count}")
         model = load_reference_resnet20()
         calibration, _ = cifar.load_train(batches=[1])
         images, labels = cifar.load_test()
@@ -100,11 +123,21 @@ def main(arguments: list[str] | None = None) -> int:
                            preset(options.preset))
         result = measure(model, network, cifar.normalize(images[:options.images]),
                          labels[:options.images])
+        print(result.describe(), flush=True)
+        if options.rtl:
+            pair = simulate_and_estimate(network, network.config,
+                                         cifar.normalize(images[:options.rtl]))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(result.describe())
-    return 0
+    if pair is None:
+        return 0
+    out = console()
+    out.print(layer_table(pair))
+    out.print(f"{len(pair.rtl.outputs)} images on the RTL, {pair.rtl.cycles:,} cycles, "
+              f"{pair.rtl.cycles / pair.rtl.seconds:,.0f} cycles/s. {pair.comparison.describe()}",
+              highlight=False)
+    return int(not pair.comparison.equal)
 
 
 if __name__ == "__main__":

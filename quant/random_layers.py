@@ -1,6 +1,6 @@
 """Random small networks for hardware tests, with both outcomes of every gate by construction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 
 from .golden import base_psum, psum_bound, run_layer
-from .network import IMAGE, QuantizedLayer, QuantizedNetwork
+from .network import IMAGE, STRIDES, QuantizedLayer, QuantizedNetwork
 from .requantize import SHIFTS
 
-__all__ = ["DENSITIES", "Features", "Limits", "fits", "random_images", "random_network"]
+__all__ = ["DENSITIES", "Features", "Fits", "Limits", "fits", "random_images", "random_network"]
+
+#: Whether a layer, with a residual of this shape (C, H, W) or none, can run on an accelerator.
+Fits = Callable[[QuantizedLayer, tuple[int, int, int] | None, AcceleratorConfig], bool]
 
 #: How the gates of a layer decide: all closed; all open; some of each in every channel, with
 #: ties; thresholds at the limits of their 32 bits; one of these drawn for every channel.
@@ -33,7 +36,7 @@ class Features:
     Parameters
     ----------
     stride : bool
-        Stride 2.
+        Every stride that a layer may have.
     pointwise : bool
         1x1 kernels that do not sum their pixels.
     kernels : tuple of int
@@ -62,20 +65,34 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Largest random network: layers, rows or columns of the input, channels of any layer."""
+    """Extent of random networks.
+
+    Parameters
+    ----------
+    layers, size, channels : int
+        Most layers, rows or columns of the input, channels of any layer.
+    smallest : int
+        Fewest rows and columns of the input and of every output, but those of a layer that sums
+        its pixels: what leaves room for many layers.
+    """
 
     layers: int = 3
     size: int = 10
     channels: int = 24
+    smallest: int = 1
 
 
-def fits(layer: QuantizedLayer, config: AcceleratorConfig) -> bool:
+def fits(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
+         config: AcceleratorConfig) -> bool:
     """Whether one image of a layer fits the buffers of ``config`` without tiling.
 
-    A residual takes the place of the outputs it is added to, and needs no room of its own.
+    A residual takes the place of the outputs it is added to: whole channel groups of them.
     """
     channels, height, width = layer.in_shape
     out_channels, out_height, out_width = layer.conv_shape
+    if residual is not None:
+        added = ceil(residual[0] / config.channels) * config.channels
+        out_channels = max(out_channels, layer.residual_offset + added)
     if min(layer.out_shape) < 1 or min(layer.conv_shape) < 1:
         return False
     buffers, groups = config.buffers, ceil(channels / config.channels)
@@ -94,7 +111,8 @@ def fits(layer: QuantizedLayer, config: AcceleratorConfig) -> bool:
 def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
                    layers: int | None = None, gated: bool | None = None,
                    density: str | None = None, reduce: bool | None = None,
-                   limits: Limits = Limits(), features: Features = Features()) -> QuantizedNetwork:
+                   limits: Limits = Limits(), features: Features = Features(),
+                   fits: Fits = fits) -> QuantizedNetwork:
     """A random network that the accelerator can run.
 
     Layers are 3x3 convolutions of random size, padding, pooling and ReLU, and what ``features``
@@ -117,6 +135,8 @@ def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
         Whether the last layer is a 1x1 layer that sums its pixels.
     limits : Limits
     features : Features
+    fits : callable
+        Which layers may be drawn; those that fit the buffers whole by default.
 
     Notes
     -----
@@ -127,7 +147,7 @@ def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
     channels = _size(rng, limits.channels)
     if gated and channels <= config.channels:
         channels = min(limits.channels, channels + config.channels)
-    shape = (channels, _size(rng, limits.size), _size(rng, limits.size))
+    shape = (channels, *(int(rng.integers(limits.smallest, limits.size + 1)) for _ in range(2)))
     maps = [_images(rng, config, (_CALIBRATION, *shape))]  # the image, then each layer's output
     made: list[QuantizedLayer] = []
     for index in range(count):
@@ -136,12 +156,13 @@ def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
         if features.branches and rng.random() < 0.25:
             source = int(rng.integers(IMAGE, index))
         x = maps[source + 1]
-        layer = _shape_layer(rng, config, f"layer{index}", x.shape[1:], final, limits, features)
+        layer = _shape_layer(rng, config, f"layer{index}", x.shape[1:], final, limits, features,
+                             fits)
         if layer is None:  # the maps have become too small for another layer
             break
         layer = replace(layer, source=None if source == index - 1 else source)
         if features.residual and not final and rng.random() < 0.8:
-            layer = _add_residual(rng, config, layer, maps, features)
+            layer = _add_residual(rng, config, layer, maps, features, fits)
         gates = bool(rng.random() < 0.75) if gated is None else gated
         if gates and not layer.reduce:
             layer = _gate(rng, config, layer, x, density or str(rng.choice(DENSITIES)))
@@ -151,7 +172,7 @@ def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
         maps.append(run_layer(layer, x, config.formats, residual).output)
     if not made:
         return random_network(rng, config, layers=layers, gated=gated, density=density,
-                              reduce=reduce, limits=limits, features=features)
+                              reduce=reduce, limits=limits, features=features, fits=fits)
     return QuantizedNetwork(config, tuple(made))
 
 
@@ -173,7 +194,7 @@ def _images(rng: np.random.Generator, config: AcceleratorConfig,
 
 def _shape_layer(rng: np.random.Generator, config: AcceleratorConfig, name: str,
                  in_shape: tuple[int, ...], reduce: bool, limits: Limits,
-                 features: Features) -> QuantizedLayer | None:
+                 features: Features, fits: Fits) -> QuantizedLayer | None:
     """An ungated layer that fits, with random weights and trivial requantization, or None."""
     channels, height, width = in_shape
     kernels = [3, 3, *[1] * features.pointwise, *features.kernels]
@@ -182,7 +203,7 @@ def _shape_layer(rng: np.random.Generator, config: AcceleratorConfig, name: str,
         kernel = 1 if reduce else int(rng.choice(kernels))
         same = features.residual and rng.random() < 0.7  # for a residual to fit
         padding = kernel // 2 if same else int(rng.integers(kernel // 2 + 1))
-        stride = int(rng.integers(1, 3)) if features.stride and not reduce else 1
+        stride = int(rng.choice(STRIDES)) if features.stride and not reduce else 1
         pool = 1 if reduce else int(rng.choice([1, 1, 2, 3]))
         if min(height, width) + 2 * padding < kernel:
             continue
@@ -192,28 +213,32 @@ def _shape_layer(rng: np.random.Generator, config: AcceleratorConfig, name: str,
             np.zeros((outputs, 2), np.int64), np.ones((outputs, 2), np.int64),
             np.ones(outputs, np.int64), (channels, height, width), padding=padding, stride=stride,
             relu=not reduce and bool(rng.random() < 0.7), pool=pool, reduce=reduce)
-        if fits(layer, config):
+        small = min(layer.conv_shape) < 1 or min(layer.out_shape[1:]) < limits.smallest
+        if (reduce or not small) and fits(layer, None, config):
             return replace(layer, weight=_weights(rng, config, layer))
     return None
 
 
 def _add_residual(rng: np.random.Generator, config: AcceleratorConfig, layer: QuantizedLayer,
-                  maps: Sequence[NDArray[np.int8]], features: Features) -> QuantizedLayer:
+                  maps: Sequence[NDArray[np.int8]], features: Features,
+                  fits: Fits) -> QuantizedLayer:
     """The layer with a residual among ``maps``, the image and the outputs so far, if one fits."""
     outputs, *pixels = layer.decision_shape
-    strides = (1, 2) if features.stride else (1,)
+    strides = STRIDES if features.stride else (1,)
     fitting = [(index, stride) for index, values in enumerate(maps) for stride in strides
                if values.shape[1] <= outputs
                and [ceil(edge / stride) for edge in values.shape[2:]] == pixels]
     if not fitting:
         return layer
     index, stride = fitting[int(rng.integers(len(fitting)))]
-    room = (outputs - maps[index].shape[1]) // config.channels
-    return replace(
+    shape = maps[index].shape[1:]
+    room = (outputs - shape[0]) // config.channels
+    added = replace(
         layer, residual=index + IMAGE, residual_stride=stride,
         residual_offset=int(rng.integers(room + 1)) * config.channels,
         mult_residual=np.full(outputs, 1 << RESIDUAL_SHIFT, np.int64),
         relu_first=features.relu_first and bool(rng.random() < 0.4))
+    return added if fits(added, (shape[0], shape[1], shape[2]), config) else layer
 
 
 def _weights(rng: np.random.Generator, config: AcceleratorConfig,

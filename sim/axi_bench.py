@@ -7,22 +7,24 @@ about 10 thousand cycles a second, for bits only. Cycles are the business of
 
 import pickle
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import AcceleratorConfig
+from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.driver import EngineError
 from hwgate.regs import ErrorCause
 from hwgate.sim.build import build_model, generated_verilog, run_bench
-from hwgate.sim.records import Outcome, Start
+from hwgate.sim.records import NO_FAULTS, Faults, Job, Outcome, Start
 
 if TYPE_CHECKING:
     from hwgate.compiler import Program
 
-__all__ = ["run_start_with_backpressure", "run_with_backpressure"]
+__all__ = ["run_start_with_backpressure", "run_starts_with_backpressure",
+           "run_with_backpressure"]
 
 
 def run_with_backpressure(program: "Program", images: NDArray[Any], seed: int, *,
@@ -34,7 +36,7 @@ def run_with_backpressure(program: "Program", images: NDArray[Any], seed: int, *
     program : Program
     images : (N, C, H, W)
     seed : int
-        Of the pauses: each channel of both buses gets its own share of cycles in which it waits.
+        Of the pauses: each channel of both buses gets its own rhythm of cycles in which it waits.
     deadline : int
         Cycles after which the engine counts as hung.
 
@@ -58,7 +60,22 @@ def run_with_backpressure(program: "Program", images: NDArray[Any], seed: int, *
 
 
 def run_start_with_backpressure(config: AcceleratorConfig, start: Start, seed: int) -> Outcome:
-    """One start under back-pressure; the outcome has neither snapshots nor events.
+    """One start under back-pressure, see :func:`run_starts_with_backpressure`."""
+    outcome, = run_starts_with_backpressure(config, [start], seed)
+    return outcome
+
+
+def run_starts_with_backpressure(config: AcceleratorConfig, starts: Sequence[Start], seed: int, *,
+                                 faults: Faults = NO_FAULTS) -> list[Outcome]:
+    """Start one engine several times under back-pressure, in one simulator process.
+
+    Addresses outside the memory, whose size is that of the largest image, and those of ``faults``
+    answer with an error. Resets in mid-run meet handshakes in any state.
+
+    Returns
+    -------
+    list of Outcome
+        One per start, with neither snapshots nor events. Errors of the engine are outcomes.
 
     Raises
     ------
@@ -68,10 +85,12 @@ def run_start_with_backpressure(config: AcceleratorConfig, start: Start, seed: i
         If the engine hangs or breaks a rule of the bus.
     """
     model = build_model(generated_verilog(config), "hwgate_top")
+    size = max(start.memory.size for start in starts if start.memory is not None)
+    job = Job(config, tuple(starts), MemoryTiming(), faults, size + -size % config.bus.bytes)
     with tempfile.TemporaryDirectory(prefix="hwgate-") as folder:
-        files = {"HWGATE_JOB": Path(folder) / "job", "HWGATE_OUTCOMES": Path(folder) / "outcome"}
-        files["HWGATE_JOB"].write_bytes(pickle.dumps((config, start)))
+        files = {"HWGATE_JOB": Path(folder) / "job", "HWGATE_OUTCOMES": Path(folder) / "outcomes"}
+        files["HWGATE_JOB"].write_bytes(pickle.dumps(job))
         run_bench(model, "hwgate.sim.bench_axi", seed=seed,
                   env={name: str(path) for name, path in files.items()})
-        outcome: Outcome = pickle.loads(files["HWGATE_OUTCOMES"].read_bytes())
-    return outcome
+        outcomes: list[Outcome] = pickle.loads(files["HWGATE_OUTCOMES"].read_bytes())
+    return outcomes

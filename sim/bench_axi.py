@@ -6,27 +6,33 @@ import pickle
 import random
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cocotb
 import numpy as np
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
-from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam, AxiResp
+from cocotb.triggers import ClockCycles, FallingEdge, First, RisingEdge, with_timeout
+from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave
+from numpy.typing import NDArray
 
-from hwgate.config import AcceleratorConfig
 from hwgate.driver import Driver
-from hwgate.regs import counter_names
-from hwgate.sim.records import EVENT, Outcome, Start
+from hwgate.sim.records import EVENT, Job, Outcome, Start
 
-__all__ = ["MasterBus", "pause_channels", "run"]
+__all__ = ["FaultyMemory", "MasterBus", "pause_channels", "run"]
 
 _PERIOD = 10  # ns
 
 #: Shares of waiting cycles that a channel may draw: none, some, most.
 _SHARES = (0.0, 0.2, 0.5, 0.8)
+
+#: Longest run of cycles in which a channel of the memory waits, or does not.
+_RUNS = (1, 1, 250)
+
+#: Ports of the memory bus that offer, with the fields that must stay until they are taken.
+_OFFERS = {"ar": ("addr", "len", "size", "burst", "id"),
+           "aw": ("addr", "len", "size", "burst", "id"), "w": ("data", "strb", "last")}
 
 
 class MasterBus:
@@ -45,51 +51,112 @@ class MasterBus:
         assert answer.resp == AxiResp.OKAY, f"write of register {offset:#x}: {answer.resp}"
 
 
-def pause_channels(*ports: Any) -> None:
-    """Make every channel of the ports wait at random, each with a share of its own."""
+class FaultyMemory:
+    """Memory behind cocotbext-axi's slave; what lies outside or is to fail answers SLVERR."""
+
+    def __init__(self, job: Job) -> None:
+        self.bytes, self._faults = bytearray(job.memory_bytes), job.faults
+
+    def load(self, image: NDArray[np.uint8]) -> None:
+        """The image from address 0 on, zeros behind it."""
+        self.bytes[:] = image.tobytes().ljust(len(self.bytes), b"\0")
+
+    async def read(self, address: int, length: int) -> bytes:
+        self._check(address, length, self._faults.reads)
+        return bytes(self.bytes[address:address + length])
+
+    async def write(self, address: int, data: bytes) -> None:
+        self._check(address, len(data), self._faults.writes)
+        self.bytes[address:address + len(data)] = data
+
+    def _check(self, address: int, length: int, bad: tuple[int, int]) -> None:
+        end = address + length
+        if end > len(self.bytes) or (address < bad[1] and end > bad[0]):
+            raise ValueError("the slave answers any exception with SLVERR")
+
+
+def pause_channels(*ports: Any, runs: Sequence[int] = (1,)) -> None:
+    """Make every channel of the ports wait at random, each with a share and a longest run."""
     for port in ports:
         for half, channels in ((port.write_if, ("aw", "w", "b")), (port.read_if, ("ar", "r"))):
             for channel in channels:
-                pauses = _pauses(random.choice(_SHARES), random.getrandbits(32))
+                pauses = _pauses(random.choice(_SHARES), random.choice(runs),
+                                 random.getrandbits(32))
                 getattr(half, f"{channel}_channel").set_pause_generator(pauses)
 
 
-def _pauses(share: float, seed: int) -> Iterator[bool]:
+def _pauses(share: float, longest: int, seed: int) -> Iterator[bool]:
     rng = random.Random(seed)
     while True:
-        yield rng.random() < share
+        waits = rng.random() < share
+        for _ in range(rng.randint(1, longest)):
+            yield waits
+
+
+async def _watch(dut: Any) -> None:
+    """Fail if the engine takes an offer back, or changes it, before it is taken."""
+    offered: dict[str, list[int]] = {}
+    while True:
+        await FallingEdge(dut.clk)
+        for channel, fields in _OFFERS.items():
+            valid, ready = (bool(_signal(dut, channel, f).value) for f in ("valid", "ready"))
+            now = [int(_signal(dut, channel, field).value) for field in fields] if valid else []
+            before = offered.pop(channel, now)
+            if not dut.rst.value:
+                assert now == before, f"channel {channel} offered {before}, then {now}"
+                if valid and not ready:
+                    offered[channel] = now
+
+
+def _signal(dut: Any, channel: str, field: str) -> Any:
+    return getattr(dut, f"m_axi__{channel}{field}")
+
+
+async def _reset(dut: Any) -> None:
+    dut.rst.value = 1
+    await ClockCycles(dut.clk, 4)
+    dut.rst.value = 0
+    await ClockCycles(dut.clk, 2)
+
+
+async def _run(dut: Any, driver: Driver, start: Start, memory: FaultyMemory) -> Outcome:
+    if start.memory is not None:
+        memory.load(start.memory)
+    clock = time.perf_counter()
+    await driver.start(start.program_address, irq=True)
+    cut, irq = False, RisingEdge(dut.irq)
+    if dut.irq.value:
+        pass
+    elif start.reset_after is None:
+        await with_timeout(irq, start.deadline * _PERIOD, "ns")
+    elif cut := await First(ClockCycles(dut.clk, start.reset_after), irq) is not irq:
+        await _reset(dut)
+    status, counters = await driver.status(), await driver.counters()
+    return Outcome(
+        status=status, late=cut, fault="", counters=counters,
+        snapshots=np.empty((0, len(counters)), np.uint32), events=np.empty(0, EVENT),
+        memory=np.frombuffer(bytes(memory.bytes), np.uint8), cycles=counters["cycles"],
+        seconds=time.perf_counter() - clock)
 
 
 @cocotb.test()
 async def run(dut: Any) -> None:
-    """Do the start in file ``$HWGATE_JOB``; the outcome goes to ``$HWGATE_OUTCOMES``."""
-    logging.getLogger("cocotb.hwgate_top").setLevel(logging.WARNING)
+    """Do the job in file ``$HWGATE_JOB``; outcomes go to ``$HWGATE_OUTCOMES``."""
+    # Failing accesses are the bench's intent.
+    logging.getLogger("cocotb.hwgate_top").setLevel(logging.ERROR)
     # cocotbext-axi was written for cocotb 1.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="cocotbext")
-    config: AcceleratorConfig
-    start: Start
-    config, start = pickle.loads(Path(os.environ["HWGATE_JOB"]).read_bytes())
-    assert start.memory is not None
-    image = np.pad(start.memory, (0, -start.memory.size % config.bus.bytes))
-    memory = bytearray(image.tobytes())
+    job: Job = pickle.loads(Path(os.environ["HWGATE_JOB"]).read_bytes())
+    memory = FaultyMemory(job)
     Clock(dut.clk, _PERIOD, unit="ns").start()
     dut.rst.value = 1
-    ram = AxiRam(AxiBus.from_prefix(dut, "m_axi_"), dut.clk, dut.rst, mem=memory)
+    slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi_"), dut.clk, dut.rst, target=memory)
     master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil_"), dut.clk, dut.rst)
-    await ClockCycles(dut.clk, 4)
-    dut.rst.value = 0
-    await ClockCycles(dut.clk, 2)
-    pause_channels(ram, master)
-
-    driver, clock = Driver(MasterBus(master), config), time.perf_counter()
+    await _reset(dut)
+    pause_channels(slave, runs=_RUNS)
+    pause_channels(master)
+    cocotb.start_soon(_watch(dut))
+    driver = Driver(MasterBus(master), job.config)
     await driver.check()
-    await driver.start(start.program_address, irq=True)
-    if not dut.irq.value:
-        await with_timeout(RisingEdge(dut.irq), start.deadline * _PERIOD, "ns")
-    status, counters = await driver.status(), await driver.counters()
-    outcome = Outcome(
-        status=status, late=False, fault="", counters=counters,
-        snapshots=np.empty((0, len(counter_names(config))), np.uint32),
-        events=np.empty(0, EVENT), memory=np.frombuffer(bytes(memory), np.uint8),
-        cycles=counters["cycles"], seconds=time.perf_counter() - clock)
-    Path(os.environ["HWGATE_OUTCOMES"]).write_bytes(pickle.dumps(outcome))
+    outcomes = [await _run(dut, driver, start, memory) for start in job.starts]
+    Path(os.environ["HWGATE_OUTCOMES"]).write_bytes(pickle.dumps(outcomes))

@@ -16,7 +16,7 @@ from hwgate.driver import Driver
 from hwgate.regs import counter_names
 from hwgate.sim.records import CHIP_WRITE, EVENT, Job, Outcome, Start
 
-__all__ = ["LiteBus", "Recorder", "run"]
+__all__ = ["LiteBus", "Recorder", "reset", "run", "run_start"]
 
 #: Cycles from the start pulse until STATUS.done and the interrupt of the last run are gone.
 _SETTLE = 4
@@ -113,14 +113,16 @@ class Recorder:
         return raw.view(kind)
 
 
-async def _reset(dut: Any) -> None:
+async def reset(dut: Any) -> None:
+    """Reset the engine and the memory's port."""
     dut.rst.value = 1
     await ClockCycles(dut.clk, 2)
     dut.rst.value = 0
     await RisingEdge(dut.clk)
 
 
-async def _run(dut: Any, job: Job, start: Start, recorder: Recorder) -> Outcome:
+async def run_start(dut: Any, job: Job, start: Start, recorder: Recorder) -> Outcome:
+    """Do one start of a job, and leave the engine able to do the next one."""
     driver = Driver(LiteBus(dut), job.config)
     await driver.check()
     recorder.clear()
@@ -138,14 +140,14 @@ async def _run(dut: Any, job: Job, start: Start, recorder: Recorder) -> Outcome:
     late = bool(dut.late.value)
     dut.deadline.value = (1 << len(dut.deadline)) - 1
     if start.reset_after is not None and late:
-        await _reset(dut)
+        await reset(dut)
     status, counters = await driver.status(), await driver.counters()
     outcome = Outcome(
         status=status, late=late, fault=recorder.fault, counters=counters,
         snapshots=recorder.snapshots(), events=recorder.events(), memory=recorder.memory.copy(),
         chip=recorder.chip_writes(), cycles=cycles, seconds=seconds)
     if late or outcome.fault:
-        await _reset(dut)
+        await reset(dut)
     return outcome
 
 
@@ -154,6 +156,6 @@ async def run(dut: Any) -> None:
     """Do the job in file ``$HWGATE_JOB``; outcomes go to ``$HWGATE_OUTCOMES``."""
     job: Job = pickle.loads(Path(os.environ["HWGATE_JOB"]).read_bytes())
     recorder = Recorder(job)
-    await _reset(dut)
-    outcomes = [await _run(dut, job, start, recorder) for start in job.starts]
+    await reset(dut)
+    outcomes = [await run_start(dut, job, start, recorder) for start in job.starts]
     Path(os.environ["HWGATE_OUTCOMES"]).write_bytes(pickle.dumps(outcomes))

@@ -296,7 +296,7 @@ def test_random_networks_fit_and_decide_as_asked(name, density):
         net = random_network(rng, config, gated=True, density=density)
         images = random_images(rng, net, 3)
         for layer, found in zip(net.layers, net.run(images), strict=True):
-            assert fits(layer, config) and (psum_bound(layer, config.formats) < 1 << 31).all()
+            assert fits(layer, None, config) and (psum_bound(layer, config.formats) < 1 << 31).all()
             assert np.abs(layer.mult).max() <= 1 << 15 and np.abs(layer.bias).max() <= 1 << 31
             assert layer.shift.min() >= 1 and layer.shift.max() <= 47
             if layer.gated:

@@ -1,0 +1,118 @@
+"""What random cases have exercised, counted, so that nobody believes in what was never drawn."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hwgate.compiler import LayerPlan, Program
+from hwgate.config import TAPS, AcceleratorConfig, FormatConfig
+from hwgate.quant.network import IMAGE, QuantizedLayer
+from hwgate.results import LayerResult, RunResult
+
+__all__ = ["FEATURES", "features_of"]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One layer of a program that has run."""
+
+    program: Program
+    index: int
+    result: LayerResult
+
+    @property
+    def config(self) -> AcceleratorConfig:
+        return self.program.config
+
+    @property
+    def plan(self) -> LayerPlan:
+        return self.program.plans[self.index]
+
+    @property
+    def layer(self) -> QuantizedLayer:
+        return self.plan.layer
+
+    @property
+    def images(self) -> int:
+        return len(self.result.activations.output)
+
+    @property
+    def adds(self) -> bool:
+        return self.layer.residual is not None
+
+    @property
+    def passes(self) -> int:
+        """Channel groups of the input, of nine each for a 1x1 kernel."""
+        size = self.config.channels * (TAPS if self.layer.kernel == 1 else 1)
+        return -(-self.layer.in_shape[0] // size)
+
+    @property
+    def mixed(self) -> bool:
+        """Gated, with open and closed pixels."""
+        return self.layer.gated and 0 < self.result.density < 1
+
+
+#: Every feature that the random cases must reach, and how to see that a layer has it.
+FEATURES: dict[str, Callable[[_Seen], bool]] = {
+    "gated": lambda s: s.layer.gated,
+    "not gated": lambda s: not s.layer.gated and not s.program.dense,
+    "forced open": lambda s: s.program.dense,
+    "gates all open": lambda s: s.layer.gated and s.result.density == 1,
+    "gates all closed": lambda s: s.layer.gated and s.result.density == 0,
+    "gates open and closed": lambda s: s.mixed,
+    "a base path that is not the first groups": lambda s: s.mixed and not s.layer.base[:, 0].all(),
+    **{f"kernel {k}x{k}": lambda s, k=k: s.layer.kernel == k and not s.layer.reduce
+       for k in (1, 3, 5, 7)},
+    **{f"kernel {k}x{k}, open and closed": lambda s, k=k: s.layer.kernel == k and s.mixed
+       for k in (1, 3, 5, 7)},
+    "1x1 of several passes": lambda s: s.layer.kernel == 1 and s.passes > 1,
+    **{f"stride 2, kernel {k}x{k}": lambda s, k=k: s.layer.stride == 2 and s.layer.kernel == k
+       for k in (1, 3, 5, 7)},
+    "stride 2, open and closed": lambda s: s.layer.stride == 2 and s.mixed,
+    **{f"padding {n}": lambda s, n=n: s.layer.padding == n for n in range(4)},
+    "less padding than half the kernel": lambda s: s.layer.padding < s.layer.kernel // 2,
+    "residual": lambda s: s.adds,
+    "residual, open and closed": lambda s: s.adds and s.mixed,
+    "residual, the image": lambda s: s.layer.residual == IMAGE,
+    "residual, a layer further back": lambda s: s.adds and s.layer.residual < s.index - 1,
+    "residual, strided": lambda s: s.adds and s.layer.residual_stride > 1,
+    "residual, from a later channel on": lambda s: s.adds and s.layer.residual_offset > 0,
+    "residual, then pooling": lambda s: s.adds and s.layer.pool > 1,
+    "residual in bands": lambda s: s.adds and len(s.plan.bands) > 1,
+    "residual of a 1x1 kernel": lambda s: s.adds and s.layer.kernel == 1,
+    "ReLU before the residual": lambda s: s.layer.relu_first,
+    "no ReLU": lambda s: not s.layer.relu and not s.layer.reduce,
+    "input is not the layer before": lambda s: s.program.network.inputs(s.index) != s.index - 1,
+    "pooling 2x2": lambda s: s.layer.pool == 2,
+    "pooling 3x3": lambda s: s.layer.pool == 3,
+    "pooling drops a remainder": lambda s: any(n % s.layer.pool for n in s.layer.conv_shape[1:]),
+    "sum of all pixels": lambda s: s.layer.reduce and s.layer.in_shape[1:] != (1, 1),
+    "one pixel": lambda s: s.layer.conv_shape[1:] == (1, 1),
+    "not square": lambda s: s.layer.in_shape[1] != s.layer.in_shape[2],
+    "input channels no multiple of R": lambda s: s.layer.in_shape[0] % s.config.channels > 0,
+    "output channels no multiple of R": lambda s: s.layer.out_shape[0] % s.config.channels > 0,
+    "fewer channels than lanes": lambda s: s.layer.out_shape[0] < s.config.lanes,
+    "several jobs per lane and tile": lambda s: s.layer.out_shape[0] > s.config.lanes,
+    "two bands": lambda s: len(s.plan.bands) == 2,
+    "three bands or more": lambda s: len(s.plan.bands) > 2,
+    "bands, open and closed": lambda s: len(s.plan.bands) > 1 and s.mixed,
+    "bands of stride 2": lambda s: len(s.plan.bands) > 1 and s.layer.stride == 2,
+    "bands of a larger kernel": lambda s: len(s.plan.bands) > 1 and s.layer.kernel > 3,
+    "bands of a 1x1 kernel": lambda s: len(s.plan.bands) > 1 and s.layer.kernel == 1,
+    "bands and pooling": lambda s: len(s.plan.bands) > 1 and s.layer.pool > 1,
+    "weights for more than one request": lambda s: any(
+        len(job.base) > s.config.request_blocks for job in s.plan.jobs),
+    "conditional weights for more than one request": lambda s: s.mixed and any(
+        len(job.conditional) > s.config.request_blocks for job in s.plan.jobs),
+    "one image": lambda s: s.images == 1,
+    "a batch": lambda s: s.images > 1,
+    "narrow formats": lambda s: s.config.formats != FormatConfig(),
+    "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
+    "bus of 128 bits": lambda s: s.config.bus.data_bits == 128,
+}
+
+
+def features_of(program: Program, result: RunResult) -> Counter[str]:
+    """Layers of a run that have each of :data:`FEATURES`; those that none has are left out."""
+    seen = [_Seen(program, index, layer) for index, layer in enumerate(result.layers)]
+    return Counter(name for layer in seen for name, has in FEATURES.items() if has(layer))

@@ -1,0 +1,258 @@
+"""Errors, resets and back-pressure: a clean stop with the right cause, and no trace of it after.
+
+Every scenario is one program with all that can be interrupted: gates, residuals, strides, 1x1
+kernels, bands of rows.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import pytest
+from case_features import features_of
+
+import hwgate
+from engine_cases import CONFIGS, TIMINGS, can_run
+from hwgate.config import MemoryTiming
+from hwgate.layouts import descriptor_layout
+from hwgate.quant.random_layers import Features, Limits, random_images, random_network
+from hwgate.regs import ErrorCause
+from hwgate.sim import engine
+from hwgate.sim.axi_bench import run_starts_with_backpressure
+from hwgate.sim.records import Faults, Start
+
+#: What the program of every scenario has, and that of an accelerator with small buffers besides.
+WANTED = {"residual, open and closed", "kernel 1x1", "stride 2, open and closed"}
+BANDS = {"residual in bands", "bands, open and closed"}
+
+each_config = pytest.mark.parametrize("name", CONFIGS)
+
+
+class Scenario:
+    """One program with images: its start, its broken variants, what a good run must leave."""
+
+    def __init__(self, name, seed=0):
+        self.config = CONFIGS[name]
+        wanted = WANTED | (BANDS if name == "8x18" else set())
+        limits = Limits(layers=4, size=9, channels=3 * self.config.channels, smallest=2)
+        for attempt in range(1000):
+            self.rng = np.random.default_rng([seed, attempt, *name.encode()])
+            network = random_network(self.rng, self.config, layers=4, density="mixed",
+                                     limits=limits, features=Features.every(), fits=can_run)
+            self.program = hwgate.compile(network, self.config)
+            self.images = random_images(self.rng, network, 3)
+            estimate = hwgate.estimate(self.program, self.images)
+            if wanted <= set(features_of(self.program, estimate)):
+                break
+        else:
+            raise AssertionError(f"no network has {wanted}")
+        self.cycles = estimate.cycles
+        self.binding = self.program.bind(self.images)
+        self.golden = network.run(self.images)
+        self.steps = self.binding.steps
+        self.image = self.binding.memory
+        #: A byte that fails, in memory that nothing but a moved region uses.
+        self.bad = 2 * self.image.size
+        self.end = 4 * self.image.size
+
+    def start(self, memory=None, **options):
+        options.setdefault("program_address", self.binding.program_address)
+        return Start(deadline=500_000, memory=self.image if memory is None else memory, **options)
+
+    def run(self, starts, timing=MemoryTiming()):
+        return engine.run_engine(self.config, starts, faults=self.faults, timing=timing,
+                                 memory_bytes=self.end)
+
+    @property
+    def faults(self):
+        return Faults(reads=(self.bad, self.bad + 1), writes=(self.bad, self.bad + 1))
+
+    def patched(self, index, **fields):
+        """An image with other fields in descriptor ``index``; the last one is END."""
+        layout, memory = descriptor_layout(), np.zeros(self.end, np.uint8)
+        memory[:self.image.size] = self.image
+        place = slice(index * layout.size_bytes, (index + 1) * layout.size_bytes)
+        values = layout.unpack(memory[place].tobytes())
+        memory[place] = np.frombuffer(layout.pack(values | fields), np.uint8)
+        return memory
+
+    # Errors of the bus
+
+    def beats(self, index):
+        """Each stream of a descriptor: (field, offsets from it of all beats that it moves)."""
+        plan, band, d = self.steps[index]
+        size, block = self.config.bus.bytes, self.config.block_bytes
+
+        def planes(prefix: str, count: str, stride: str, beats: str) -> Iterator[int]:
+            return (tile * d[f"{prefix}_stride"] + n * d[stride] + at * size
+                    for tile in range(d["tiles"]) for n in range(d[count])
+                    for at in range(d[beats]))
+
+        streams = {"windows": ("in_address", [*planes("in", "in_runs", "in_run_stride",
+                                                      "in_run_beats")]),
+                   "output": ("out_address", [*planes("out", "out_planes", "out_plane_stride",
+                                                      "out_beats")]),
+                   "residual": ("res_address", [*planes("res", "res_runs", "res_run_stride",
+                                                        "res_run_beats")])}
+        base, conditional, width = [], [], plan.layer.conv_shape[2]
+        decided = self.golden[self.program.plans.index(plan)].decision
+        for channel, job in enumerate(plan.jobs):
+            first, rest = channel * d["job_stride"], len(job.base) - d["first_blocks"]
+            count = d["first_beats"] + -(-rest * block // size)
+            base += [first + at * size for at in range(count)]
+            opened = decided[:, channel, band.first:band.first + band.rows]
+            if plan.layer.gated and width and opened.any():
+                conditional += [first + d["cond_offset"] + at * size
+                                for at in range(-(-len(job.conditional) * block // size))]
+        return streams | {"base": ("weights_address", base),
+                          "conditional": ("weights_address", conditional)}
+
+    def failing(self):
+        """(stream, start, cause, descriptors before it): a random beat of each stream of each
+        descriptor fails, and the beats before and behind it are good."""
+        for index, (_, _, d) in enumerate(self.steps):
+            for stream, (field, offsets) in self.beats(index).items():
+                if not offsets:
+                    continue
+                offset = int(self.rng.choice(offsets))
+                target = self.bad - offset
+                memory = self.patched(index, **{field: target})
+                moved = self.image[d[field]:][:max(offsets) + self.config.bus.bytes]
+                memory[target:target + moved.size] = moved
+                cause = ErrorCause.WRITE if stream == "output" else ErrorCause.READ
+                yield stream, self.start(memory), cause, index
+        layout = descriptor_layout()
+        for index in range(len(self.steps) + 1):
+            offset = index * layout.size_bytes + int(
+                self.rng.choice(range(0, layout.size_bytes, layout.align)))
+            memory = self.patched(0)
+            moved = self.image[:(len(self.steps) + 1) * layout.size_bytes]
+            memory[self.bad - offset:][:moved.size] = moved
+            yield ("program", self.start(memory, program_address=self.bad - offset),
+                   ErrorCause.READ, index)
+
+    def outside(self):
+        """The same for regions that leave the memory, and descriptors that mean nothing."""
+        for index, (_, _, d) in enumerate(self.steps):
+            for field, cause in (("in_address", ErrorCause.READ), ("weights_address",
+                                 ErrorCause.READ), ("out_address", ErrorCause.WRITE)):
+                yield field, self.start(self.patched(index, **{field: self.end})), cause, index
+            for opcode in (0, int(self.rng.integers(3, 256))):
+                yield ("opcode", self.start(self.patched(index, opcode=opcode)),
+                       ErrorCause.OPCODE, index)
+            digest = d["digest"] ^ 1 << int(self.rng.integers(32))
+            yield ("digest", self.start(self.patched(index, digest=digest)), ErrorCause.DIGEST,
+                   index)
+        last = len(self.steps)
+        yield ("opcode", self.start(self.patched(last, opcode=7)), ErrorCause.OPCODE, last)
+        yield "nothing", self.start(np.zeros_like(self.image)), ErrorCause.OPCODE, 0
+
+    # What a run must leave
+
+    @cached_property
+    def finished(self):
+        """Index of each layer, with the number of descriptors after which it is complete."""
+        plans = [plan for plan, _, _ in self.steps]
+        return [max(n for n, plan in enumerate(plans) if plan is wanted) + 1
+                for wanted in self.program.plans]
+
+    def assert_stopped(self, outcome, cause, steps, what=""):
+        """Ended with a cause after some descriptors, and the layers before it are right."""
+        assert not outcome.late and not outcome.fault, (what, outcome.fault)
+        status = outcome.status
+        assert (status.error, status.layers) == (cause, steps), what
+        assert status.done and not status.busy, what
+        for index, needed in enumerate(self.finished):
+            if needed <= steps:
+                assert np.array_equal(self.binding.read_output(outcome.memory, index),
+                                      self.golden[index].output), (what, index)
+
+    def assert_clean(self, outcome, reference, what=""):
+        """A run that is right, and shows no trace of what was before it."""
+        self.assert_stopped(outcome, ErrorCause.NONE, len(self.steps), what)
+        assert outcome.counters == reference.counters, what
+        assert np.array_equal(outcome.snapshots, reference.snapshots), what
+        assert np.array_equal(outcome.events, reference.events), what
+        assert np.array_equal(outcome.memory, reference.memory), what
+
+
+def starts_in_pairs(scenario, broken):
+    """A good start, then each broken one followed by a good one."""
+    return [scenario.start(), *(start for _, start, _, _ in broken
+                                for start in (start, scenario.start()))]
+
+
+def assert_errors(scenario, broken, outcomes):
+    reference, *outcomes = outcomes
+    scenario.assert_stopped(reference, ErrorCause.NONE, len(scenario.steps))
+    for bad, good, (what, _, cause, steps) in zip(outcomes[::2], outcomes[1::2], broken,
+                                                  strict=True):
+        scenario.assert_stopped(bad, cause, steps, (what, steps))
+        scenario.assert_clean(good, reference, (what, steps))
+
+
+def check_errors(scenario, timing):
+    broken = list(scenario.failing())
+    assert {stream for stream, *_ in broken} == {"windows", "residual", "base", "conditional",
+                                                 "output", "program"}
+    assert_errors(scenario, broken, scenario.run(starts_in_pairs(scenario, broken), timing))
+
+
+@each_config
+def test_errors_stop_the_engine_and_leave_no_trace(name):
+    """A random beat of every stream of every descriptor fails."""
+    check_errors(Scenario(name), TIMINGS[list(CONFIGS).index(name)])
+
+
+@pytest.mark.slow
+@each_config
+@pytest.mark.parametrize("seed", range(3, 7))
+def test_many_errors_stop_the_engine(name, seed):
+    for timing in TIMINGS:
+        check_errors(Scenario(name, seed), timing)
+
+
+@each_config
+def test_what_cannot_run_stops_the_engine(name):
+    scenario = Scenario(name, seed=1)
+    broken = list(scenario.outside())
+    outcomes = scenario.run(starts_in_pairs(scenario, broken))
+    assert_errors(scenario, broken, outcomes)
+    assert outcomes[0].counters["cycles"] == scenario.cycles
+
+
+@each_config
+def test_reset_in_mid_run(name):
+    scenario = Scenario(name, seed=2)
+    times = [int(t) for t in scenario.rng.integers(1, scenario.cycles - 10, 40)]
+    starts = [start for time in times
+              for start in (scenario.start(reset_after=time), scenario.start())]
+    reference, *outcomes = scenario.run([scenario.start(), *starts])
+    scenario.assert_stopped(reference, ErrorCause.NONE, len(scenario.steps))
+    for time, stopped, good in zip(times, outcomes[::2], outcomes[1::2], strict=True):
+        assert stopped.late and not stopped.fault
+        assert not stopped.status.busy and not stopped.status.done and not stopped.status.layers
+        assert not any(stopped.counters.values())
+        scenario.assert_clean(good, reference, time)
+
+
+@pytest.mark.parametrize("name,seed", [
+    ("4x36", 0), ("8x18", 1), *(pytest.param(name, seed, marks=pytest.mark.slow)
+                                for name in CONFIGS for seed in (2, 3))])
+def test_back_pressure_changes_no_bit(name, seed):
+    """Runs, errors and a reset while every channel of the bus waits at random."""
+    scenario = Scenario(name, seed)
+    broken = list(scenario.failing())
+    chosen = [broken[int(n)] for n in scenario.rng.choice(len(broken), 2, replace=False)]
+    first = scenario.start(scenario.patched(0))
+    reset = scenario.start(reset_after=int(scenario.rng.integers(1, scenario.cycles)))
+    starts = [start for bad in (*(start for _, start, _, _ in chosen), reset)
+              for start in (bad, scenario.start())]
+    good, *outcomes = run_starts_with_backpressure(scenario.config, [first, *starts], seed,
+                                                   faults=scenario.faults)
+    for outcome in (good, *outcomes[1::2]):
+        scenario.assert_stopped(outcome, ErrorCause.NONE, len(scenario.steps))
+    for bad, (stream, _, cause, steps) in zip(outcomes[:4:2], chosen, strict=True):
+        scenario.assert_stopped(bad, cause, steps, (stream, steps))
+    stopped = outcomes[4]
+    assert stopped.late and not stopped.status.busy and not any(stopped.counters.values())
