@@ -94,11 +94,11 @@ def test_more_requests_than_the_reader_holds():
                         mult_residual=np.full(64, 1 << RESIDUAL_SHIFT))
     network = QuantizedNetwork(config, (added, bands))
     program = hwgate.compile(network, config)
-    fields = program.plans[1].bands[0].descriptor
+    images = random_images(np.random.default_rng(5), network, 3)
+    fields = program.bind(images).steps[1].descriptor
     assert fields["in_run_beats"] == fields["res_run_beats"] == 1
     assert TILE_QUEUE + fields["res_runs"] > OUTSTANDING * (3 + 2 * config.lanes)
-    assert_runs_equal(program, random_images(np.random.default_rng(5), network, 3),
-                      MemoryTiming(read_latency=1023, beat_interval=3))
+    assert_runs_equal(program, images, MemoryTiming(read_latency=1023, beat_interval=3))
 
 
 def test_public_run_under_back_pressure():

@@ -80,18 +80,18 @@ class Scenario:
 
     def beats(self, index):
         """Each stream of a descriptor: (field, offsets from it of all beats that it moves)."""
-        plan, band, d = self.steps[index]
+        plan, part, d = self.steps[index]
         size, block = self.config.bus.bytes, self.config.block_bytes
 
         def planes(prefix: str, count: str, stride: str, beats: str) -> Iterator[int]:
             return (tile * d[f"{prefix}_stride"] + n * d[stride] + at * size
                     for tile in range(d["tiles"]) for n in range(d[count])
-                    for at in range(d[beats]))
+                    for at in range(d[beats]) if not d[f"{prefix}_chip"])
 
         streams = {"windows": ("in_address", [*planes("in", "in_runs", "in_run_stride",
                                                       "in_run_beats")]),
                    "output": ("out_address", [*planes("out", "out_planes", "out_plane_stride",
-                                                      "out_beats")]),
+                                                      "out_run_beats")]),
                    "residual": ("res_address", [*planes("res", "res_runs", "res_run_stride",
                                                         "res_run_beats")])}
         base, conditional, width = [], [], plan.layer.conv_shape[2]
@@ -100,7 +100,8 @@ class Scenario:
             first, rest = channel * d["job_stride"], len(job.base) - d["first_blocks"]
             count = d["first_beats"] + -(-rest * block // size)
             base += [first + at * size for at in range(count)]
-            opened = decided[:, channel, band.first:band.first + band.rows]
+            opened = decided[part.image:part.image + part.images, channel,
+                             part.first:part.first + part.rows]
             if plan.layer.gated and width and opened.any():
                 conditional += [first + d["cond_offset"] + at * size
                                 for at in range(-(-len(job.conditional) * block // size))]
@@ -136,6 +137,8 @@ class Scenario:
         for index, (_, _, d) in enumerate(self.steps):
             for field, cause in (("in_address", ErrorCause.READ), ("weights_address",
                                  ErrorCause.READ), ("out_address", ErrorCause.WRITE)):
+                if d.get(field.replace("address", "chip")):
+                    continue
                 yield field, self.start(self.patched(index, **{field: self.end})), cause, index
             for opcode in (0, int(self.rng.integers(3, 256))):
                 yield ("opcode", self.start(self.patched(index, opcode=opcode)),
@@ -164,7 +167,8 @@ class Scenario:
         assert status.done and not status.busy, what
         for index, needed in enumerate(self.finished):
             if needed <= steps:
-                assert np.array_equal(self.binding.read_output(outcome.memory, index),
+                assert np.array_equal(self.binding.read_output(outcome.memory, index,
+                                                               outcome.chip),
                                       self.golden[index].output), (what, index)
 
     def assert_clean(self, outcome, reference, what=""):
@@ -173,6 +177,7 @@ class Scenario:
         assert outcome.counters == reference.counters, what
         assert np.array_equal(outcome.snapshots, reference.snapshots), what
         assert np.array_equal(outcome.events, reference.events), what
+        assert np.array_equal(outcome.chip, reference.chip), what
         assert np.array_equal(outcome.memory, reference.memory), what
 
 

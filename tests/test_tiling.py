@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from test_geometry import cases, make_layer
 
 import hwgate
 from hwgate.compiler import Band, Job, LayerPlan
@@ -18,7 +19,6 @@ from hwgate.layouts import descriptor_layout
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.random_layers import Features, random_images, random_network
 from hwgate.tiling import alternatives, divide_batch
-from test_geometry import cases, make_layer
 
 
 def found(case, batch):
