@@ -36,6 +36,7 @@ class Gating:
     sparse_bp: bool = False
     share: int = 1
     tau: float = 0.0
+    shuffle: bool = True
 
     def conv3x3(self, inputs: int, outputs: int, stride: int = 1, gate: bool = True) -> nn.Conv2d:
         """A 3x3 convolution, gated if ``gate`` and there are groups."""
@@ -45,9 +46,9 @@ class Gating:
                            grouping=self.grouping, alpha=self.alpha, sparse_bp=self.sparse_bp,
                            share=self.share, tau=self.tau)
 
-    def shuffle(self) -> nn.Module:
+    def shuffler(self) -> nn.Module:
         """What goes between two gated convolutions, so that information crosses groups."""
-        if self.groups is None or not self.grouping:
+        if self.groups is None or not self.grouping or not self.shuffle:
             return nn.Identity()
         return ChannelShuffle(self.groups)
 
@@ -72,7 +73,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = gating.conv3x3(inputs, outputs, stride)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.shuffle = gating.shuffle() if post_activation else nn.Identity()
+        self.shuffle = gating.shuffler() if post_activation else nn.Identity()
         self.conv2 = gating.conv3x3(outputs, outputs, gate=post_activation)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = shortcut
@@ -159,8 +160,8 @@ class VGG(nn.Module):
                 continue
             parts += [gating.conv3x3(width, outputs, gate=bool(parts)), nn.BatchNorm2d(outputs),
                       nn.ReLU()]
-            if gating.grouping and gating.groups is not None:
-                parts.append(gating.shuffle())
+            if gating.grouping and gating.groups is not None and gating.shuffle:
+                parts.append(gating.shuffler())
             width = outputs
         self.features = nn.Sequential(*parts)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -173,7 +174,8 @@ class VGG(nn.Module):
 
 def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = False,
              gate_groups: int | None = None, grouping: bool = False, alpha: float = 2.0,
-             sparse_bp: bool = False, share: int = 1, tau: float = 0.0) -> ResNet:
+             sparse_bp: bool = False, share: int = 1, tau: float = 0.0,
+             shuffle: bool = True) -> ResNet:
     """ResNet-20 for CIFAR with padding shortcuts (He et al., CVPR 2016): 16, 32, 64 channels.
 
     Parameters
@@ -187,8 +189,9 @@ def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = F
         G. Gates the first convolution of each block, 9 in all, and in post-activation blocks the
         second one too, 18 in all. Nothing is gated by default.
     grouping, alpha, sparse_bp, share, tau
-        As for ``GatedConv2d``. With grouping, a channel shuffle stands between two gated
-        convolutions.
+        As for ``GatedConv2d``.
+    shuffle : bool
+        With grouping, a channel shuffle stands between two gated convolutions.
 
     Raises
     ------
@@ -196,46 +199,47 @@ def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = F
         If there are no channels left, or G does not divide them.
     """
     gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
-                    share=share, tau=tau)
+                    share=share, tau=tau, shuffle=shuffle)
     return ResNet(_scaled((16, 32, 64), width), (3, 3, 3), projection=False, classes=classes,
                   post_activation=post_activation, gating=gating)
 
 
 def resnet18(*, classes: int = 10, width: float = 1.0, post_activation: bool = False,
              gate_groups: int | None = None, grouping: bool = False, alpha: float = 2.0,
-             sparse_bp: bool = False, share: int = 1, tau: float = 0.0) -> ResNet:
+             sparse_bp: bool = False, share: int = 1, tau: float = 0.0,
+             shuffle: bool = True) -> ResNet:
     """ResNet-18 for CIFAR: a 3x3 stem, 64 to 512 channels, 1x1 shortcuts; see :func:`resnet20`.
 
     Gates 8 convolutions, 16 in post-activation blocks.
     """
     gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
-                    share=share, tau=tau)
+                    share=share, tau=tau, shuffle=shuffle)
     return ResNet(_scaled((64, 128, 256, 512), width), (2, 2, 2, 2), projection=True,
                   classes=classes, post_activation=post_activation, gating=gating)
 
 
 def vgg16(*, classes: int = 10, width: float = 1.0, gate_groups: int | None = None,
           grouping: bool = False, alpha: float = 2.0, sparse_bp: bool = False, share: int = 1,
-          tau: float = 0.0) -> VGG:
+          tau: float = 0.0, shuffle: bool = True) -> VGG:
     """VGG-16 for CIFAR with batch norms and one linear layer; see :func:`resnet20`.
 
     Gates all convolutions but the first, 12 in all.
     """
     gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
-                    share=share, tau=tau)
+                    share=share, tau=tau, shuffle=shuffle)
     layers = [x if isinstance(x, str) else _scaled((x,), width)[0] for x in _VGG16]
     return VGG(layers, classes=classes, gating=gating)
 
 
 def lenet(*, classes: int = 10, width: float = 1.0, gate_groups: int | None = None,
           grouping: bool = False, alpha: float = 2.0, sparse_bp: bool = False, share: int = 1,
-          tau: float = 0.0) -> VGG:
+          tau: float = 0.0, shuffle: bool = True) -> VGG:
     """A network of LeNet's size for 28x28 grey images, of 3x3 convolutions; see :func:`resnet20`.
 
     Gates all convolutions but the first, 3 in all.
     """
     gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
-                    share=share, tau=tau)
+                    share=share, tau=tau, shuffle=shuffle)
     layers = [x if isinstance(x, str) else _scaled((x,), width)[0] for x in _LENET]
     return VGG(layers, classes=classes, gating=gating, inputs=1)
 

@@ -84,10 +84,13 @@ class GatePart:
         One of :data:`GRANULARITIES`.
     slice : int
         Channels that share a gate, where the granularity is ``slice``.
+    shuffle : bool
+        With grouping, shuffle channels between gated layers.
     """
 
     groups: int = 4
     grouping: bool = False
+    shuffle: bool = True
     alpha: float = 2.0
     sparse_bp: bool = True
     granularity: str = "activation"

@@ -40,7 +40,7 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
     options: dict[str, Any] = {
         "classes": classes, "width": recipe.network.width, "gate_groups": gate.groups or None,
         "grouping": gate.grouping, "alpha": gate.alpha, "sparse_bp": gate.sparse_bp,
-        "share": gate.share, "tau": gate.tau}
+        "share": gate.share, "tau": gate.tau, "shuffle": gate.shuffle}
     makers: dict[str, Callable[..., nn.Module]] = {
         "lenet": lenet, "resnet18": resnet18, "resnet20": resnet20, "vgg16": vgg16,
         "resnet18-postact": lambda **more: resnet18(post_activation=True, **more),
@@ -52,7 +52,8 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
                 raise UserError(f"Network 'digits' has a width of 1, not {recipe.network.width!r}")
             return digits_network(Gating(
                 groups=gate.groups or None, grouping=gate.grouping, alpha=gate.alpha,
-                sparse_bp=gate.sparse_bp, share=gate.share, tau=gate.tau))
+                sparse_bp=gate.sparse_bp, share=gate.share, tau=gate.tau,
+                shuffle=gate.shuffle))
         return makers[name](**options)
 
 

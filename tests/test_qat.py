@@ -13,7 +13,9 @@ from hwgate.datasets import load_dataset
 from hwgate.digits import train_digits
 from hwgate.models import lenet, resnet18, resnet20, vgg16
 from hwgate.nn import set_density, settle_norms
-from hwgate.qat import FakeQuantized, agreement
+from hwgate.qat import FakeQuantized, _requantize, agreement
+from hwgate.quant.random_layers import random_network
+from hwgate.quant.requantize import requantize
 from hwgate.recipe import load_recipe
 from hwgate.training import train
 
@@ -53,6 +55,23 @@ def test_every_layer_computes_what_the_integers_do(make, options, bits):
         assert np.abs(found.reshape(result.output.shape) - result.output).max() < 1e-3, layer.name
     same = agreement(fake, network, images)
     assert (same.classes, same.logits, same.decisions, same.largest) == (1, 1, 1, 0)
+
+
+@pytest.mark.parametrize("relu_first", [False, True])
+def test_requantization_is_that_of_the_contract(relu_first):
+    """Ties among the values, which are frequent at a shift of 2."""
+    rng, channels = np.random.default_rng(0), 6
+    layer = random_network(rng, CONFIG).layers[0]
+    layer = replace(layer, weight=np.ones((channels, 1, 1, 1), np.int8),
+                    bias=rng.integers(-9, 9, (channels, 1)).repeat(2, axis=1),
+                    mult=rng.integers(-5, 6, (channels, 1)).repeat(2, axis=1),
+                    shift=np.array([1, 2, 2, 3, 20, 40]), relu_first=relu_first,
+                    mult_residual=np.full(channels, 256))
+    sums, added = (rng.integers(-40, 40, (2, channels, 5, 5)) for _ in range(2))
+    found = _requantize(layer, torch.from_numpy(sums).double(), torch.from_numpy(added).double())
+    fields = [v[:, None, None] for v in (layer.bias[:, 1], layer.mult[:, 1], layer.shift)]
+    wanted = requantize(sums, *fields, -2**40, 2**40, added, 256, relu_first)
+    np.testing.assert_array_equal(found.numpy(), wanted)
 
 
 @pytest.fixture(scope="module")

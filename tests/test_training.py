@@ -13,7 +13,7 @@ from hwgate.digits import TEST_SHARE, load_digits, train_digits
 from hwgate.errors import UserError
 from hwgate.losses import distillation_loss, incoherence, kept_gates
 from hwgate.macs import mac_summary
-from hwgate.nn import force_open, gated_layers
+from hwgate.nn import ChannelShuffle, force_open, gated_layers
 from hwgate.recipe import Recipe, load_recipe
 from hwgate.recipe_parts import NETWORKS, OptimizerPart
 from hwgate.tensors import write_safetensors
@@ -133,6 +133,7 @@ def test_steps_between_checkpoints_do_not_matter(tmp_path, monkeypatch):
         train(model, small(48), recipe(), checkpoint=path, step=die)
     assert calls == [1, 2, 3, 1, 2, 3]
     model, calls = build(recipe()), []
+    torch.manual_seed(99)
     again = train(model, small(48), recipe(), checkpoint=path, resume=True, step=die)
     assert calls == [3]  # the checkpoint has the first two steps
     assert again == history and same(weights(model), weights(whole))
@@ -249,6 +250,10 @@ def test_every_network_of_the_recipes_is_built():
         made = Recipe().changed({"network.name": name, "gate.groups": 2, "data.name": "mnist",
                                  "network.width": 1.0 if name == "digits" else 0.25})
         assert any(gated_layers(build(made)))
+        grouped = made.changed({"gate.grouping": True})
+        shuffles = [sum(isinstance(m, ChannelShuffle) for m in build(grouped.changed(
+            {"gate.shuffle": shuffle})).modules()) for shuffle in (True, False)]
+        assert shuffles[1] == 0 and (shuffles[0] > 0) == (name not in ("resnet18", "resnet20"))
     with pytest.raises(UserError, match="^Network 'digits' has a width of 1, not 2.0$"):
         build(recipe(network__width=2.0))
 
