@@ -20,8 +20,7 @@ torch.set_num_threads(1)  # tests run in parallel
 DATA = os.environ.get("HWGATE_DATA", "")
 needs_data = pytest.mark.skipif(
     not (DATA and Path(DATA, REFERENCE).is_file()
-         and [*Path(DATA).glob("cifar*/test_batch*")]
-         and [*Path(DATA).glob("cifar*/data_batch_1*")]),
+         and all([*Path(DATA).glob(f"cifar*/{name}*")] for name in ("test_batch", "data_batch_1"))),
     reason=f"needs the variable HWGATE_DATA, a folder with {REFERENCE} and CIFAR-10")
 
 
