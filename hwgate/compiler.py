@@ -189,8 +189,8 @@ class Binding:
     def _place(self, index: int, part: Part, weights: int) -> dict[str, int]:
         """Descriptor of a part, with the addresses of maps and weights."""
         network, plan = self.program.network, self.program.plans[index]
-        fields = describe(plan.layer, self._residual(index), self.program.config, part,
-                          len(self.images)) | plan.fields | {"weights_address": weights}
+        fields = {**describe(plan.layer, self._residual(index), self.program.config, part,
+                             len(self.images)), **plan.fields, "weights_address": weights}
         uses = [("in", network.inputs(index)), ("out", index)]
         if plan.layer.residual is not None:
             uses.append(("res", plan.layer.residual))

@@ -90,7 +90,8 @@ def test_back_pressure_changes_no_bit(name, seed):
     config = CONFIGS[name]
     network = random_network(rng, config, layers=2, gated=True, density="mixed",
                              reduce=bool(seed), limits=Limits(size=7, channels=12))
-    program, images = hwgate.compile(network, config), random_images(rng, network, 3)
+    program = hwgate.compile(network, config, images_per_tile=1 + seed)
+    images = random_images(rng, network, 3)
     binding, memory = program.bind(images), run_with_backpressure(program, images, seed)
     for index, golden in enumerate(network.run(images)):
         assert np.array_equal(binding.read_output(memory, index), golden.output), index

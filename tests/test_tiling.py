@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import hwgate
+from geometry_cases import cases, make_layer
 from hwgate.compiler import Band, Job, LayerPlan
 from hwgate.config import TAPS, AcceleratorConfig, BufferConfig
 from hwgate.errors import CompileError, UserError
@@ -18,7 +19,6 @@ from hwgate.layouts import descriptor_layout
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.random_layers import Features, random_images, random_network
 from hwgate.tiling import alternatives, divide_batch
-from test_geometry import cases, make_layer
 
 
 def found(case, batch):

@@ -12,14 +12,16 @@ def load(layer: LayerState, source: int) -> Block:
     """The loader: windows of one tile after another."""
     d, config = layer.d, layer.config
     steps = config.beat_pixels if d["bank_mode"] else config.beat_pixels // config.write_words
-    yield from _tiles(layer, source, "in", "windows", d["images"] * d["plane_beats"], steps, layer.loaded)
+    plane = d["images"] * d["plane_beats"]
+    yield from _tiles(layer, source, "in", "windows", plane, steps, layer.loaded)
 
 
 def load_residual(layer: LayerState, source: int) -> Block:
     """The residual loader."""
     d = layer.d
     steps = layer.config.slot_reads * (layer.config.beat_pixels if d["res_step"] == 2 else 1)
-    yield from _tiles(layer, source, "res", "residual", d["images"] * d["res_beats"], steps, layer.operands)
+    plane = d["images"] * d["res_beats"]
+    yield from _tiles(layer, source, "res", "residual", plane, steps, layer.operands)
 
 
 def _tiles(layer: LayerState, source: int, prefix: str, stream: str, plane: int, steps: int,
