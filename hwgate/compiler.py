@@ -216,8 +216,8 @@ class Binding:
     def _describe(self, index: int, part: Part, weights: int) -> dict[str, int]:
         """Descriptor of a part, with addresses relative to those of its maps."""
         plan = self.program.plans[index]
-        return (describe(plan.layer, self._residual(index), self.program.config, part,
-                         len(self.images)) | plan.fields | {"weights_address": weights})
+        return {**describe(plan.layer, self._residual(index), self.program.config, part,
+                           len(self.images)), **plan.fields, "weights_address": weights}
 
     def _place(self, index: int, fields: dict[str, int]) -> None:
         """Add where the maps of a layer are."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_geometry import cases, make_layer
 
 import hwgate
+from geometry_cases import cases, make_layer
 from hwgate.compiler import Band, Job, LayerPlan
 from hwgate.config import TAPS, AcceleratorConfig, BufferConfig
 from hwgate.errors import CompileError, UserError
