@@ -1,5 +1,7 @@
 """The whole accelerator with feature maps that stay on chip: bits, cycles, bytes, counters."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from residency_cases import SMALL, banded_network, many_layers
@@ -7,8 +9,10 @@ from residency_cases import SMALL, banded_network, many_layers
 import hwgate
 from engine_cases import TIMINGS
 from hwgate.comparison import compare
-from hwgate.config import AcceleratorConfig, BufferConfig, BusConfig
+from hwgate.config import AcceleratorConfig, BufferConfig, BusConfig, MemoryTiming
+from hwgate.layouts import descriptor_layout
 from hwgate.quant.random_layers import random_images
+from hwgate.regs import ErrorCause
 from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Start
 
@@ -86,3 +90,35 @@ def test_what_is_written_on_chip_is_what_lies_off_chip_otherwise():
         for binding, outcome in zip(bindings, outcomes, strict=True):
             assert np.array_equal(binding.read_output(outcome.memory, index, outcome.chip),
                                   golden.output)
+
+
+def test_errors_while_maps_move_leave_no_trace():
+    """Weights end at a random beat of any layer, while maps are read and written on chip.
+
+    With one lane the store takes longer than the bus, and may be cut off in the middle of a map.
+    """
+    config = replace(SMALL, lanes=1)
+    network, rng = banded_network(config), np.random.default_rng(2)
+    images = random_images(rng, network, 2)
+    binding = hwgate.compile(network).bind(images)
+    layout, size, beat = descriptor_layout(), binding.memory.size, config.bus.bytes
+    good = Start(program_address=binding.program_address, memory=binding.memory)
+    starts = [good]
+    for _ in range(50):
+        step = int(rng.integers(len(binding.steps)))
+        plan, _, fields = binding.steps[step]
+        left = beat * int(rng.integers((len(plan.stream) - fields["job_stride"]) // beat + 1))
+        memory = np.concatenate([binding.memory, np.zeros(size, np.uint8)])
+        memory[2 * size - left:] = np.frombuffer(plan.stream[:left], np.uint8)
+        raw = layout.pack({**fields, "weights_address": 2 * size - left})
+        memory[step * len(raw):(step + 1) * len(raw)] = np.frombuffer(raw, np.uint8)
+        starts += [replace(good, memory=memory), good]
+    reference, *outcomes = run_engine(config, starts, memory_bytes=2 * size,
+                                       timing=MemoryTiming(read_latency=2))
+    assert reference.status.error is ErrorCause.NONE and reference.chip.size
+    for bad, again in zip(outcomes[::2], outcomes[1::2], strict=True):
+        assert bad.status.error is ErrorCause.READ and not bad.late
+        assert again.counters == reference.counters
+        assert np.array_equal(again.events, reference.events)
+        assert np.array_equal(again.chip, reference.chip)
+        assert np.array_equal(again.memory[:size], reference.memory[:size])
