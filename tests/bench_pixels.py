@@ -42,7 +42,8 @@ class Walk:
                             "row_step": step_q * row_words % self.words, "count": count})
         known = self.index is not None and self.index < count  # beyond the last one: no window
         self.expected.append((pack(self.layout, pixel(self.index, step, width, row_words)),
-                              self.index == count - 1) if known else None)
+                              self.index % width == width - 1, self.index == count - 1)
+                             if known else None)
         if restart:
             self.index = 0
         elif forward:
@@ -55,7 +56,7 @@ class Walk:
 
     async def check(self, dut):
         await start(dut)
-        trace = await play(dut, self.inputs, ["o", "last"])
+        trace = await play(dut, self.inputs, ["o", "row_end", "last"])
         assert_delayed(trace, 0, self.expected)
 
 
