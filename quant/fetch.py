@@ -22,8 +22,8 @@ class LaneJob:
         First byte of its header.
     conditional : int
         First byte of its conditional blocks.
-    last : bool
-        The lane's last job of the tile.
+    tile_last, last : bool
+        The lane's last job of the tile, of the layer.
     """
 
     tile: int
@@ -31,6 +31,7 @@ class LaneJob:
     column: int
     address: int
     conditional: int
+    tile_last: bool
     last: bool
 
 
@@ -60,7 +61,8 @@ def lane_jobs(config: AcceleratorConfig, layer: Mapping[str, int], lane: int) ->
         for number, channel in enumerate(channels):
             address = layer["weights_address"] + channel * layer["job_stride"]
             jobs.append(LaneJob(tile, channel, number * layer["slot_words"], address,
-                                address + layer["cond_offset"], channel == channels[-1]))
+                                address + layer["cond_offset"], channel == channels[-1],
+                                channel == channels[-1] and tile == layer["tiles"] - 1))
     return jobs
 
 

@@ -1,9 +1,9 @@
-"""Golden model of the issue unit: the windows of a job, in order."""
+"""Golden model of the issue unit: the order of a lane's paths, and the windows of a job."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Window", "job_windows"]
+__all__ = ["Window", "job_windows", "path_order"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,24 @@ class Window:
     emit: bool
     swap: bool
     last: bool
+
+
+def path_order(jobs: int, gated: bool) -> Iterator[tuple[int, bool]]:
+    """Paths (job, conditional) of a lane's jobs: in a gated layer, the base path of each job comes
+    before the conditional path of the one before it.
+
+    Parameters
+    ----------
+    jobs : int
+    gated : bool
+        All jobs of a layer have a conditional path, or none has.
+    """
+    for job in range(jobs):
+        yield job, False
+        if gated and job:
+            yield job - 1, True
+    if gated and jobs:
+        yield jobs - 1, True
 
 
 def job_windows(base_blocks: int, cond_blocks: int, gated: bool, reduce: bool, pixels: int,

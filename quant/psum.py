@@ -6,18 +6,18 @@ __all__ = ["accumulate"]
 
 
 def accumulate(accesses: Iterable[tuple[int, bool, int]]) -> list[int]:
-    """Sum after each access ``(pixel, init, addend)``, in order.
+    """Sum after each access ``(place, init, addend)``, in order.
 
-    An access adds to the sum of its pixel, or starts it from zero if ``init`` is set.
+    An access adds to the sum of its place, or starts it from zero if ``init`` is set.
 
     Raises
     ------
     KeyError
-        If a pixel is added to that was never started: hardware has no such sum.
+        If a place is added to that was never started: hardware has no such sum.
     """
     sums: dict[int, int] = {}
     history = []
-    for pixel, init, addend in accesses:
-        sums[pixel] = addend + (0 if init else sums[pixel])
-        history.append(sums[pixel])
+    for place, init, addend in accesses:
+        sums[place] = addend + (0 if init else sums[place])
+        history.append(sums[place])
     return history

@@ -35,8 +35,9 @@ class WeightQueue(wiring.Component):
     Members
     -------
     load, bitmap : In
-        Channel groups of the blocks that follow those of the bitmap before. Two bitmaps at most
-        have blocks to come, and between their blocks is a cycle without a push.
+        Channel groups of the blocks that follow those of the bitmap before, also while these still
+        come. Two bitmaps at most have blocks that are not announced yet, and between their blocks
+        is a cycle without a push.
     push, block : In
         A block arrives.
     group_words, row_words, in_planes, bank_mode, kernel_blocks : In

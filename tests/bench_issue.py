@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from itertools import permutations
+from itertools import permutations, product
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
@@ -10,6 +10,7 @@ from cocotb.triggers import FallingEdge, RisingEdge
 from cycle_helpers import ordered_pairs
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.issue import ISSUE_LATENCY, Activity, progress_layout, tag_layout
+from hwgate.rtl.structs import CONTEXTS
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.rtl.weights import pass_layout
 from hwgate.sim.streams import start, unpack
@@ -20,6 +21,7 @@ from issue_model import (
     OPERANDS,
     PLANES,
     STROBES,
+    WHOLE,
     Job,
     Layer,
     Model,
@@ -27,6 +29,7 @@ from issue_model import (
 )
 
 PIXELS, SLOT_BITS = CONFIG.buffers.pixels, job_layout(CONFIG).size
+COUNT_BITS = (PIXELS - 1).bit_length() + 1
 #: Members of a tag that are taken from a window.
 FROM_WINDOW = ("index", "init", "gate", "emit", "last", "swap", "cond")
 LAST = 1 << tag_layout(CONFIG)["last"].offset
@@ -42,9 +45,10 @@ def inputs(model, now):
         "jobs": sum(bits << n * SLOT_BITS for n, bits in enumerate(model.slots)),
         "fresh": sum(bit << n for n, bit in enumerate(model.fresh)),
         "progress": progress_bits(**layer.progress(now)),
-        "task_count": len(tasks.items), "task_valid": tasks.valid,
-        "task_position": tasks.position, "drained": tasks.drained,
-        "task": (layer.pixel_bits(tasks.items[tasks.position]) if tasks.valid
+        "task_counts": sum(len(items) << n * COUNT_BITS for n, items in enumerate(tasks.items)),
+        "drained": sum(bit << n for n, bit in enumerate(tasks.drained)),
+        "task_valid": tasks.valid, "task_position": tasks.position,
+        "task": (layer.pixel_bits(tasks.items[tasks.reading][tasks.position]) if tasks.valid
                  else random.getrandbits(8))}
     for cond, name in ((False, "base"), (True, "cond")):
         head = model.head(cond, now)
@@ -84,6 +88,8 @@ async def play(dut, layer):
         assert int(dut.u__activity.value) == 1 << Activity[activity], f"cycle {now}: {activity}"
         for name, value in strobes.items():
             assert int(getattr(dut, f"u__{name}").value) == value, f"cycle {now}: {name}"
+        if model.started:
+            assert dut.u__context.value == model.started.job % CONTEXTS, f"cycle {now}: context"
         check_window(dut, layer, issued, now)
         if strobes["base__ready"] and activity == "turnaround":
             started = now
@@ -125,14 +131,73 @@ async def passes_without_lost_cycles(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def every_outcome_follows_every_outcome(dut):
-    """No gate, none open, only the first, only the last, one in between, all; and one window."""
+    """No gate open, only the first, only the last, one in between, all; and one window. An ungated
+    layer after each."""
     await begin(dut)
+    waited = 0
     for pixels, base, cond in ((1, 1, 1), (2, 2, 3), (9, 1, 2), (DECISION + 9, 1, 1)):
-        kinds = [None, [], [0], [pixels - 1], [pixels // 2], list(range(pixels))]
+        kinds = [[], [0], [pixels - 1], [pixels // 2], list(range(pixels))]
         layer = Layer([Job(opened, base, cond) for opened in ordered_pairs(kinds)], pixels=pixels)
         spent = await play(dut, layer)
         assert spent["conditional"] == windows(layer)["conditional"] > 0
-        assert spent["gate"] > 0
+        waited += spent["gate"]
+        await play(dut, Layer([Job(base=base)] * random.randint(1, 3), pixels=pixels))
+    assert waited
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def layers_of_few_jobs(dut):
+    """One, two and three jobs, each closed or open: the last one has nothing to put between."""
+    await begin(dut)
+    for pixels in (1, 6, DECISION + 6):
+        for count in (1, 2, 3):
+            for kinds in product(([], [0], list(range(pixels))), repeat=count):
+                await play(dut, Layer([Job(opened, 1, 2) for opened in kinds], pixels=pixels))
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def base_passes_hide_the_gate(dut):
+    """Conditional passes find their list complete; only those of the last job wait."""
+    await begin(dut)
+    end = ISSUE_LATENCY + DECISION  # cycles from a pass's start to its first decision
+    for pixels in (end, 2 * DECISION):
+        for opened in ([0], [pixels - 1], list(range(pixels))):
+            alone = await play(dut, Layer([Job(opened)], pixels=pixels))
+            for count in (2, 5):
+                spent = await play(dut, Layer([Job(opened)] * count, pixels=pixels))
+                # The last gate pass comes before the conditional pass of the job before it.
+                hidden = len(opened)
+                assert spent["gate"] <= max(0, alone["gate"] - hidden + 1)
+                assert spent["turnaround"] <= alone["turnaround"]
+                assert spent["weights"] == alone["weights"]
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def closed_jobs_are_skipped(dut):
+    """Beside a pass that runs, in its last cycle and after it: when each pass starts is computed
+    from the latencies."""
+    await begin(dut)
+    decided, kinds = ISSUE_LATENCY + DECISION, set()
+    for pixels in range(1, decided + 4):
+        for jobs in (1, 2, 5):
+            starts, skip, gate, late = [1], 0, 0, 1
+            for number in range(1, jobs + 1):
+                # The job before the one that started last is skipped before the next pass starts.
+                known = starts[-1] + 1 if number == 1 else max(skip, starts[-1]) + 1
+                ends = starts[-1] + pixels
+                if number >= 2:
+                    skip = max(known, starts[-2] + decided + pixels)
+                    kinds.add((skip > ends) - (skip < ends))
+                    gate += max(0, skip - ends)
+                    known = skip + 1
+                if number < jobs:
+                    starts.append(max(ends, known))
+                    late += starts[-1] > ends
+            last = max(known, starts[-1] + decided + pixels)
+            gate += last - max(skip, starts[-1] + pixels)
+            spent = await play(dut, Layer([Job([])] * jobs, pixels=pixels))
+            assert (spent["gate"], spent["turnaround"]) == (gate, late), (pixels, jobs)
+    assert kinds == {-1, 0, 1}
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -182,7 +247,7 @@ async def operand_of_a_job(dut):
     for opened in (None, [], [0, 3]):
         for base in (1, 3):
             for operand in (None, *range(OPERANDS)):
-                jobs = [Job(opened, base, 2, tile=1, operand=operand), Job(tile=1, operand=0)]
+                jobs = [Job(opened, base, 2, tile=1, operand=operand), Job(opened and [1], tile=1, operand=0)]
                 for missing in range(OPERANDS):
                     added = {(1, plane): late * (plane >= missing) for plane in range(OPERANDS)}
                     layer = Layer(jobs, added_at=added)
@@ -198,14 +263,84 @@ async def operand_of_a_job(dut):
 async def limits_of_conditional_passes(dut):
     """Conditional weights and windows that come late, for a path of one and of two passes."""
     await begin(dut)
-    for cond_late, loaded in ((0, 0), (60, 0), (0, 90), (60, 90), (90, 60)):
+    late = 6 * DECISION
+    for cond_late, loaded in ((0, 0), (late, 0), (0, 90), (late, 90), (DECISION, late)):
         for every in (0, 200):
             layer = Layer([Job([1, 4], cond=2, cond_late=cond_late, every=every), Job([2])],
                           pixels=2 * DECISION)
             layer.loaded_at = {(0, PLANES - 1): loaded}
             spent = await play(dut, layer)
-            late = max(cond_late, every) > 0
-            assert (spent["weights"] > 0) == late, (cond_late, every, spent)
+            assert (spent["weights"] > 0) == (max(cond_late, every) >= late), (cond_late, every)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def conditional_passes_wait_for_whole_planes(dut):
+    """All pixels but the last one are no help."""
+    await begin(dut)
+    for whole in (0, 3 * DECISION, 8 * DECISION):
+        times = {(0, plane): whole * (plane > 0) for plane in range(PLANES)}
+        layer = Layer([Job([0])], loaded_at=times, words_at={(0, 1): [(0, 5000)]}, early_words=1,
+                      planes={(False, 0): 0, (True, 0): 1})
+        spent = await play(dut, layer)
+        first = 1 + ISSUE_LATENCY + DECISION + 1  # from this cycle on it has a task
+        assert spent["windows"] == max(0, whole - first)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def start_beside_the_loader(dut):
+    """A base pass starts with the pixels of its first row: at the exact number, not one below it,
+    and not with those of another plane or tile; never before its plane if it wants all of it."""
+    await begin(dut)
+    most, before, there, whole = WHOLE - 1, 10, 40, 90
+    for early in (1, 17, most, WHOLE):
+        for tile, plane in ((0, 0), (0, 2), (1, 1)):
+            places = [(t, p) for t in range(tile + 1) for p in range(PLANES)]
+            at = places.index((tile, plane))
+            for words in (early - 1, early, early + 1):
+                layer = Layer([Job(tile=tile)], early_words=early, planes={(False, 0): plane})
+                layer.loaded_at = {place: whole if n >= at else before
+                                   for n, place in enumerate(places)}
+                layer.words_at = dict.fromkeys(places[:at], [(0, most)])
+                layer.words_at[tile, plane] = [(there, min(words, most))]
+                spent = await play(dut, layer)
+                assert spent["windows"] == (there if words >= early < WHOLE else whole) - 1
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def rows_follow_the_loader(dut):
+    """Two passes over planes that come row by row: when each row starts is computed."""
+    await begin(dut)
+    lost_inside = 0
+    for width, rows in ((1, 1), (1, 5), (4, 1), (3, 4), (8, 3)):
+        for _ in range(8):
+            early, step = random.randint(1, 30), random.randint(1, 9)
+            now = end = lost = late = 0
+            layer = Layer([Job(base=2)], pixels=width * rows, width=width, early_words=early,
+                          early_step=step, planes={(False, 0): 0, (False, 1): 1})
+            for plane in range(2):
+                told = random.randint(0, rows)  # rows whose pixels are counted before the whole
+                comes = []
+                for row in range(rows):
+                    now += random.choice([0, 1, width, 2 * width + 5]) * (row < told)
+                    comes.append(now)
+                    now += row == told - 1
+                layer.loaded_at[0, plane] = now = now + random.choice([0, 7])
+                comes = [time if row < told else now for row, time in enumerate(comes)]
+                layer.words_at[0, plane] = [(comes[row], early + row * step)
+                                            for row in range(told)]
+                begins = max(end, comes[0], 1)
+                if begins > end:
+                    lost, late = lost + begins - end - 1, late + 1
+                due = begins + 1
+                for time in comes:
+                    due = max(due, time)
+                    lost += max(0, due - (begins + 1))
+                    lost_inside += due > begins + 1
+                    begins, due = due + width - 1, due + width
+                end = begins
+            spent = await play(dut, layer)
+            assert (spent["windows"], spent["turnaround"]) == (lost, late)
+    assert lost_inside
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -222,24 +357,32 @@ async def reduction(dut):
 async def random_layers(dut):
     await begin(dut)
     total = Counter()
-    for _ in range(30):
+    for _ in range(40):
         pixels, tile, at, jobs = random.choice([1, 3, 16, 60]), 0, 0, []
         images = random.choice([1, 2, 3])
+        gated = random.random() < 0.7
         for _ in range(random.randint(1, 9)):
             windows = range(images * pixels)
             opened = sorted(random.sample(windows, random.randint(0, len(windows))))
             at += random.choice([0, 0, 40])
-            jobs.append(Job(random.choice([None, [], opened, opened]), random.randint(1, 4),
-                            random.randint(1, 4), tile, at, random.choice([-5, 0, 30]),
-                            random.choice([0, 3, 80]), random.choice([0, 2, 25]),
-                            random.choice([None, *range(OPERANDS)])))
+            jobs.append(Job(random.choice([[], opened, opened]) if gated else None,
+                            random.randint(1, 4), random.randint(1, 4), tile, at,
+                            random.choice([-5, 0, 30]), random.choice([0, 3, 80]),
+                            random.choice([0, 2, 25]), random.choice([None, *range(OPERANDS)])))
             tile += random.random() < 0.4
         layer = Layer(jobs, pixels, random.randint(1, 9), random.choice([1, 2, 3, 6]),
-                      decision=random.choice([1, DECISION]), images=images)
+                      early_words=random.choice([1, 20, WHOLE]) if images == 1 else WHOLE,
+                      early_step=random.randint(0, 20), decision=random.choice([1, DECISION]),
+                      images=images)
         for times, planes, most in ((layer.loaded_at, PLANES, 20), (layer.added_at, OPERANDS, 80)):
             now = 0
             for place in ((t, plane) for t in range(tile + 1) for plane in range(planes)):
-                times[place] = now = now + random.choice([0, 3, most])
+                before, now = now, now + random.choice([0, 3, most, 5 * most])
+                times[place] = now
+                if times is layer.loaded_at:
+                    words = sorted(random.randint(0, 120) for _ in range(8))
+                    layer.words_at[place] = list(zip(
+                        sorted(random.randint(before, now) for _ in words), words, strict=True))
         stored = 0
         for n in range(tile + 1):
             layer.stored_at[n] = stored = stored + random.choice([0, 100, 800])

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise, product
 
 import cocotb
 import numpy as np
@@ -20,6 +21,7 @@ from hwgate.rtl.issue import Activity, progress_layout
 from hwgate.rtl.lane import decision_latency
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
 from hwgate.rtl.structs import descriptor_struct, event_layout, status_layout
+from hwgate.rtl.weights import BLOCK_LATENCY
 from hwgate.sim.streams import pack, start, unpack
 from lane_model import CONFIG, Loader, Operands, Pace, Reader, Store
 
@@ -60,7 +62,8 @@ async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
     reader, loader = Reader(memory, pace), Loader(d, memory, pace)
     store = Store(jobs, d, golden.output, pace)
     events, spent = set(), Counter()
-    times = {"base": [], "conditional": [], "event": [], "done": []}
+    times = {"base": [], "conditional": [], "event": [], "done": [], "planes": []}
+    ends, loaded = {}, (0, 0)  # cycle of each job's last event; progress of the loader
     status, driven, checked, now = {"tile": 0, "jobs": 0, "absent": 0}, {}, None, 0
     places = [image * d["slot_pixels"] + n for image, n in np.ndindex(golden.decision.shape[2:])]
     dut.u__lane.value = lane
@@ -69,6 +72,9 @@ async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
            or min(loader.tile - loader.tiles, operands.tile - operands.tiles) < 0 and jobs):
         left = status["tile"] if jobs else d["tiles"]
         writes, progress = loader.inputs(now, left)
+        if (progress["loaded_tile"], progress["loaded_plane"]) != loaded:
+            loaded = progress["loaded_tile"], progress["loaded_plane"]
+            times["planes"].append(now)
         added, operand_progress = operands.inputs(now, left)
         inputs = (reader.inputs(now) | writes | added | store.inputs(now, status)
                   | {"u__start": now == 0, "u__progress": progress_bits(
@@ -93,7 +99,9 @@ async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
         bits = int(dut.u__event.value)
         if bits & 1:
             times["event"].append(now)
-            check_event(unpack(EVENT, bits), golden, d["slot_pixels"], events)
+            event = unpack(EVENT, bits)
+            check_event(event, golden, d["slot_pixels"], events)
+            ends[event["tile"], event["channel"]] = now
         before, status = status, status_of(int(dut.u__status.value)) if now else status
         if now and (before["tile"], before["jobs"]) != (status["tile"], status["jobs"]):
             times["done"].append(now)
@@ -104,10 +112,41 @@ async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
         now += 1
         assert now < 30_000
     assert events == {(job.channel, job.tile, n) for job in jobs for n in places}
-    assert len(times["done"]) == len(jobs)
+    times["ends"] = [ends[job.tile, job.channel] for job in jobs]
+    check_retirement(times)
     check_requests(plan, d, jobs, golden, reader)
     check_windows(plan, d, jobs, golden, spent)
+    times["waited"] = check_runs(plan, d, jobs, golden, reader, times)
     return spent, times
+
+
+def check_retirement(times):
+    """Jobs retire in order, each in the cycle after its last output, or after the job before."""
+    retired = []
+    for end in times["ends"]:
+        retired.append(max([end, *retired[-1:]]) + 1)
+    assert times["done"] == [time + REQUANTIZE_LATENCY for time in retired]
+    times["retired"] = retired
+
+
+def check_runs(plan, d, jobs, golden, reader, times):
+    """No third job asks for conditional weights while those of a first one come; runs that had to
+    wait because those of the job before were still being asked for."""
+    asked, ended, waited, windows, requested, came = [], [], 0, 0, 0, 0
+    for job in jobs if plan.layer.gated else []:
+        paths, decision = plan.jobs[job.channel], golden.decision[job.tile, job.channel].ravel()
+        windows += len(paths.base) * d["images"] * d["out_pixels"]
+        if not decision.any():
+            continue
+        gate_pass = times["base"][windows - d["images"] * d["out_pixels"]:windows]
+        first = gate_pass[int(decision.argmax())] - 1 + decision_latency(CONFIG)
+        waited += bool(asked) and first <= asked[-1]
+        assert len(ended) < 2 or first >= ended[-2] + BLOCK_LATENCY
+        requested += len(requests(CONFIG, job.conditional, len(paths.conditional)))
+        came += len(paths.conditional)
+        asked.append(reader.granted["cond"][requested - 1])
+        ended.append(reader.blocks["cond"][came - 1])
+    return waited
 
 
 def check_event(event, golden, slot_pixels, seen):
@@ -184,6 +223,16 @@ def narrow(network, outputs=1, inputs=None):
     return QuantizedNetwork(CONFIG, (replace(layer, in_shape=shape, **fields),))
 
 
+def with_gates(network, opens):
+    """Gates all open or all closed: those of the n-th job of a tile, of any lane, as ``opens``
+    says, and over again."""
+    layer = network.layers[0]
+    kinds = [opens[n // CONFIG.lanes % len(opens)] for n in range(len(layer.weight))]
+    limits = np.iinfo(np.int32)
+    threshold = np.array([limits.min if kind else limits.max for kind in kinds], np.int64)
+    return QuantizedNetwork(CONFIG, (replace(layer, threshold=threshold),))
+
+
 def a_lane(network):
     return random.randrange(min(CONFIG.lanes, len(network.layers[0].weight)))
 
@@ -245,6 +294,78 @@ async def conditional_pass_beside_the_gate(dut):
         beside += bool(times["conditional"]) and times["conditional"][0] < last_decision
         assert spent["gate"] > 0
     assert beside > 0
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def jobs_that_end_before_others(dut):
+    """Closed jobs beside open ones, in tiles of one pixel and of more: a job without conditional
+    path overtakes the one before it, and retires after it; also in the cycle in which the next
+    job of its context ends."""
+    await begin(dut)
+    overtaken, met = 0, 0
+    for seed, pixels in enumerate((1, 1, 1, 4, 9)):
+        network, images = one_layer(
+            seed, tiles=3, size=4, gated=True, reduce=False, features=Features(stride=True),
+            wanted=lambda layer, pixels=pixels: (np.prod(layer.conv_shape[1:]) == pixels
+                                                 and len(layer.weight) > 2 * CONFIG.lanes))
+        for opens in product((True, False), repeat=3):
+            for pace in ("at_once", "any"):
+                _, times = await play(dut, with_gates(network, opens), images, 0, PACES[pace])
+                ends = times["ends"]
+                overtaken += sum(after < before for before, after in pairwise(ends))
+                met += sum(end == retired for end, retired in zip(ends[2:], times["retired"],
+                                                                  strict=False))
+    assert overtaken > 0 < met
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def one_job_a_tile(dut):
+    """The lane's jobs alternate between tiles; and a single job."""
+    await begin(dut)
+    for seed in range(4):
+        for tiles in (1, 5):
+            network, images = one_layer(seed, tiles=tiles, gated=True, density="mixed",
+                                        reduce=False)
+            for pace in ("at_once", "any", "slow_store"):
+                await play(dut, narrow(network), images, 0, PACES[pace])
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def conditional_weights_in_turn(dut):
+    """A job opens its first gate while the weights of the one before are still being asked for:
+    more than the queue holds, and grants that come late."""
+    await begin(dut)
+    waited = 0
+    for kernel in (3, 7):
+        def wanted(layer, kernel=kernel):
+            return layer.kernel == kernel and len(layer.weight) > 2 * CONFIG.lanes
+        network, images = one_layer(kernel, tiles=2, size=4, wanted=wanted, gated=True, reduce=False,
+                                    features=Features(kernels=(7,)), density="open")
+        for opens in ((True,), (True, True, False)):
+            for pace in (PACES["at_once"], Pace(grant=60), PACES["slow_weights"]):
+                _, times = await play(dut, with_gates(network, opens), images, 0, pace)
+                waited += times["waited"]
+    assert waited > 0
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def base_passes_follow_the_loader(dut):
+    """The first rows are computed while the last ones of the plane come, one job or another; not
+    so in bank mode, which reads whole planes."""
+    await begin(dut)
+    for kernel in (3, 5, 1):
+        def wanted(layer, kernel=kernel):
+            return layer.kernel == kernel and layer.in_shape[1] > kernel
+        network, images = one_layer(kernel, tiles=2, channels=12 if kernel == 1 else 3,
+                                    wanted=wanted, reduce=False, gated=False,
+                                    features=Features(pointwise=True, kernels=(5,)))
+        spent, times = await play(dut, network, images, 0, PACES["slow_windows"])
+        plan = hwgate.compile(network, CONFIG).plans[0]
+        reads = plan.jobs[0].base[0]
+        whole = times["planes"][reads if kernel > 1 else
+                                min(9 * reads + 9, plan.bands[0].descriptor["in_planes"]) - 1]
+        assert spent["windows"] > 0
+        assert (times["base"][0] < whole) == (kernel > 1)
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")

@@ -2,7 +2,7 @@
 memories that must hold the golden words whenever a lane may read them."""
 
 import random
-from collections import Counter
+from collections import Counter, deque
 
 import cocotb
 import numpy as np
@@ -32,6 +32,7 @@ class Layer:
     def __init__(self, channels, height, width, *, pad=0, pad_top=None, rows=None, tiles=1,
                  images=1, bank_mode=False):
         self.tiles, self.bank_mode = tiles, bank_mode
+        self.step = 1 if bank_mode else CONFIG.write_words  # pixels written in a cycle
         maps = np.random.default_rng(random.getrandbits(32)).integers(
             -128, 128, (tiles, images, channels, height, width), np.int8)
         stored = np.array([[feature_map(x, R, PIXELS) for x in tile] for tile in maps])
@@ -40,7 +41,7 @@ class Layer:
         if images > 1 and not random.randrange(2):  # planes need not follow one another
             whole, plane_bytes = False, plane_bytes + BEAT * random.randrange(3)
         pad_top = pad if pad_top is None else pad_top
-        skip = rows[0] * width % PIXELS
+        skip = self.skip = rows[0] * width % PIXELS
         self.plane_beats = -(-(skip + len(rows) * width) // PIXELS)
         origin = BEAT * random.randrange(1000)
         stride = self.groups * plane_bytes + BEAT * random.randrange(3)
@@ -72,6 +73,9 @@ class Layer:
             for n, x in enumerate(tile) for (bank, at), word in words(x).items()}
             for tile in bands]
         assert max(address for _, address in self.words[0]) < HALF
+        places = list(self.words[0])  # in raster order, plane after plane
+        size = len(rows) * width
+        self.planes = [places[at:at + size] for at in range(0, len(places), size)]
         self.descriptor = pack(descriptor_struct(), {
             "bank_mode": bank_mode, "pad": pad, "pad_top": pad_top, "tiles": tiles,
             "in_address": address, "in_stride": stride, "in_width": width,
@@ -80,9 +84,41 @@ class Layer:
             "in_run_stride": plane_bytes, "in_run_beats": beats, "row_words": row_words,
             "images": images, "image_words": image_words, "group_words": self.group_words})
 
-    def plane_of(self, bank, address):
-        group = address // self.group_words
-        return 9 * group + bank if self.bank_mode else group
+    @property
+    def plane_writes(self):
+        """Cycles in which pixels of a plane are written, at least."""
+        return -(-self.plane_beats * PIXELS // self.step)
+
+
+class Progress:
+    """What the loader does in each cycle, beat by beat: pixels of a plane are written as soon as
+    they fill a cycle's writes, or are the last ones."""
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.tile = self.plane = self.words = 0
+        self.queued = self.taken = self.left = 0  # beats; of them, of the plane; pixels
+        self.told = deque([(0, 0, 0)] * LOADED_LATENCY, LOADED_LATENCY)
+        self.flushed = set()  # pixels of the last write of a plane
+
+    def step(self, arrives):
+        """(tile, plane, words) at the output in this cycle, in which a beat arrives or not."""
+        told, layer = self.told[0], self.layer
+        if self.queued and self.taken < layer.plane_beats and self.left < layer.step:
+            self.queued, self.taken, self.left = (self.queued - 1, self.taken + 1,
+                                                  self.left + PIXELS)
+        last = self.taken == layer.plane_beats
+        if self.left >= layer.step or last and self.left:
+            if last and self.left <= layer.step:
+                self.flushed.add(self.left)
+                self.taken = self.left = self.words = 0
+                self.plane = (self.plane + 1) % layer.groups
+                self.tile += self.plane == 0
+            else:
+                self.left, self.words = self.left - layer.step, self.words + layer.step
+        self.queued += arrives
+        self.told.append((self.tile, self.plane, self.words))
+        return told
 
 
 class Bench:
@@ -93,7 +129,7 @@ class Bench:
         self.port = ReadPort(dut, "o", CONFIG, layer.memory)
         self.lanes = Lanes(LANES, absent)
         self.halves = [{}, {}]               # (bank, address) to word
-        self.loaded = (0, 0)                 # tiles, planes of the next
+        self.progress, self.loaded = Progress(layer), (0, 0, 0)  # tiles, planes, words
         self.cycle = self.last_write = self.written = 0
         self.rising = Counter()              # cycles from a plane's last write to its count
 
@@ -105,7 +141,8 @@ class Bench:
             assert tile < self.lanes.slowest() + 2, "still in use"
         self.write()
         if self.dut.idle.value:
-            assert self.written == sum(map(len, self.layer.words))
+            complete = self.written == sum(map(len, self.layer.words))
+            assert complete, "idle, though pixels are missing"
 
     def write(self):
         raw = int(self.dut.write.value)
@@ -119,19 +156,21 @@ class Bench:
                 self.last_write = self.cycle
 
     def check_progress(self):
-        """Everything that counts as loaded is there, from the cycle on in which it counts."""
-        now = int(self.dut.tile.value), int(self.dut.plane.value)
+        """Pixels count as loaded in the very cycle from which on they are there."""
+        now = tuple(int(getattr(self.dut, name).value) for name in ("tile", "plane", "words"))
+        assert now == self.progress.step(bool(self.dut.valid.value)), f"cycle {self.cycle}: {now}"
         if now == self.loaded:
             return
-        tile, plane = self.loaded
-        following = (tile, plane + 1) if plane + 1 < self.layer.groups else (tile + 1, 0)
-        assert now == following, "planes are counted one by one"
-        wanted = {place: word for place, word in self.layer.words[tile].items()
-                  if self.layer.plane_of(*place) == plane}
+        tile, plane, words = self.loaded
+        if now[:2] == (tile, plane):
+            words = now[2]
+        else:
+            words = self.layer.plane_beats * PIXELS
+            self.rising[self.cycle - self.last_write] += 1
+        wanted = self.layer.planes[plane][:max(0, words - self.layer.skip)]
         half = self.halves[tile % 2]
-        wrong = [place for place, word in wanted.items() if half.get(place) != word]
+        wrong = [place for place in wanted if half.get(place) != self.layer.words[tile][place]]
         assert not wrong, f"{len(wrong)} of {len(wanted)} words, first {wrong[0]}"
-        self.rising[self.cycle - self.last_write] += 1
         self.loaded = now
 
     async def leave(self, patience):
@@ -173,7 +212,8 @@ async def run(dut, layer, *, latency=0, answer_idle=0.0, grant_idle=0.0, patienc
 
 def shapes():
     """Channels, height, width and padding at every corner of the walk over the banks."""
-    for height, width in [(1, 1), (1, 7), (8, 1), (2, 2), (3, 3), (4, 5), (5, 4), (6, 9), (7, 11)]:
+    for height, width in [(1, 1), (1, 2), (1, 7), (8, 1), (2, 2), (7, 2), (3, 3), (4, 5), (5, 4),
+                          (6, 9), (7, 11)]:
         for pad in range(4):
             yield random.randint(1, 3 * R), height, width, pad
 
@@ -225,6 +265,22 @@ async def images_of_a_tile(dut):
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
+async def left_over_pixels(dut):
+    """What a plane's beats leave is written before the next plane begins: nothing, one, two pixels
+    of them, with every gap before the next beat, and padding of the beat among them."""
+    await quiet_start(dut)
+    flushed, step = set(), CONFIG.write_words
+    for beats in range(1, 5):
+        for missing in range(min(3, PIXELS)):
+            for idle in (0, 0.3, 0.8):
+                layer = Layer(3 * R, 1, beats * PIXELS - missing, pad=1, tiles=2)
+                assert layer.plane_beats == beats
+                bench = await run(dut, layer, answer_idle=idle, patience=1)
+                flushed |= bench.progress.flushed
+    assert flushed == {beats * PIXELS % step or step for beats in range(1, 5)}
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
 async def tiles_alternate_between_halves(dut):
     """At most two tiles are on chip, and a third is not asked for before every lane has left."""
     await quiet_start(dut)
@@ -241,11 +297,11 @@ async def tiles_alternate_between_halves(dut):
 async def queue_never_overflows(dut):
     """The memory answers whatever was asked for, late, and then faster than words are placed."""
     await quiet_start(dut)
-    steps = PIXELS // CONFIG.write_words
     for latency in (0, 3, 300):
-        bench = await run(dut, Layer(8 * R, 9, 16, pad=1), latency=latency, patience=1)
+        layer = Layer(8 * R, 9, 16, pad=1)
+        bench = await run(dut, layer, latency=latency, patience=1)
         assert len(bench.port.asked) > TILE_QUEUE
-        assert bench.cycle >= len(bench.port.asked) * steps
+        assert bench.cycle >= layer.groups * layer.plane_writes
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

@@ -57,8 +57,8 @@ class Walk:
                           image_words=image_words, beat_pixels=self.beat_pixels)
             found["ya"] %= self.words
             at = self.index % count
-            self.expected.append((pack(self.layout, found), at == 0, at == count - 1,
-                                  self.index == images * count - 1))
+            self.expected.append((pack(self.layout, found), at % width == width - 1, at == 0,
+                                  at == count - 1, self.index == images * count - 1))
         if restart:
             self.index = 0
         elif forward:
@@ -71,7 +71,7 @@ class Walk:
 
     async def check(self, dut):
         await start(dut)
-        trace = await play(dut, self.inputs, ["o", "image_first", "image_last", "last"])
+        trace = await play(dut, self.inputs, ["o", "row_end", "image_first", "image_last", "last"])
         assert_delayed(trace, 0, self.expected)
 
 

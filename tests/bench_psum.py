@@ -1,4 +1,4 @@
-"""Bench of PsumMemory: accesses to one pixel at every distance, with everything in between."""
+"""Bench of PsumMemory: accesses to one place at every distance, with everything in between."""
 
 import random
 from itertools import product
@@ -9,6 +9,7 @@ from cycle_helpers import assert_delayed, bits, play
 from hwgate.config import AcceleratorConfig, FormatConfig
 from hwgate.quant.psum import accumulate
 from hwgate.rtl.psum import PSUM_LATENCY, PSUM_LOOKUP
+from hwgate.rtl.structs import CONTEXTS
 from hwgate.sim.streams import parameters, start
 from rtl_helpers import GAPS
 
@@ -20,19 +21,19 @@ def given():
 
 
 async def check(dut, accesses, rng):
-    """Play accesses (pixel, init, addend) back to back; those of None are idle cycles.
+    """Play accesses (place, init, addend) back to back; those of None are idle cycles.
 
-    An idle cycle shows the pixel of a neighbour, ``init`` and an addend all the same.
+    An idle cycle shows the place of a neighbour, ``init`` and an addend all the same.
     Returns the sums.
     """
     config, _ = given()
     addends, inputs = [], []
     for cycle, access in enumerate(accesses):
         near = [other for other in accesses[max(0, cycle - 3):cycle + 4] if other is not None]
-        pixel, init, addend = access or (rng.choice(near)[0] if near else 0, rng.getrandbits(1),
+        place, init, addend = access or (rng.choice(near)[0] if near else 0, rng.getrandbits(1),
                                          rng.choice([-1, 1, 77]))
         addends.append(addend)
-        inputs.append({"valid": access is not None, "pixel": pixel, "init": init})
+        inputs.append({"valid": access is not None, "place": place, "init": init})
     late = [0] * PSUM_LOOKUP + addends
     idle = {"valid": 0}
     await start(dut)
@@ -48,17 +49,17 @@ async def check(dut, accesses, rng):
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def one_pixel_at_every_distance(dut):
-    """Every sequence of four steps between two accesses to a pixel: it, its init, another, idle."""
+async def one_place_at_every_distance(dut):
+    """Every sequence of four steps between two accesses to a place: it, its init, another, idle."""
     rng, accesses, distances = random.Random(1), [], set()
     for number, steps in enumerate(product(("same", "init", "other", "idle"), repeat=4)):
-        pixel, other = 2 * number % 8, (2 * number + 1) % 8
-        accesses += [(other, True, rng.randint(-99, 99)), (pixel, True, rng.randint(-99, 99))]
+        place, other = 2 * number % 8, (2 * number + 1) % 8
+        accesses += [(other, True, rng.randint(-99, 99)), (place, True, rng.randint(-99, 99))]
         for step in steps:
             addend = rng.randint(-99, 99)
-            accesses.append({"same": (pixel, False, addend), "init": (pixel, True, addend),
+            accesses.append({"same": (place, False, addend), "init": (place, True, addend),
                              "other": (other, False, addend), "idle": None}[step])
-        accesses.append((pixel, False, rng.randint(-99, 99)))
+        accesses.append((place, False, rng.randint(-99, 99)))
         touched = [step in ("same", "init") for step in steps]
         distances.add(touched[::-1].index(True) + 1 if any(touched) else len(steps) + 1)
     assert distances == set(range(1, 6))
@@ -66,16 +67,17 @@ async def one_pixel_at_every_distance(dut):
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
-async def pixels_that_differ_in_one_bit(dut):
-    """Two pixels in turn, for every address bit and at every distance; then all of the memory."""
+async def places_that_differ_in_one_bit(dut):
+    """Two places in turn, for every address bit, that of the context among them, at every
+    distance; then all of the memory."""
     config, _ = given()
-    pixels, rng = config.buffers.pixels, random.Random(2)
-    accesses = [(pixel, True, pixel + 1) for pixel in range(pixels)]
-    for bit in range((pixels - 1).bit_length()):
-        for pixel, distance in product((0, pixels - 1), range(1, 5)):
-            accesses += [(pixel, False, 3), (pixel ^ 1 << bit, False, 5)]
-            accesses += [None] * (distance - 1) + [(pixel, False, 7)]
-    accesses += [(pixel, False, -pixel) for pixel in range(pixels)]
+    places, rng = CONTEXTS * config.buffers.pixels, random.Random(2)
+    accesses = [(place, True, place + 1) for place in range(places)]
+    for bit in range((places - 1).bit_length()):
+        for place, distance in product((0, places - 1), range(1, 5)):
+            accesses += [(place, False, 3), (place ^ 1 << bit, False, 5)]
+            accesses += [None] * (distance - 1) + [(place, False, 7)]
+    accesses += [(place, False, -place) for place in range(places)]
     await check(dut, accesses, rng)
 
 
@@ -83,16 +85,16 @@ async def pixels_that_differ_in_one_bit(dut):
 async def random_accesses_with_pauses(dut):
     config, (low, high) = given()
     rng = random.Random(3)
-    for count, gaps in product((1, 2, 3, 5, config.buffers.pixels), GAPS.values()):
+    for count, gaps in product((1, 2, 3, 5, CONTEXTS * config.buffers.pixels), GAPS.values()):
         accesses, started, pauses = [], set(), gaps or (0,)
         for cycle in range(200):
             if pauses[cycle % len(pauses)]:
                 accesses.append(None)
                 continue
-            pixel = rng.randrange(count)
-            init = pixel not in started or rng.random() < 0.2
-            started.add(pixel)
-            accesses.append((pixel, init, rng.randint(low // 64, high // 64)))
+            place = rng.randrange(count)
+            init = place not in started or rng.random() < 0.2
+            started.add(place)
+            accesses.append((place, init, rng.randint(low // 64, high // 64)))
         await check(dut, accesses, rng)
 
 

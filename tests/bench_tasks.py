@@ -1,4 +1,4 @@
-"""Bench of TaskList: jobs of every density, and passes that begin at any time."""
+"""Bench of TaskList: jobs of every density in both contexts, and passes that begin at any time."""
 
 import random
 from itertools import count, cycle, product
@@ -8,65 +8,106 @@ import cocotb
 from cycle_helpers import ordered_pairs, play
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.tasks import task_list
-from hwgate.rtl.structs import pixel_layout
+from hwgate.rtl.structs import CONTEXTS, pixel_layout
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.sim.streams import parameters, start
 from rtl_helpers import GAPS
 
 
 class Timeline:
-    """Inputs of every cycle, and what the contract says about the outputs of that cycle."""
+    """Inputs of every cycle, and what the contract says about the outputs of that cycle.
 
-    def __init__(self):
+    A port that means nothing in a cycle is random, or all ones.
+    """
+
+    def __init__(self, seed):
         config = AcceleratorConfig.from_dict(parameters()["config"])
         self.depth, self.pixel_bits = config.buffers.pixels, pixel_layout(config).size
-        self.inputs, self.expected = [], []
-        self.tasks, self.position = [], 0  # tasks: (cycle of the append, pixel)
+        self.count_bits = (self.depth - 1).bit_length() + 1
+        self.rng, self.inputs, self.expected = random.Random(seed), [], []
+        self.lists = [[] for _ in range(CONTEXTS)]  # of (cycle of the append, pixel)
+        self.reading = self.position = 0
 
     @property
     def valid(self):
         """A pixel is at the output in the cycle that comes next."""
-        visible = [since for since, _ in self.tasks[self.position:self.position + 1]
+        visible = [since for since, _ in self.lists[self.reading][self.position:self.position + 1]
                    if since + TASK_LATENCY <= len(self.inputs)]
         return bool(visible)
 
-    def step(self, *, pixel=None, clear=False, rewind=False, take=False):
-        """One cycle, in which ``pixel`` is appended; without one, the port is all ones."""
-        assert not (take and not self.valid) and not (clear and pixel is not None)
-        self.expected.append((self.valid, len(self.tasks), self.position,
-                              self.tasks[self.position][1] if self.valid else None))
-        if clear:
-            self.tasks = []
-        elif pixel is not None:
-            self.tasks.append((len(self.inputs), pixel))
-        self.position = 0 if rewind else self.position + take
-        self.inputs.append({"clear": clear, "append": pixel is not None, "rewind": rewind,
-                            "next": take, "pixel": (1 << self.pixel_bits) - 1 if pixel is None
-                            else pixel})
+    def step(self, *, to=0, pixel=None, clear=None, rewind=None, take=False):
+        """One cycle, in which ``pixel`` is appended to a list; ``clear`` and ``rewind`` name one,
+        or none."""
+        assert not (take and not self.valid) and not (clear == to and pixel is not None)
+        counts = sum(len(tasks) << self.count_bits * n for n, tasks in enumerate(self.lists))
+        o = self.lists[self.reading][self.position][1] if self.valid else None
+        self.expected.append((self.valid, counts, self.position, o))
+        free = self.rng.randrange(CONTEXTS)
+        self.inputs.append({
+            "clear": clear is not None, "clear_context": free if clear is None else clear,
+            "append": pixel is not None, "append_context": free if pixel is None else to,
+            "pixel": (1 << self.pixel_bits) - 1 if pixel is None else pixel,
+            "rewind": rewind is not None, "context": free if rewind is None else rewind,
+            "next": take})
+        if clear is not None:
+            self.lists[clear] = []
+        if pixel is not None:
+            self.lists[to].append((len(self.inputs) - 1, pixel))
+        self.position = 0 if rewind is not None else self.position + take
+        self.reading = self.reading if rewind is None else rewind
 
-    def job(self, decisions, rng, *, gaps=(), stalls=(), passes=1, delay=0):
+    def pixels(self, decisions):
+        """A random pixel for each decision."""
+        return [self.rng.getrandbits(self.pixel_bits) for _ in decisions]
+
+    def job(self, context, decisions, *, gaps=(), stalls=(), passes=1, delay=0):
         """A job, from its clear to its last pass; returns the pixels to be taken.
 
         Decisions pause by ``gaps``, takes by ``stalls``; the first pass begins ``delay`` cycles
         after the clear, any other in the cycle in which the one before it ends.
         """
-        pixels = [rng.getrandbits(self.pixel_bits) for _ in decisions]
+        pixels = self.pixels(decisions)
         pauses, holds = cycle(gaps or (0,)), cycle(stalls or (0,))
         decided, begun = 0, False
-        self.step(clear=True)
+        self.step(clear=context)
         for now in count():
             pixel = None
             if decided < len(decisions) and not next(pauses):
                 pixel = pixels[decided] if decisions[decided] else None
                 decided += 1
             take = begun and self.valid and not next(holds)
-            listed = len(self.tasks) + (pixel is not None)
+            listed = len(self.lists[context]) + (pixel is not None)
             over = begun and decided == len(decisions) and self.position + take == listed
             passes -= over
-            self.step(pixel=pixel, take=take, rewind=now == delay or over and passes > 0)
+            again = now == delay or over and passes > 0
+            self.step(to=context, pixel=pixel, take=take, rewind=context if again else None)
             begun = begun or now == delay
             if over and not passes:
                 return [pixels[index] for index in task_list(decisions)]
+
+    def overlap(self, context, decisions, passes, *, gaps=(), stalls=(), delay=0):
+        """Decisions on a job in ``context`` while the list of another job, in the other one, is
+        read in so many passes, from ``delay`` cycles after the clear on; returns (pixels that are
+        taken, pixels of the job)."""
+        other, pixels = 1 - context, self.pixels(decisions)
+        pauses, holds = cycle(gaps or (0,)), cycle(stalls or (0,))
+        listed = [pixel for _, pixel in self.lists[other]]
+        wanted, decided, begun = listed * passes, 0, False
+        passes = passes if listed else 0  # without a task there is no pass
+        self.step(clear=context)
+        for now in count():
+            pixel = None
+            if decided < len(decisions) and not next(pauses):
+                pixel = pixels[decided] if decisions[decided] else None
+                decided += 1
+            take = begun and bool(passes) and self.valid and not next(holds)
+            over = take and self.position + 1 == len(listed)
+            passes -= over
+            again = passes > 0 and (now == delay or over)
+            self.step(to=context, pixel=pixel, take=take, rewind=other if again else None)
+            begun = begun or now == delay
+            if not passes and decided == len(decisions):
+                return wanted, [pixels[index] for index in task_list(decisions)]
 
     async def check(self, dut):
         """Play, compare every cycle, and return the pixels taken."""
@@ -79,45 +120,71 @@ class Timeline:
                 if values["next"]]
 
 
+def densities(depth):
+    """No pixel, the first, the last, every second, all of the largest tile."""
+    some = min(depth, 40)
+    return [[0] * some, [1] + [0] * (some - 1), [0] * (some - 1) + [1], [0, 1] * (some // 2),
+            [1] * depth]
+
+
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def every_density_follows_every_density(dut):
-    """No pixel, the first, the last, every second, all of the largest tile; with pauses."""
-    timeline, rng, expected = Timeline(), random.Random(1), []
-    some = min(timeline.depth, 40)
-    kinds = [[0] * some, [1] + [0] * (some - 1), [0] * (some - 1) + [1], [0, 1] * (some // 2),
-             [1] * timeline.depth]
+    """A pass reads a list while the gate writes it; with pauses, in one context and in turns."""
+    timeline, expected = Timeline(1), []
+    rng, kinds = timeline.rng, densities(timeline.depth)
     patterns = cycle(product(GAPS.values(), GAPS.values()))
-    for number in ordered_pairs(range(len(kinds))):
+    for turn, number in enumerate(ordered_pairs(range(len(kinds)))):
         gaps, stalls = next(patterns)
         passes = rng.randint(1, 3)
-        expected += passes * timeline.job(kinds[number], rng, gaps=gaps, stalls=stalls,
-                                          passes=passes, delay=rng.choice([0, 1, 5, some + 3]))
+        expected += passes * timeline.job(turn // 3 % CONTEXTS, kinds[number], gaps=gaps,
+                                          stalls=stalls, passes=passes,
+                                          delay=rng.choice([0, 1, 5, 43]))
+    assert await timeline.check(dut) == expected
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def one_job_is_decided_while_another_is_read(dut):
+    """Every density beside every density: neither list disturbs the other."""
+    timeline, expected, before = Timeline(4), [], []
+    rng, kinds = timeline.rng, densities(timeline.depth)
+    patterns = cycle(product(GAPS.values(), GAPS.values()))
+    for turn, number in enumerate(ordered_pairs(range(len(kinds)))):
+        gaps, stalls = next(patterns)
+        passes = rng.randint(1, 3)
+        taken, listed = timeline.overlap(turn % CONTEXTS, kinds[number], passes, gaps=gaps,
+                                         stalls=stalls, delay=rng.choice([0, 1, 5]))
+        assert taken == before * passes
+        expected, before = expected + taken, listed
     assert await timeline.check(dut) == expected
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def a_pass_begins_at_every_time(dut):
     """All decisions of a small tile; the first pass begins before, with and after each append."""
-    timeline, rng, expected = Timeline(), random.Random(2), []
-    for decisions in product((0, 1), repeat=4):
+    timeline, expected = Timeline(2), []
+    for turn, decisions in enumerate(product((0, 1), repeat=4)):
         for delay, gaps in product(range(8), ((), (1, 0), (1, 1, 0))):
-            expected += 2 * timeline.job(decisions, rng, gaps=gaps, passes=2, delay=delay)
+            expected += 2 * timeline.job(turn % CONTEXTS, decisions, gaps=gaps, passes=2,
+                                         delay=delay)
     assert await timeline.check(dut) == expected
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def random_control(dut):
-    """Appends, takes and rewinds in any combination; the list fills up and is cleared."""
-    timeline, rng, rewound, full = Timeline(), random.Random(3), set(), 0
-    for _ in range(12 * timeline.depth):
-        listed, take = len(timeline.tasks), timeline.valid and rng.random() < 0.8
-        full += listed == timeline.depth
-        clear = rng.random() < (0.2 if listed == timeline.depth else 0.002)
-        append = not clear and listed < timeline.depth and rng.random() < 0.6
-        rewind = rng.random() < 0.05
-        timeline.step(clear=clear, rewind=rewind, take=take,
+    """Appends, takes, rewinds and clears in any combination and context; lists fill up."""
+    timeline, seen, full = Timeline(3), set(), [0] * CONTEXTS
+    rng = timeline.rng
+    for _ in range(2000 + 16 * timeline.depth):
+        to, take = rng.randrange(CONTEXTS), timeline.valid and rng.random() < 0.8
+        listed = len(timeline.lists[to])
+        full[to] += listed == timeline.depth
+        append = listed < timeline.depth and rng.random() < 0.6
+        clear = (to ^ append if rng.random() < (0.2 if listed == timeline.depth else 0.004)
+                 else None)
+        rewind = rng.randrange(CONTEXTS) if rng.random() < 0.05 else None
+        seen.add((rewind, take, append))
+        timeline.step(to=to, clear=clear, rewind=rewind, take=take,
                       pixel=rng.getrandbits(timeline.pixel_bits) if append else None)
-        rewound.add((rewind, take, append))
-    assert full
-    assert len(rewound) == 8
+    assert all(full)
+    assert len(seen) == 4 * (CONTEXTS + 1)
     await timeline.check(dut)

@@ -1,6 +1,6 @@
 """Model of Issue, and of what it meets in a lane, for its bench.
 
-Job slots, weight queues, progress of loaders and store, task list, and a gate that decides a fixed
+Job slots, weight queues, progress of loaders and store, task lists, and a gate that decides a fixed
 time after a window has left. Imported inside the simulator.
 """
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from hwgate.config import AcceleratorConfig
-from hwgate.quant.issue import Window, job_windows
+from hwgate.quant.issue import Window, job_windows, path_order
 from hwgate.quant.pixels import pixel
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.issue import ISSUE_LATENCY
 from hwgate.rtl.lane import decision_latency
-from hwgate.rtl.structs import descriptor_struct, header_struct, pixel_layout
+from hwgate.rtl.structs import CONTEXTS, descriptor_struct, header_struct, pixel_layout
 from hwgate.sim.streams import pack, parameters
 
 __all__ = ["CONFIG", "DECISION", "HALVES", "Job", "Layer", "Model", "OPERANDS", "PLANES", "STROBES",
-           "packer"]
+           "WHOLE", "packer"]
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 WORDS = CONFIG.buffers.window_words
@@ -27,6 +27,8 @@ WORDS = CONFIG.buffers.window_words
 DECISION = decision_latency(CONFIG) - ISSUE_LATENCY
 #: Planes of a tile, and of its residual operand; tiles that two halves hold.
 PLANES, OPERANDS, HALVES = 4, 3, 2
+#: ``early_words`` of a layer whose passes wait for whole planes.
+WHOLE = 0xFFFF
 #: Outputs that make something happen around the block.
 STROBES = ("take", "task_clear", "task_rewind", "task_next", "base__ready", "cond__ready")
 
@@ -61,8 +63,9 @@ class Job:
     def gated(self):
         return self.opened is not None
 
-    def bits(self, res_group):
-        """The job in its slot; fields that the block does not use are random."""
+    def bits(self, res_group, last):
+        """The job in its slot, the lane's last one or not; fields that the block does not use are
+        random."""
         values, header = ({name: random.getrandbits(f.width - 1) for name, f in layout
                            if name != "header"}
                           for layout in (job_layout(CONFIG), header_struct(CONFIG)))
@@ -73,7 +76,8 @@ class Job:
             header["mult_residual"] = random.choice((1, -2)) << random.randrange(15)
             values["channel"] = ((res_group + self.operand) * CONFIG.channels
                                  + random.randrange(CONFIG.channels))
-        return pack(job_layout(CONFIG), values | {"tile": self.tile, "header": header})
+        return pack(job_layout(CONFIG), values | {"tile": self.tile, "last": last,
+                                                  "header": header})
 
 
 @dataclass
@@ -95,7 +99,7 @@ class Pass:
 
 @dataclass
 class Layer:
-    """A scenario."""
+    """A scenario: jobs that are all gated, or none of them."""
 
     jobs: list[Job]
     pixels: int = 5  # of an image
@@ -103,15 +107,22 @@ class Layer:
     step: int = 1  # distance of windows in pixels; three times as far in bank mode
     reduce: bool = False
     loaded_at: dict = field(default_factory=dict)  # from which cycle (tile, plane) is loaded
+    words_at: dict = field(default_factory=dict)   # ... and pixels of it: [(cycle, number)]
+    early_words: int = WHOLE  # pixels that the first row of windows needs
+    early_step: int = 0       # and how many more each further row
     added_at: dict = field(default_factory=dict)   # ... and an operand's (tile, plane)
     stored_at: dict = field(default_factory=dict)  # from which cycle a tile is stored
+    planes: dict = field(default_factory=dict)  # plane of a path's pass (cond, number), not random
     decision: int = DECISION
     images: int = 1  # of a tile
 
     def __post_init__(self):
+        self.seen = -1, {}
         self.row_words, self.res_group = random.randrange(WORDS), random.randrange(4)
         self.image_words = random.randrange(WORDS)
         self.tiles = 1 + max(job.tile for job in self.jobs)
+        self.gated = self.jobs[0].gated
+        assert all(job.gated == self.gated for job in self.jobs)
         self.adds = any(job.operand is not None for job in self.jobs)
         step_q, step_m = divmod(self.step, 3)
         fields = {name: random.getrandbits(f.width - 1) for name, f in descriptor_struct()}
@@ -119,39 +130,54 @@ class Layer:
             "out_pixels": self.pixels, "out_width": self.width, "step_q": step_q,
             "step_m": step_m, "row_step": step_q * self.row_words, "row_words": self.row_words,
             "reduce": self.reduce, "res_group": self.res_group, "images": self.images,
-            "image_words": self.image_words})
+            "image_words": self.image_words, "early_words": self.early_words,
+            "early_step": self.early_step})
 
     def passes(self):
         """Passes of all jobs in order."""
         found = []
-        for number, job in enumerate(self.jobs):
-            windows = list(job_windows(
-                job.base, job.cond, job.gated, self.reduce, self.pixels, job.opened or [],
-                images=self.images, beat_pixels=CONFIG.beat_pixels))
-            paths = [(False, job.base)]
-            if job.gated:
-                paths.append((True, job.cond if job.opened else 1))
-            for cond, blocks in paths:
-                for block in range(blocks):
-                    final = block == blocks - 1
-                    found.append(Pass(
-                        number, cond, block,
-                        [w for w in windows if (w.cond, w.block) == (cond, block)],
-                        clear=final and job.gated and not cond,
-                        adds=final and not cond and job.operand is not None,
-                        ends_job=final and cond == job.gated))
+        windows = [list(job_windows(job.base, job.cond, job.gated, self.reduce, self.pixels,
+                                    job.opened or [], images=self.images,
+                                    beat_pixels=CONFIG.beat_pixels)) for job in self.jobs]
+        for number, cond in path_order(len(self.jobs), self.gated):
+            job = self.jobs[number]
+            blocks = job.base if not cond else job.cond if job.opened else 1
+            for block in range(blocks):
+                final = block == blocks - 1
+                found.append(Pass(
+                    number, cond, block,
+                    [w for w in windows[number] if (w.cond, w.block) == (cond, block)],
+                    clear=final and job.gated and not cond,
+                    adds=final and not cond and job.operand is not None,
+                    ends_job=final and cond == job.gated))
+                if (cond, block) in self.planes:
+                    found[-1].head["plane"] = self.planes[cond, block]
         return found
 
     def progress(self, now):
-        """Loaded tiles and planes of the next one, the same of the residual operand, of which
-        nothing comes if no job adds one, and stored tiles in a cycle."""
+        """Loaded tiles, planes of the next one and pixels of its next plane, the same of the
+        residual operand, of which nothing comes if no job adds one, and stored tiles in a cycle."""
+        if self.seen[0] != now:
+            self.seen = now, self._progress(now)
+        return self.seen[1]
+
+    def _progress(self, now):
         (tile, plane), added = (
             next((place for place, at in times.items() if at > now), (self.tiles, 0))
             for times in (self.loaded_at, self.added_at))
         stored = next((tile for tile, at in self.stored_at.items() if at > now), self.tiles)
         added = added if self.adds else (0, 0)
-        return {"loaded_tile": tile, "loaded_plane": plane, "residual_tile": added[0],
-                "residual_plane": added[1], "stored_tile": stored}
+        words = max((n for at, n in self.words_at.get((tile, plane), ()) if at <= now), default=0)
+        return {"loaded_tile": tile, "loaded_plane": plane, "loaded_words": words,
+                "residual_tile": added[0], "residual_plane": added[1], "stored_tile": stored}
+
+    def readable(self, now, tile, plane, row=None):
+        """A plane is loaded, or what a row of windows needs of it."""
+        progress = self.progress(now)
+        next_plane = progress["loaded_tile"], progress["loaded_plane"]
+        return next_plane > (tile, plane) or (
+            row is not None and next_plane == (tile, plane)
+            and progress["loaded_words"] >= self.early_words + row * self.early_step)
 
     def pixel_bits(self, index):
         """Position of a window, as it travels."""
@@ -163,24 +189,33 @@ class Layer:
 
 
 class Tasks:
-    """Task list and gate of a lane, as the block sees them."""
+    """Task lists and gate of a lane, as the block sees them. A job has the context of its number
+    modulo :data:`CONTEXTS`."""
 
     def __init__(self):
-        self.items, self.position, self.valid, self.drained = [], 0, False, False
-        self.coming = deque()  # decisions: (cycle, open pixel or None, last)
+        self.items, self.drained = [[] for _ in range(CONTEXTS)], [False] * CONTEXTS
+        self.reading, self.position, self.valid = 0, 0, False
+        self.coming = deque()  # decisions: (cycle, job, open pixel or None, last)
+
+    def of(self, job):
+        """Tasks of a job so far, and whether there will be no more."""
+        return self.items[job % CONTEXTS], self.drained[job % CONTEXTS]
 
     def step(self, now, clear, rewind, taken):
-        """To the next cycle; true if the first task of a job came."""
-        ahead = 0 if rewind else self.position + taken
-        self.position, self.valid = ahead, ahead < len(self.items) and not clear
-        if clear:
-            self.items, self.drained = [], False
+        """To the next cycle; ``clear`` and ``rewind`` are jobs or None. The job whose first task
+        came, or None."""
+        self.position = self.position + taken if rewind is None else 0
+        self.reading = self.reading if rewind is None else rewind % CONTEXTS
+        if clear is not None:
+            self.items[clear % CONTEXTS], self.drained[clear % CONTEXTS] = [], False
+        self.valid = self.position < len(self.items[self.reading])
         if not self.coming or self.coming[0][0] > now:
-            return False
-        _, index, self.drained = self.coming.popleft()
+            return None
+        _, job, index, last = self.coming.popleft()
+        self.drained[job % CONTEXTS] |= last
         if index is not None:
-            self.items.append(index)
-        return index is not None and len(self.items) == 1
+            self.items[job % CONTEXTS].append(index)
+        return job if index is not None and len(self.items[job % CONTEXTS]) == 1 else None
 
 
 class Model:
@@ -189,8 +224,9 @@ class Model:
     def __init__(self, layer):
         self.layer, self.tasks, self.passes = layer, Tasks(), deque(layer.passes())
         self.running, self.left = None, deque()
-        self.sent = self.arrived = self.done = 0  # jobs: base blocks, header, end
-        self.ended = []
+        self.sent = self.arrived = self.done = 0  # jobs: base blocks, header, end, each in order
+        self.over = [False] * len(layer.jobs)
+        self.started = None  # pass that starts in this cycle
         self.fresh, self.slots = [False] * JOBS_ALIVE, [random.getrandbits(60)] * JOBS_ALIVE
         self.blocks = {False: deque(), True: deque()}  # by path: (cycle, head)
 
@@ -205,34 +241,39 @@ class Model:
 
     def cycle(self, now):
         """Expected outputs of a cycle: activity, strobes, and the pass and window issued."""
-        tasks, end, window = self.tasks, self.running is None, None
-        if self.running and self.running.cond:
+        tasks, was, end, window = self.tasks, self.running, self.running is None, None
+        if was and was.cond:
+            items, drained = tasks.of(was.job)
             if tasks.valid:
                 window = self.left.popleft()
-                assert window.pixel == tasks.items[tasks.position]
-            taken = tasks.position + (window is not None)
-            end = tasks.drained and taken == len(tasks.items)
-        elif self.running:
-            window = self.left.popleft()
+                assert window.pixel == items[tasks.position]
+            end = drained and tasks.position + (window is not None) == len(items)
+        elif was:
+            row = self.left[0].pixel // self.layer.width
+            if self.layer.readable(now, self.layer.jobs[was.job].tile, was.head["plane"], row):
+                window = self.left.popleft()
             end = not self.left
-        was, held = self.running, self._held(now)
+        held = self._held(now)
         if window is not None:
             activity = "conditional" if was.cond else "base"
+        elif was:
+            activity = "gate" if was.cond else "windows"
         else:
-            activity = "gate" if was else held or "turnaround"
+            activity = held or "turnaround"
 
-        strobes, self.ended = dict.fromkeys(STROBES, 0), []
+        strobes, self.started = dict.fromkeys(STROBES, 0), None
         if was and end:
-            self.running, self.ended = None, [was]
+            self.running = None
+            self.over[was.job] |= was.ends_job
         if end and held is None:
-            new = self.running = self.passes.popleft()
+            new = self.running = self.started = self.passes.popleft()
             self.left = deque(new.windows)
             strobes["cond__ready" if new.cond else "base__ready"] = 1
             strobes["task_rewind"], strobes["task_clear"] = new.cond, new.clear
             if not new.cond and new.number == 0:
                 strobes["take"] = 1 << new.job % JOBS_ALIVE
-        elif not was and held == "gate" and tasks.drained:
-            self.ended = [self.passes.popleft()]
+        elif held == "gate" and tasks.of(self.passes[0].job)[1]:  # also while another pass runs
+            self.over[self.passes.popleft().job] = True
         strobes["task_next"] = bool(window and window.cond)
         return activity, strobes, (was, window) if window else None
 
@@ -242,13 +283,13 @@ class Model:
             return "idle"
         new, progress = self.passes[0], self.layer.progress(now)
         first = not new.cond and new.number == 0
-        if new.cond and new.number == 0 and not self.tasks.items:
+        if new.cond and new.number == 0 and not self.tasks.of(new.job)[0]:
             return "gate"
         if self.head(new.cond, now) is None or first and not self.fresh[new.job % JOBS_ALIVE]:
             return "weights"
         job = self.layer.jobs[new.job]
         tile = job.tile
-        if (progress["loaded_tile"], progress["loaded_plane"]) <= (tile, new.head["plane"]):
+        if not self.layer.readable(now, tile, new.head["plane"], None if new.cond else 0):
             return "windows"
         added = progress["residual_tile"], progress["residual_plane"]
         if new.adds and added <= (tile, job.operand):
@@ -264,20 +305,25 @@ class Model:
         for slot in range(JOBS_ALIVE):
             self.fresh[slot] &= not strobes["take"] >> slot & 1
         if issued and issued[1].gate:
-            index = issued[1].pixel
-            self.tasks.coming.append((now + 1 + layer.decision, index if index in
-                                      jobs[issued[0].job].opened else None, issued[1].last))
-        if self.tasks.step(now, strobes["task_clear"], strobes["task_rewind"],
-                           strobes["task_next"]):
-            self._send(now + 1 + jobs[self.passes[0].job].cond_late, self.passes[0].job, True)
-        self.done += sum(ended.ends_job for ended in self.ended)
+            job, index = issued[0].job, issued[1].pixel
+            self.tasks.coming.append((now + 1 + layer.decision, job,
+                                      index if index in jobs[job].opened else None,
+                                      issued[1].last))
+        started = self.started and self.started.job
+        first = self.tasks.step(now, started if strobes["task_clear"] else None,
+                                started if strobes["task_rewind"] else None, strobes["task_next"])
+        if first is not None:
+            self._send(now + 1 + jobs[first].cond_late, first, True)
+        while self.done < len(jobs) and self.over[self.done]:
+            self.done += 1
         alive = min(self.done + JOBS_ALIVE, len(jobs))
         if self.sent < alive and jobs[self.sent].base_at <= now + 1:
             self._send(now + 1, self.sent, False)
             self.sent += 1
         if self.arrived < alive and jobs[self.arrived].header_at <= now + 1:
             self.fresh[self.arrived % JOBS_ALIVE] = True
-            self.slots[self.arrived % JOBS_ALIVE] = jobs[self.arrived].bits(layer.res_group)
+            self.slots[self.arrived % JOBS_ALIVE] = jobs[self.arrived].bits(
+                layer.res_group, self.arrived == len(jobs) - 1)
             self.arrived += 1
 
     def _send(self, at, number, cond):

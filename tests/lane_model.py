@@ -38,22 +38,27 @@ class Pace:
 
 
 class Reader:
-    """Grants requests one at a time and answers with headers and blocks."""
+    """Grants requests one at a time and answers with headers and blocks. A block is longer than a
+    beat, so no request's first block comes directly after the last one of another."""
 
     def __init__(self, memory, pace):
         self.memory, self.pace, self.taken = memory, pace, {"base": [], "cond": []}
+        self.granted, self.blocks = {"base": [], "cond": []}, {"base": [], "cond": []}  # cycles
         self.strobes, self.at, self.grant_at = deque(), 0, 0
 
     def take(self, now, stream, request, header):
         self.taken[stream].append((request["address"], request["beats"], header))
+        self.granted[stream].append(now)
         first = request["address"]
         raw = self.memory[first:first + request["beats"] * CONFIG.bus.bytes].tobytes()
         found, blocks = cut(CONFIG, raw, header)
-        self.at = max(self.at, now + 1)
+        self.at = max(self.at + 1, now + 1)
         for name, data in chain([("header", found)] if header else [],
                                 ((stream, block) for block in blocks)):
             self.at += 1 + self.pace.of("strobe")
             self.strobes.append((self.at, name, int.from_bytes(data, "little")))
+            if name == stream:
+                self.blocks[stream].append(self.at)
         self.grant_at = now + 1 + self.pace.of("grant")
 
     def inputs(self, now):
@@ -105,10 +110,10 @@ class Planes:
 
 
 class Loader(Planes):
-    """Writes the windows of a tile, up to three words a cycle."""
+    """Writes the windows of a tile, up to three words a cycle, and tells how many of a plane."""
 
     def __init__(self, layer, memory, pace):
-        self.d, self.memory = layer, memory
+        self.d, self.memory, self.written = layer, memory, 0
         super().__init__(layer["tiles"], layer["in_planes"], pace, "window")
 
     def _plane(self):
@@ -116,7 +121,7 @@ class Loader(Planes):
         d, size, words = self.d, CONFIG.channels, CONFIG.buffers.window_words
         planes = (d["in_address"] + self.tile * d["in_stride"] + self.plane * d["in_run_stride"]
                   + d["in_skip"] * size)
-        half, run = self.tile % HALVES * words, []
+        half, run, self.written = self.tile % HALVES * words, [], 0
         for image, n in np.ndindex(d["images"], d["plane_words"]):
             first = planes + image * d["plane_beats"] * CONFIG.bus.bytes
             y, x = divmod(n, d["in_width"])
@@ -137,14 +142,17 @@ class Loader(Planes):
 
     def _bits(self, run):
         width, fields, bits = WRITE.elem_shape.size, WRITE.elem_shape, 0
+        self.written += len(run)
         for bank, address, data in run:
             bits |= (1 | address << fields["address"].offset
                      | data << fields["data"].offset) << bank * width
         return bits
 
     def inputs(self, now, left_tiles):
+        words = self.written and self.written + self.d["in_skip"]
         bits, (tile, plane) = self.step(now, left_tiles)
-        return {"u__write": bits or 0}, {"loaded_tile": tile, "loaded_plane": plane}
+        return {"u__write": bits or 0}, {"loaded_tile": tile, "loaded_plane": plane,
+                                         "loaded_words": words}
 
 
 class Operands(Planes):

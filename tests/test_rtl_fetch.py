@@ -45,7 +45,8 @@ def test_lanes_share_the_jobs_of_the_compiler(config):
     places = sorted((job.tile, job.channel) for lane in jobs for job in lane)
     assert places == [(tile, n) for tile in range(2) for n in range(len(plan.jobs))]
     for lane in jobs:
-        assert [job.last for job in lane].count(True) == (2 if lane else 0)
+        assert [job.tile_last for job in lane].count(True) == (2 if lane else 0)
+        assert [job.last for job in lane] == [False] * (len(lane) - 1) + [True] * bool(lane)
         for job in lane:
             assert job.address == 4096 + job.channel * d["job_stride"]
             assert job.conditional == job.address + d["cond_offset"]
@@ -57,6 +58,6 @@ def test_jobs_of_a_lane():
     layer = {"out_channels": 3, "tiles": 2, "weights_address": 100, "job_stride": 10,
              "cond_offset": 7, "slot_words": 5}
     assert lane_jobs(config, layer, 0) == [
-        LaneJob(0, 0, 0, 100, 107, False), LaneJob(0, 2, 5, 120, 127, True),
-        LaneJob(1, 0, 0, 100, 107, False), LaneJob(1, 2, 5, 120, 127, True)]
+        LaneJob(0, 0, 0, 100, 107, False, False), LaneJob(0, 2, 5, 120, 127, True, False),
+        LaneJob(1, 0, 0, 100, 107, False, False), LaneJob(1, 2, 5, 120, 127, True, True)]
     assert lane_jobs(config, {**layer, "out_channels": 1}, 1) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from control_helpers import CONFIGS, Together
-from hwgate.quant.issue import job_windows
+from hwgate.quant.issue import job_windows, path_order
 from hwgate.rtl.issue import Issue
 from hwgate.sim.block import run_block
 
@@ -14,6 +14,21 @@ from hwgate.sim.block import run_block
 def test_issue_on_verilator(config):
     run_block(Together(u=Issue(config)), Path(__file__).with_name("bench_issue.py"),
               parameters={"config": config.to_dict()})
+
+
+@pytest.mark.parametrize("jobs", range(6))
+def test_order_keeps_two_jobs_at_most(jobs):
+    """Every path once, in order; a base path never comes two ahead of the conditional ones."""
+    found = list(path_order(jobs, True))
+    assert sorted(found) == [(job, cond) for job in range(jobs) for cond in (False, True)]
+    alive = 0
+    for number, (job, cond) in enumerate(found):
+        assert cond <= ((job, False) in found[:number])
+        alive += -1 if cond else 1
+        assert alive <= 2
+    if jobs > 1:
+        assert found[:3] == [(0, False), (1, False), (0, True)]
+    assert list(path_order(jobs, False)) == [(job, False) for job in range(jobs)]
 
 
 @pytest.mark.parametrize("gated", [True, False])

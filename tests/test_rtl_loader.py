@@ -13,6 +13,7 @@ from hwgate.sim.block import run_block
 from memory_helpers import band_memory
 
 CONFIGS = [AcceleratorConfig(), AcceleratorConfig(lanes=8, channels=2),
+           AcceleratorConfig(channels=8),
            AcceleratorConfig(lanes=2, channels=8, bus=BusConfig(data_bits=64))]
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_geometry import cases, make_layer
 
 import hwgate
 from geometry_cases import cases, make_layer
