@@ -16,6 +16,7 @@ import typer
 
 from hwgate.config import PRESETS, AcceleratorConfig, BusConfig, MemoryTiming, preset
 from hwgate.errors import UserError
+from hwgate.train_cli import register
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +34,7 @@ app = typer.Typer(
     Start with **hwgate demo**. It trains a small gated network, runs it on simulated hardware,
     and shows that hardware, golden model and cost model agree on every bit, cycle and byte.""",
     epilog="Exit status: 0 all is well, 1 hardware and models differ, 2 unusable input.")
+register(app)
 
 _Preset = Annotated[str, typer.Option(
     "--preset", help=f"Accelerator to start from: {', '.join(sorted(PRESETS))}. "

@@ -10,9 +10,10 @@ import numpy as np
 from hwgate.compiler import Band, Binding, LayerPlan, Program
 from hwgate.config import MemoryTiming
 from hwgate.errors import CompileError, UserError
-from hwgate.geometry import describe, map_bytes, shortage, split_rows
+from hwgate.geometry import Part, describe, map_bytes, shortage, split_rows
 from hwgate.residency import uses
 from hwgate.schedule import LayerSchedule, OpenPixels, schedule_layer
+from hwgate.tiling import alternatives
 
 __all__ = ["Alternative", "Explanation", "explain"]
 
@@ -26,7 +27,7 @@ class Alternative:
     layer : str
         Whose choice it is.
     choice : str
-        What is chosen: ``"rows"`` or ``"output"``.
+        What is chosen: ``"rows"``, ``"images"`` or ``"output"``.
     alternative : str
         In words.
     bytes, cycles : int or None
@@ -138,13 +139,14 @@ class _Costs:
             ends.append(self._schedules(self.binding, index, ends[-1])[-1])
         return ends
 
-    def bind(self, chip: Mapping[int, int], plans: Mapping[int, LayerPlan] | None = None
-             ) -> Binding:
-        """The batch with other maps on chip, and some layers planned otherwise."""
+    def bind(self, chip: Mapping[int, int], plans: Mapping[int, LayerPlan] | None = None,
+             per_tile: int | None = None) -> Binding:
+        """The batch with other maps on chip, some layers planned otherwise, other tiles."""
         plans = plans or {}
         return Binding(
             replace(self.program, plans=tuple(plans.get(index, plan) for index, plan
-                                              in enumerate(self.program.plans))),
+                                              in enumerate(self.program.plans)),
+                    images_per_tile=per_tile or self.program.images_per_tile),
             self.batch, chip)
 
     def of(self, binding: Binding, layers: Sequence[int]) -> _Cost:
@@ -166,7 +168,7 @@ class _Costs:
 
     def _opened(self, fields: Mapping[str, int]) -> OpenPixels:
         """The assumed share of a tile's pixels, from the first one on at even distances."""
-        pixels = fields["out_pixels"]
+        pixels = fields["images"] * fields["out_pixels"]
         count = round(self.density * pixels)
         last = (count - 1) * pixels // count if count else pixels - 1
         shape = fields["tiles"], fields["out_channels"]
@@ -209,16 +211,32 @@ def _rows(costs: _Costs, index: int) -> Iterator[Alternative]:
     except CompileError:
         return
     if len(division) > len(chosen):
-        common = {name: plan.bands[0].descriptor[name] for name in _STREAM_FIELDS}
-        bands = tuple(Band(top, rows, describe(layer, residual, config, top, rows) | common)
+        bands = tuple(Band(top, rows, describe(layer, residual, config, Part(top, rows)))
                       for top, rows in division)
         other = costs.of(costs.bind(costs.binding.chip, {index: replace(plan, bands=bands)}),
                          [index])
         yield row(division, other, False, other.against(cost))
 
 
-#: Descriptor fields of a layer's weight stream, the same for all bands.
-_STREAM_FIELDS = ("opcode", "digest", "job_stride", "cond_offset", "first_blocks", "first_beats")
+def _images(costs: _Costs, index: int) -> Iterator[Alternative]:
+    """Images per tile: those that share a tile share its weights."""
+    program, plan = costs.program, costs.program.plans[index]
+    residual = plan.layer.residual
+    shape = None if residual is None else program.network.shape(residual)
+    parts = tuple(step.part for layer, step in zip(costs.binding.step_layers, costs.binding.steps,
+                                                   strict=True) if layer == index)
+    cost = costs.of(costs.binding, [index])
+    found = alternatives(plan, shape, program.config, len(costs.batch))
+    for choice in found if len(costs.batch) > 1 else ():
+        taken = choice.parts == parts
+        other = costs.of(costs.bind(costs.binding.chip, per_tile=choice.per_tile), [index])
+        reason = "the fewest bytes of those about as fast as the fastest" if taken else (
+            other.against(cost))
+        if program.images_per_tile is not None and taken:
+            reason = f"asked for: at most {program.images_per_tile}"
+        yield _alternative(plan.layer.name, "images", f"{choice.per_tile} per tile",
+                           cost if taken else other, taken,
+                           f"{reason}; no more: {choice.limit}" if choice.limit else reason)
 
 
 def _output(costs: _Costs, index: int) -> Iterator[Alternative]:
@@ -258,4 +276,4 @@ def _output(costs: _Costs, index: int) -> Iterator[Alternative]:
 
 
 #: Choices of the compiler, in the order in which a layer's alternatives are listed.
-_CHOICES: tuple[Callable[[_Costs, int], Iterator[Alternative]], ...] = (_rows, _output)
+_CHOICES: tuple[Callable[[_Costs, int], Iterator[Alternative]], ...] = (_rows, _images, _output)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Alternative", "alternatives", "check_images_per_tile", "divide_batch"]
 
 #: Cycles, as a share of the fewest, that fewer bytes may cost.
-_BYTES_ARE_WORTH = 0.005
+_BYTES_ARE_WORTH = 0.02
 
 
 @dataclass(frozen=True)
