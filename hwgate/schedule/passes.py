@@ -1,7 +1,5 @@
 """Schedule of a lane's passes."""
 
-from collections.abc import Generator
-
 from hwgate.compiler import Job
 from hwgate.config import TAPS
 from hwgate.rtl.issue import ISSUE_LATENCY
@@ -10,7 +8,7 @@ from hwgate.rtl.structs import CONTEXTS
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.rtl.window import WINDOW_LATENCY
 from hwgate.schedule.maps import words_loaded
-from hwgate.schedule.state import HALVES, Block, LaneState, LayerState, Times
+from hwgate.schedule.state import HALVES, Block, LaneState, LayerState
 
 __all__ = ["issue"]
 
@@ -53,7 +51,7 @@ class _Passes:
         layer, lane = self.layer, self.lane
         d, (tile, channel) = layer.d, lane.jobs[number]
         job, base, room = layer.plan.jobs[channel], lane.weights["base"], 0
-        last = len(job.base) - 1
+        last, loaded = len(job.base) - 1, layer.loaded
         for index, block in enumerate(job.base):
             while len(base) <= self.used["base"]:
                 yield base
@@ -62,42 +60,41 @@ class _Passes:
                 while len(layer.stored) <= tile - HALVES:
                     yield layer.stored
                 room = layer.stored[tile - HALVES]
-            operand, operand_group = 0, _operand(layer, job, channel)
-            if index == last and operand_group is not None:
+            operand = windows = 0
+            if index == last and (operand_group := _operand(layer, job, channel)) is not None:
                 wanted = tile * d["res_planes"] + operand_group
                 while len(layer.operands) <= wanted:
                     yield layer.operands
                 operand = layer.operands[wanted]
-            windows = yield from words_loaded(layer, plane, d["early_words"])
+            if len(loaded) <= plane or loaded[plane] > self.at:
+                windows = yield from words_loaded(layer, plane, d["early_words"])
             begin = self.start(("weights", base[self.used["base"]]),
                                ("windows", max(windows, operand)), ("output", room))
             self.used["base"] += 1
             lane.freed["base"].add(self._first(begin))
             lane.counters["base"] += self.pixels
+            late: list[int] = []
             if index == last:
-                self.gates.append((begin, []))
-                late = yield from self._rows(begin, plane, self.gates[number][1], number)
+                self.gates.append((begin, late))
+            if len(loaded) > plane and loaded[plane] <= begin + 1:
+                late.append(0)
+                if index == last:
+                    self._ask(number, self.pixels)
             else:
-                late = yield from self._rows(begin, plane, [])
-            lane.counters["windows"] += late
-            self.at, self.running = begin + self.pixels + late, True
+                yield from self._rows(begin, plane, late, number if index == last else None)
+                lane.counters["windows"] += late[-1]
+            self.at, self.running = begin + self.pixels + late[-1], True
         self.ends.append(self.at)
         self.open.append(layer.opened is not None and layer.opened.count[tile, channel] > 0)
         self._retire()
 
-    def _rows(self, begin: int, plane: int, late: list[int],
-              gate: int | None = None) -> Generator[Times, None, int]:
-        """Rows of a base pass, which follow the loader; ends with the cycles lost in all.
+    def _rows(self, begin: int, plane: int, late: list[int], gate: int | None) -> Block:
+        """Rows of a base pass, which follow the loader.
 
-        ``late`` gets those lost before each row, those of the rows before counted; rows that are
-        not listed lost no more. The gate pass of job ``gate`` asks for conditional weights.
+        ``late`` gets the cycles lost before each row, those of the rows before counted; rows that
+        are not listed lost no more. The gate pass of job ``gate`` asks for conditional weights.
         """
         layer, d = self.layer, self.layer.d
-        opened, first = layer.opened, -1
-        if gate is not None and opened is not None:
-            tile, channel = self.lane.jobs[gate]
-            if opened.count[tile, channel]:
-                first = int(opened.first[tile, channel])
         lost, words, width = 0, d["early_words"], d["out_width"]
         for row in range(d["out_pixels"] // width):
             due = begin + 1 + row * width + lost
@@ -105,14 +102,22 @@ class _Passes:
             if not whole:
                 lost += max(0, (yield from words_loaded(layer, plane, words)) - due)
             late.append(lost)
-            if gate is not None and first >= 0 and (whole or first < (row + 1) * width):
-                blocks = len(layer.plan.jobs[channel].conditional)
-                self.lane.runs.add((self._decision(gate, first) + 1, channel, blocks))
-                first = -1
+            if gate is not None and self._ask(gate, self.pixels if whole else (row + 1) * width):
+                gate = None
             if whole:
                 break
             words += d["early_step"]
-        return lost
+
+    def _ask(self, number: int, pixels: int) -> bool:
+        """A job asks for its conditional weights, if a gate of its first ``pixels`` opens."""
+        opened, (tile, channel) = self.layer.opened, self.lane.jobs[number]
+        if opened is None or not opened.count[tile, channel]:
+            return False
+        first = int(opened.first[tile, channel])
+        if first < pixels:
+            blocks = len(self.layer.plan.jobs[channel].conditional)
+            self.lane.runs.add((self._decision(number, first) + 1, channel, blocks))
+        return first < pixels
 
     def _decision(self, number: int, pixel: int) -> int:
         """Cycle in which a pixel of a job is decided."""
