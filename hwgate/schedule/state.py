@@ -1,6 +1,5 @@
 """State of a layer's schedule: times that become known, requests for the bus, their arbiter."""
 
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,9 +113,8 @@ class LayerState:
         # The arbiter, and the last beat on the bus: at first that of the descriptor.
         free, bus = 0, -READ_BEAT_LATENCY - DECODE_CYCLES
         latency, interval = self.timing.read_latency, self.timing.beat_interval
-        # Last beats of the requests on their way; as many as the reader has room for.
-        sources = 3 + 2 * len(self.lanes)
-        ends = deque([-1] * (OUTSTANDING * sources), maxlen=OUTSTANDING * sources)
+        room = OUTSTANDING * (3 + 2 * len(self.lanes))
+        last_beats: list[int] = []  # of each request
         while True:
             while ready:
                 block = ready.pop()
@@ -125,14 +123,16 @@ class LayerState:
                     missing.waiting.append(block)
             if not requests:
                 break
-            now = max(free, ends[0] + 1, min(request.valid for request in requests.values()))
+            now = max(free, min(request.valid for request in requests.values()))
+            if len(last_beats) >= room:
+                now = max(now, last_beats[-room] + 1)
             source = min(n for n, request in requests.items() if request.valid <= now)
             request = requests.pop(source)
             bursts = burst_count(self.config, request.address, request.beats)
             free = now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES
             start = max(now + GRANT_LATENCY + latency, bus + interval)
             bus = start + (request.beats - 1) * interval
-            ends.append(bus)
+            last_beats.append(bus)
             self.bytes[request.stream] = (self.bytes.get(request.stream, 0)
                                           + request.beats * self.config.bus.bytes)
             request.answer.add((now, start + READ_BEAT_LATENCY))
