@@ -152,7 +152,7 @@ class Lane(wiring.Component):
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
             raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
-            raster.image_words.eq(layer.image_words), raster.images.eq(layer.images),
+            raster.image_words.eq(layer.image_words),
             tasks.append.eq(deciding & opened), tasks.append_context.eq(context),
             tasks.pixel.eq(raster.o)]
         with m.If(deciding & tag.last):

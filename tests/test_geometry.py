@@ -33,12 +33,13 @@ def buffers_needed(case, top, rows):
     layer, config = case.layer, case.config
     groups = ceil(layer.in_shape[0] / config.channels)
     width, read = layer.in_shape[2], rows_read(layer, top, rows)
+    loaded = read[-1] + 1 - read[0]  # rows between those are loaded as well
     if layer.kernel == 1:
-        passes, words = ceil(groups / TAPS), len(read) * width
+        passes, words = ceil(groups / TAPS), loaded * width
     else:
         above = max(0, layer.padding - top * layer.stride)
         passes = groups
-        words = ceil((layer.padding + width) / 3) * ceil((above + len(read)) / 3)
+        words = ceil((layer.padding + width) / 3) * ceil((above + loaded) / 3)
     pixels = rows * layer.conv_shape[2]
     slots = ceil(layer.conv_shape[0] / config.lanes)
     if case.residual is not None:  # it comes in whole groups
