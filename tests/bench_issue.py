@@ -247,7 +247,8 @@ async def operand_of_a_job(dut):
     for opened in (None, [], [0, 3]):
         for base in (1, 3):
             for operand in (None, *range(OPERANDS)):
-                jobs = [Job(opened, base, 2, tile=1, operand=operand), Job(opened and [1], tile=1, operand=0)]
+                jobs = [Job(opened, base, 2, tile=1, operand=operand),
+                        Job(opened and [1], tile=1, operand=0)]
                 for missing in range(OPERANDS):
                     added = {(1, plane): late * (plane >= missing) for plane in range(OPERANDS)}
                     layer = Layer(jobs, added_at=added)
@@ -300,7 +301,7 @@ async def start_beside_the_loader(dut):
                 layer = Layer([Job(tile=tile)], early_words=early, planes={(False, 0): plane})
                 layer.loaded_at = {place: whole if n >= at else before
                                    for n, place in enumerate(places)}
-                layer.words_at = dict.fromkeys(places[:at], [(0, most)])
+                layer.words_at = {place: [(0, most)] for place in places[:at]}
                 layer.words_at[tile, plane] = [(there, min(words, most))]
                 spent = await play(dut, layer)
                 assert spent["windows"] == (there if words >= early < WHOLE else whole) - 1

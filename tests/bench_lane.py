@@ -339,8 +339,9 @@ async def conditional_weights_in_turn(dut):
     for kernel in (3, 7):
         def wanted(layer, kernel=kernel):
             return layer.kernel == kernel and len(layer.weight) > 2 * CONFIG.lanes
-        network, images = one_layer(kernel, tiles=2, size=4, wanted=wanted, gated=True, reduce=False,
-                                    features=Features(kernels=(7,)), density="open")
+        network, images = one_layer(kernel, tiles=2, size=4, wanted=wanted, gated=True,
+                                    reduce=False, density="open",
+                                    features=Features(kernels=(7,)))
         for opens in ((True,), (True, True, False)):
             for pace in (PACES["at_once"], Pace(grant=60), PACES["slow_weights"]):
                 _, times = await play(dut, with_gates(network, opens), images, 0, pace)

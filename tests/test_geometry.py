@@ -146,6 +146,24 @@ def test_windows_of_a_band_lie_over_the_rows_it_loads(case):
 
 @settings(deadline=None, max_examples=100)
 @given(cases())
+def test_a_row_of_windows_waits_for_the_pixels_it_reads(case):
+    """No fewer and, unless the band ends before the window does, no more."""
+    layer, width = case.layer, case.layer.in_shape[2]
+    for top, rows, fields in bands_or_discard(case):
+        if layer.kernel == 1:
+            assert fields["early_words"] == 0xFFFF
+            continue
+        first = rows_read(layer, top, rows)[0]
+        for row in range(rows):
+            taps = [(top + row) * layer.stride - layer.padding + tap for tap in range(layer.kernel)]
+            read = max(set(taps) & set(range(layer.in_shape[1])))
+            pixels = fields["in_skip"] + (read + 1 - first) * width
+            waits = fields["early_words"] + row * fields["early_step"]
+            assert waits >= pixels and (waits == pixels or read < taps[-1])
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases())
 def test_requests_cover_the_rows_and_stay_in_their_planes(case):
     layer, config = case.layer, case.config
     size, beat = config.bus.bytes, config.beat_pixels
