@@ -268,7 +268,7 @@ async def limits_of_conditional_passes(dut):
     for cond_late, loaded in ((0, 0), (late, 0), (0, 90), (late, 90), (DECISION, late)):
         for every in (0, 200):
             layer = Layer([Job([1, 4], cond=2, cond_late=cond_late, every=every), Job([2])],
-                          pixels=2 * DECISION)
+                          pixels=2 * DECISION, planes={(False, 0): 0})
             layer.loaded_at = {(0, PLANES - 1): loaded}
             spent = await play(dut, layer)
             assert (spent["weights"] > 0) == (max(cond_late, every) >= late), (cond_late, every)

@@ -1,8 +1,10 @@
 """What random cases have exercised, counted, so that nobody believes in what was never drawn."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from hwgate.compiler import LayerPlan, Program
 from hwgate.config import TAPS, AcceleratorConfig, FormatConfig
@@ -19,6 +21,7 @@ class _Seen:
     program: Program
     index: int
     result: LayerResult
+    descriptors: list[Mapping[str, int]]
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -45,6 +48,11 @@ class _Seen:
         """Channel groups of the input, of nine each for a 1x1 kernel."""
         size = self.config.channels * (TAPS if self.layer.kernel == 1 else 1)
         return -(-self.layer.in_shape[0] // size)
+
+    @property
+    def shared(self) -> bool:
+        """Images that share a tile."""
+        return any(d["images"] > 1 for d in self.descriptors)
 
     @property
     def mixed(self) -> bool:
@@ -106,6 +114,14 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
         len(job.conditional) > s.config.request_blocks for job in s.plan.jobs),
     "one image": lambda s: s.images == 1,
     "a batch": lambda s: s.images > 1,
+    "images that share a tile": lambda s: s.shared,
+    "images that share a tile, open and closed": lambda s: s.shared and s.mixed,
+    "images that share a tile, kernel 1x1": lambda s: s.shared and s.layer.kernel == 1,
+    "images that share a tile, residual": lambda s: s.shared and s.adds,
+    "images that share a tile, pooling": lambda s: s.shared and s.layer.pool > 1,
+    "a last tile of fewer images": lambda s: len({d["images"] for d in s.descriptors}) > 1,
+    **{f"{name} on chip": lambda s, prefix=prefix: any(d[f"{prefix}_chip"] for d in s.descriptors)
+       for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
     "narrow formats": lambda s: s.config.formats != FormatConfig(),
     "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
     "bus of 128 bits": lambda s: s.config.bus.data_bits == 128,
@@ -114,5 +130,10 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
 
 def features_of(program: Program, result: RunResult) -> Counter[str]:
     """Layers of a run that have each of :data:`FEATURES`; those that none has are left out."""
-    seen = [_Seen(program, index, layer) for index, layer in enumerate(result.layers)]
+    images = len(result.layers[0].activations.output)
+    binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
+    placed = list(zip(binding.step_layers, binding.steps, strict=True))
+    seen = [_Seen(program, index, layer,
+                  [step.descriptor for number, step in placed if number == index])
+            for index, layer in enumerate(result.layers)]
     return Counter(name for layer in seen for name, has in FEATURES.items() if has(layer))

@@ -13,10 +13,10 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from case_features import features_of
 from numpy.typing import NDArray
 
 import hwgate
+from case_features import features_of
 from hwgate.comparison import compare
 from hwgate.compiler import Program
 from hwgate.config import (

@@ -13,10 +13,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import count, zip_longest
 from multiprocessing import get_context
 
-from case_features import FEATURES
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from case_features import FEATURES
 from engine_cases import CONFIGS, KINDS, MORE_CONFIGS, Case, Verdict, units, verify
 
 __all__ = ["draw", "main", "report"]

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from residency_cases import SMALL, banded_network
 
 import fakes
 import hwgate
@@ -18,6 +17,7 @@ from hwgate.demo import Demo
 from hwgate.driver import EngineError
 from hwgate.report import Pictures
 from hwgate.training import Epoch
+from residency_cases import SMALL, banded_network
 
 
 @pytest.fixture

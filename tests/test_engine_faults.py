@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 import pytest
-from case_features import features_of
 
 import hwgate
+from case_features import features_of
 from engine_cases import CONFIGS, TIMINGS, can_run
 from hwgate.config import MemoryTiming
 from hwgate.layouts import descriptor_layout

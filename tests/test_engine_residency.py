@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from residency_cases import SMALL, banded_network, many_layers
 
 import hwgate
 from engine_cases import TIMINGS
@@ -15,6 +14,7 @@ from hwgate.quant.random_layers import random_images
 from hwgate.regs import ErrorCause
 from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Start
+from residency_cases import SMALL, banded_network, many_layers
 
 NARROW = AcceleratorConfig(lanes=8, bus=BusConfig(data_bits=64),
                            buffers=BufferConfig(map_bytes=1 << 13))

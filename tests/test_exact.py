@@ -5,12 +5,12 @@ from collections import Counter
 from dataclasses import replace
 from unittest import mock
 
-import exact
 import pytest
-from case_features import FEATURES, features_of
 from rich.console import Console
 
 import engine_cases
+import exact
+from case_features import FEATURES, features_of
 from engine_cases import CONFIGS, MORE_CONFIGS, TIMINGS, Case, Verdict, units, verify
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from residency_cases import SMALL, banded_network, many_layers
 
 import hwgate
 from hwgate.compiler import Binding
@@ -12,6 +11,7 @@ from hwgate.config import MemoryTiming
 from hwgate.errors import UserError
 from hwgate.explain import explain
 from hwgate.schedule import OpenPixels, schedule_layer
+from residency_cases import SMALL, banded_network, many_layers
 
 
 @pytest.mark.parametrize("seed", range(4))

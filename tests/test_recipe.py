@@ -41,7 +41,8 @@ def test_a_recipe_survives_its_file(tmp_path):
     ({"optimizer.epochs": 0}, "Epoch count must be at least 1, not 0"),
     ({"loss.smoothing": 2}, "Label smoothing must be in 0..1, not 2.0"),
     ({"loss.temperature": 0}, "Temperature must be positive, not 0.0"),
-    ({"hardware.preset": "big"}, "There is no preset 'big'; there are cifar, digits, tiny, wide"),
+    ({"hardware.preset": "big"}, "There is no preset 'big'; there are cifar, digits, resident, "
+     "tiny, wide"),
     ({"hardware.budget": "money"}, "Budget must be one of '', bytes, cycles, not 'money'"),
     ({"gate.granularity": "row"}, "Gate granularity must be one of activation, pixel, slice, not "
      "'row'"),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from residency_cases import many_layers
 
 import hwgate
 from hwgate.compiler import Binding
@@ -16,6 +15,7 @@ from hwgate.errors import UserError
 from hwgate.geometry import map_bytes
 from hwgate.quant.random_layers import random_images
 from hwgate.residency import Lifetime, place, uses
+from residency_cases import many_layers
 
 
 @st.composite

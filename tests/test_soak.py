@@ -1,6 +1,7 @@
 """Long runs: counters do not drift, and the simulator does not grow."""
 
 import pytest
+
 import soak
 
 
