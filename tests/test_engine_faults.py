@@ -206,7 +206,7 @@ def test_errors_stop_the_engine_and_leave_no_trace(name):
 
 @pytest.mark.slow
 @each_config
-@pytest.mark.parametrize("seed", range(3, 7))
+@pytest.mark.parametrize("seed", [3, 4])
 def test_many_errors_stop_the_engine(name, seed):
     for timing in TIMINGS:
         check_errors(Scenario(name, seed), timing)
