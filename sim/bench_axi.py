@@ -153,10 +153,12 @@ async def run(dut: Any) -> None:
     slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi_"), dut.clk, dut.rst, target=memory)
     master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil_"), dut.clk, dut.rst)
     await _reset(dut)
-    pause_channels(slave, runs=_RUNS)
-    pause_channels(master)
     cocotb.start_soon(_watch(dut))
     driver = Driver(MasterBus(master), job.config)
     await driver.check()
-    outcomes = [await _run(dut, driver, start, memory) for start in job.starts]
+    outcomes = []
+    for start in job.starts:
+        pause_channels(slave, runs=_RUNS)
+        pause_channels(master)
+        outcomes.append(await _run(dut, driver, start, memory))
     Path(os.environ["HWGATE_OUTCOMES"]).write_bytes(pickle.dumps(outcomes))
