@@ -95,7 +95,7 @@ def test_more_requests_than_the_reader_holds():
     network = QuantizedNetwork(config, (added, bands))
     program = hwgate.compile(network, config)
     images = random_images(np.random.default_rng(5), network, 3)
-    fields = program.bind(images).steps[1].descriptor
+    fields = program.plans[1].bands[0].descriptor
     assert fields["in_run_beats"] == fields["res_run_beats"] == 1
     assert TILE_QUEUE + fields["res_runs"] > OUTSTANDING * (3 + 2 * config.lanes)
     assert_runs_equal(program, images, MemoryTiming(read_latency=1023, beat_interval=3))
