@@ -31,7 +31,7 @@ class Layer:
 
     def __init__(self, channels, height, width, *, pad=0, pad_top=None, rows=None, tiles=1,
                  images=1, bank_mode=False):
-        self.tiles, self.bank_mode = tiles, bank_mode
+        self.tiles, self.images, self.bank_mode = tiles, images, bank_mode
         self.step = 1 if bank_mode else CONFIG.write_words  # pixels written in a cycle
         maps = np.random.default_rng(random.getrandbits(32)).integers(
             -128, 128, (tiles, images, channels, height, width), np.int8)
@@ -73,9 +73,11 @@ class Layer:
             for n, x in enumerate(tile) for (bank, at), word in words(x).items()}
             for tile in bands]
         assert max(address for _, address in self.words[0]) < HALF
-        places = list(self.words[0])  # in raster order, plane after plane
+        places = list(self.words[0])  # in raster order, image after image, plane after plane
         size = len(rows) * width
-        self.planes = [places[at:at + size] for at in range(0, len(places), size)]
+        parts = [places[at:at + size] for at in range(0, len(places), size)]
+        self.planes = [[place for part in parts[plane::self.groups] for place in part]
+                       for plane in range(self.groups)]
         self.descriptor = pack(descriptor_struct(), {
             "bank_mode": bank_mode, "pad": pad, "pad_top": pad_top, "tiles": tiles,
             "in_address": address, "in_stride": stride, "in_width": width,
@@ -87,7 +89,7 @@ class Layer:
     @property
     def plane_writes(self):
         """Cycles in which pixels of a plane are written, at least."""
-        return -(-self.plane_beats * PIXELS // self.step)
+        return self.images * -(-self.plane_beats * PIXELS // self.step)
 
 
 class Progress:
@@ -96,8 +98,8 @@ class Progress:
 
     def __init__(self, layer):
         self.layer = layer
-        self.tile = self.plane = self.words = 0
-        self.queued = self.taken = self.left = 0  # beats; of them, of the plane; pixels
+        self.tile = self.plane = self.image = self.words = 0
+        self.queued = self.taken = self.left = 0  # beats; of them, of the image's plane; pixels
         self.told = deque([(0, 0, 0)] * LOADED_LATENCY, LOADED_LATENCY)
         self.flushed = set()  # pixels of the last write of a plane
 
@@ -112,8 +114,9 @@ class Progress:
             if last and self.left <= layer.step:
                 self.flushed.add(self.left)
                 self.taken = self.left = self.words = 0
-                self.plane = (self.plane + 1) % layer.groups
-                self.tile += self.plane == 0
+                self.image = (self.image + 1) % layer.images
+                self.plane = (self.plane + (self.image == 0)) % layer.groups
+                self.tile += self.image == self.plane == 0
             else:
                 self.left, self.words = self.left - layer.step, self.words + layer.step
         self.queued += arrives
@@ -161,13 +164,14 @@ class Bench:
         assert now == self.progress.step(bool(self.dut.valid.value)), f"cycle {self.cycle}: {now}"
         if now == self.loaded:
             return
-        tile, plane, words = self.loaded
-        if now[:2] == (tile, plane):
-            words = now[2]
-        else:
-            words = self.layer.plane_beats * PIXELS
+        tile, plane, _ = self.loaded
+        wanted = self.layer.planes[plane]
+        if now[:2] != (tile, plane):
             self.rising[self.cycle - self.last_write] += 1
-        wanted = self.layer.planes[plane][:max(0, words - self.layer.skip)]
+        elif self.layer.images == 1:
+            wanted = wanted[:max(0, now[2] - self.layer.skip)]
+        else:  # no pass follows the loader through several images
+            wanted = []
         half = self.halves[tile % 2]
         wrong = [place for place in wanted if half.get(place) != self.layer.words[tile][place]]
         assert not wrong, f"{len(wrong)} of {len(wanted)} words, first {wrong[0]}"

@@ -42,7 +42,7 @@ def assert_equal(cases):
 @each_config
 def test_random_layers_match(name):
     """A share of what ``make exact`` runs, under the first memory and one of the others."""
-    others = 1 + list(CONFIGS).index(name)
+    others = 1 + list(CONFIGS).index(name) % (len(TIMINGS) - 1)
     seeds = [seed for seed in range(60) if seed % len(TIMINGS) in (0, others)]
     verdicts = assert_equal([*(Case(name, "layers", seed) for seed in seeds),
                              *(Case(name, "network", seed) for seed in seeds[1:6:2])])
