@@ -82,7 +82,7 @@ class Loader(wiring.Component):
 
         # Pixels of beats that were taken and not written: fewer than a cycle writes, or a beat is
         # not needed. The last beat of a plane leaves nothing for the next one.
-        held, left = Signal(width * config.beat_pixels), Signal(range(config.beat_pixels))
+        held, left = Signal(width * config.beat_pixels), Signal(range(max(2, config.beat_pixels)))
         step, count, ahead = (Signal(range(2 * config.beat_pixels + 1), name=name)
                               for name in ("step", "count", "ahead"))
         take, go, flush, end_plane = Signal(), Signal(), Signal(), Signal()
