@@ -155,7 +155,7 @@ def test_the_choice_weighs_bytes_and_cycles():
 
     small, options = choice(128, 2)
     assert small == 8 and options[-1].cycles < options[0].cycles / 2
-    large, options = choice(8, 16)
+    large, options = choice(4, 16)
     assert large == 1 and options[-1].per_tile == 4 and options[-1].bytes < options[0].bytes
 
 
