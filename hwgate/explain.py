@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hwgate.compiler import Band, Binding, LayerPlan, Program
+from hwgate.compiler import Binding, Program
 from hwgate.config import MemoryTiming
 from hwgate.errors import CompileError, UserError
 from hwgate.geometry import Part, describe, map_bytes, shortage, split_rows
+from hwgate.plan import Band, LayerPlan
 from hwgate.residency import uses
 from hwgate.schedule import LayerSchedule, OpenPixels, schedule_layer
 from hwgate.tiling import alternatives

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from hwgate.config import AcceleratorConfig
 from hwgate.errors import UserError
 from hwgate.geometry import Part, Shape, describe, most_images
 from hwgate.layouts import descriptor_layout
-
-if TYPE_CHECKING:
-    from hwgate.compiler import LayerPlan
+from hwgate.plan import LayerPlan
 
 __all__ = ["Alternative", "alternatives", "check_images_per_tile", "divide_batch"]
 
@@ -60,7 +57,7 @@ def check_images_per_tile(images: int | None) -> None:
         raise UserError(f"Images per tile must be a positive integer or None, not {images!r}")
 
 
-def divide_batch(plan: "LayerPlan", residual: Shape | None, config: AcceleratorConfig, batch: int,
+def divide_batch(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfig, batch: int,
                  per_tile: int | None = None) -> tuple[Part, ...]:
     """Parts of a layer for ``batch`` images: its bands of rows, or else groups of images.
 
@@ -74,7 +71,7 @@ def divide_batch(plan: "LayerPlan", residual: Shape | None, config: AcceleratorC
     return min((a for a in found if a.cycles <= limit), key=lambda a: (a.bytes, a.cycles)).parts
 
 
-def alternatives(plan: "LayerPlan", residual: Shape | None, config: AcceleratorConfig,
+def alternatives(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfig,
                  batch: int) -> tuple[Alternative, ...]:
     """Numbers of images per tile that a layer can use for a batch, from 1 on.
 
@@ -96,7 +93,7 @@ def alternatives(plan: "LayerPlan", residual: Shape | None, config: AcceleratorC
                               limit if number == numbers[-1] else "") for number in numbers)
 
 
-def _alternative(plan: "LayerPlan", residual: Shape | None, config: AcceleratorConfig, batch: int,
+def _alternative(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfig, batch: int,
                  number: int, limit: str) -> Alternative:
     rest = batch % number
     parts = [Part(band.first, band.rows, 0, batch - rest, number) for band in plan.bands]
@@ -114,7 +111,7 @@ def _alternative(plan: "LayerPlan", residual: Shape | None, config: AcceleratorC
     return Alternative(number, tiles, tuple(parts), traffic, cycles, limit)
 
 
-def _cycles(plan: "LayerPlan", config: AcceleratorConfig, d: Mapping[str, int], bus: int) -> int:
+def _cycles(plan: LayerPlan, config: AcceleratorConfig, d: Mapping[str, int], bus: int) -> int:
     """Rough cycles of one descriptor, whose tiles move ``bus`` beats each."""
     images = d["images"]
     first = max(len(job.base) for job in plan.jobs) * d["out_pixels"]  # of an image, in one job

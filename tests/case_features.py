@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwgate.compiler import LayerPlan, Program
+from hwgate.compiler import Program
 from hwgate.config import TAPS, AcceleratorConfig, FormatConfig
+from hwgate.plan import LayerPlan
 from hwgate.quant.network import IMAGE, QuantizedLayer
 from hwgate.results import LayerResult, RunResult
 

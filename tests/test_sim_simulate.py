@@ -8,12 +8,13 @@ import pytest
 
 import hwgate
 from copier import CONFIG, DATA, Copy, image, verilog
-from hwgate.compiler import LayerPlan, Step
+from hwgate.compiler import Step
 from hwgate.config import MemoryTiming, preset
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
 from hwgate.errors import UserError
 from hwgate.geometry import Part
+from hwgate.plan import LayerPlan
 from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.quant.random_layers import Limits, random_images, random_network
 from hwgate.regs import ErrorCause

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import hwgate
 from geometry_cases import cases, make_layer
-from hwgate.compiler import Band, Job, LayerPlan
 from hwgate.config import TAPS, AcceleratorConfig, BufferConfig
 from hwgate.errors import CompileError, UserError
 from hwgate.geometry import describe, plane_beats
 from hwgate.layouts import descriptor_layout
+from hwgate.plan import Band, Job, LayerPlan
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.random_layers import Features, random_images, random_network
 from hwgate.tiling import alternatives, divide_batch

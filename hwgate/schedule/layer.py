@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.compiler import LayerPlan
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.counters import STREAMS
 from hwgate.layouts import descriptor_layout
+from hwgate.plan import LayerPlan
 from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
 from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
 from hwgate.schedule.maps import load, load_residual

@@ -1,7 +1,7 @@
 """Schedule of a lane's passes."""
 
-from hwgate.compiler import Job
 from hwgate.config import TAPS
+from hwgate.plan import Job
 from hwgate.rtl.issue import ISSUE_LATENCY
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
 from hwgate.rtl.structs import CONTEXTS

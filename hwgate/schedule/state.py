@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwgate.bursts import burst_count
-from hwgate.compiler import LayerPlan
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.counters import LANE_COUNTERS
 from hwgate.layouts import header_layout
+from hwgate.plan import LayerPlan
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.lane import decision_latency
 from hwgate.rtl.onchip import CHIP_READ_LATENCY
