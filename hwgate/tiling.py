@@ -64,6 +64,8 @@ def divide_batch(plan: LayerPlan, residual: Shape | None, config: AcceleratorCon
     With ``per_tile``, the tiles are as few as they can be with at most so many images. Without,
     the alternative with the fewest bytes wins among those about as fast as the fastest.
     """
+    if batch == 1:
+        return _parts(plan, batch, 1)
     found = alternatives(plan, residual, config, batch)
     if per_tile is not None:
         return max((a for a in found if a.per_tile <= per_tile), key=lambda a: a.per_tile).parts
@@ -95,10 +97,7 @@ def alternatives(plan: LayerPlan, residual: Shape | None, config: AcceleratorCon
 
 def _alternative(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfig, batch: int,
                  number: int, limit: str) -> Alternative:
-    rest = batch % number
-    parts = [Part(band.first, band.rows, 0, batch - rest, number) for band in plan.bands]
-    if rest:
-        parts.append(Part(parts[0].first, parts[0].rows, batch - rest, rest, rest))
+    parts = _parts(plan, batch, number)
     tiles, beats, cycles = 0, 0, 0
     for part in parts:
         d = describe(plan.layer, residual, config, part, batch)
@@ -108,7 +107,16 @@ def _alternative(plan: LayerPlan, residual: Shape | None, config: AcceleratorCon
         beats += d["tiles"] * tile
         cycles += _cycles(plan, config, d, tile)
     traffic = beats * config.bus.bytes + len(parts) * descriptor_layout().size_bytes
-    return Alternative(number, tiles, tuple(parts), traffic, cycles, limit)
+    return Alternative(number, tiles, parts, traffic, cycles, limit)
+
+
+def _parts(plan: LayerPlan, batch: int, number: int) -> tuple[Part, ...]:
+    """Tiles of ``number`` images, and one of those that are left."""
+    rest = batch % number
+    parts = [Part(band.first, band.rows, 0, batch - rest, number) for band in plan.bands]
+    if rest:
+        parts.append(Part(parts[0].first, parts[0].rows, batch - rest, rest, rest))
+    return tuple(parts)
 
 
 def _cycles(plan: LayerPlan, config: AcceleratorConfig, d: Mapping[str, int], bus: int) -> int:

@@ -31,8 +31,9 @@ class _Passes:
 
     def start(self, *limits: tuple[str, int]) -> int:
         """Cycle in which a pass starts; accounts for the wait by its reasons in turn."""
-        earliest = self.at if self.running else self.at + 1
-        begin = max(earliest, *(time for _, time in limits))
+        begin = self.at if self.running else self.at + 1
+        for _, time in limits:
+            begin = max(begin, time)
         if begin != self.at:
             for reason, time in limits:
                 self.wait(reason, time - 1)

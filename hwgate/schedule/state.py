@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hwgate.bursts import burst_count
@@ -131,6 +132,8 @@ class LayerState:
         self.chip_bytes = 0  # read from and written to the on-chip map memory
         self.bus, self.chip = Arbiter(), Arbiter()
         self.end = -1
+        #: (blocks, beats) of the requests for so many blocks.
+        self.chunks = cache(lambda blocks: plan.chunks(blocks, config))
         #: Cycle of the last beat on the bus; at first that of the descriptor.
         self.last_beat = -READ_BEAT_LATENCY - DECODE_CYCLES
         # Last beats of the requests on their way; as many as the reader has room for.

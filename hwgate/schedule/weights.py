@@ -43,7 +43,7 @@ def fetch_jobs(layer: LayerState, lane: LaneState, source: int) -> Block:
         rest = len(layer.plan.jobs[channel].base) - d["first_blocks"]
         address += d["first_beats"] * size
         claim = ready = header + 2
-        for blocks, beats in layer.plan.chunks(rest, layer.config):
+        for blocks, beats in layer.chunks(rest):
             grant, _ = yield from _blocks(layer, lane, "base", source, ready, address, beats,
                                            blocks, requested, 0)
             requested += blocks
@@ -60,7 +60,7 @@ def fetch_conditional(layer: LayerState, lane: LaneState, source: int) -> Block:
         valid, channel, blocks_left = lane.runs[number]
         valid = max(valid, free)
         address = d["weights_address"] + channel * d["job_stride"] + d["cond_offset"]
-        for blocks, beats in layer.plan.chunks(blocks_left, layer.config):
+        for blocks, beats in layer.chunks(blocks_left):
             grant, _ = yield from _blocks(layer, lane, "conditional", source, valid, address,
                                                beats, blocks, requested, 0)
             requested += blocks
