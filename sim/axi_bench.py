@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hwgate.compiler import Program
 
 __all__ = ["run_start_with_backpressure", "run_starts_with_backpressure",
-           "run_with_backpressure"]
+           "run_starts_with_timing", "run_with_backpressure"]
 
 
 def run_with_backpressure(program: "Program", images: NDArray[Any], seed: int, *,
@@ -84,13 +84,51 @@ def run_starts_with_backpressure(config: AcceleratorConfig, starts: Sequence[Sta
     BenchError
         If the engine hangs or breaks a rule of the bus.
     """
-    model = build_model(generated_verilog(config), "hwgate_top")
+    return _run(Job(config, tuple(starts), MemoryTiming(), faults, _size(config, starts)), seed)
+
+
+def run_starts_with_timing(config: AcceleratorConfig, starts: Sequence[Start],
+                           timing: MemoryTiming) -> list[Outcome]:
+    """Start one engine several times on cocotbext-axi's channels with a memory of fixed timing.
+
+    Takes the same cycles as :func:`hwgate.sim.engine.run_engine`, whose memory is another one.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    starts : sequence of Start
+    timing : MemoryTiming
+        With latencies of at least 2 cycles.
+
+    Returns
+    -------
+    list of Outcome
+        One per start, with neither snapshots nor events.
+
+    Raises
+    ------
+    ToolError
+        If a tool is missing or fails.
+    BenchError
+        If the engine hangs or breaks a rule of the bus.
+    """
+    job = Job(config, tuple(starts), timing, NO_FAULTS, _size(config, starts))
+    return _run(job, 0, HWGATE_TIMED="1")
+
+
+def _size(config: AcceleratorConfig, starts: Sequence[Start]) -> int:
+    """Bytes of memory, in whole beats, that hold the largest image."""
     size = max(start.memory.size for start in starts if start.memory is not None)
-    job = Job(config, tuple(starts), MemoryTiming(), faults, size + -size % config.bus.bytes)
+    return size + -size % config.bus.bytes
+
+
+def _run(job: Job, seed: int, **env: str) -> list[Outcome]:
+    """Outcomes of a job on the bare accelerator."""
+    model = build_model(generated_verilog(job.config), "hwgate_top")
     with tempfile.TemporaryDirectory(prefix="hwgate-") as folder:
         files = {"HWGATE_JOB": Path(folder) / "job", "HWGATE_OUTCOMES": Path(folder) / "outcomes"}
         files["HWGATE_JOB"].write_bytes(pickle.dumps(job))
         run_bench(model, "hwgate.sim.bench_axi", seed=seed,
-                  env={name: str(path) for name, path in files.items()})
+                  env=env | {name: str(path) for name, path in files.items()})
         outcomes: list[Outcome] = pickle.loads(files["HWGATE_OUTCOMES"].read_bytes())
     return outcomes

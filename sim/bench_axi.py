@@ -6,6 +6,7 @@ import pickle
 import random
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,21 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, First, RisingEdge, with_timeout
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiResp, AxiSlave
+from cocotbext.axi.axi_channels import (
+    AxiARSink,
+    AxiAWSink,
+    AxiBSource,
+    AxiBTransaction,
+    AxiRSource,
+    AxiRTransaction,
+    AxiWSink,
+)
 from numpy.typing import NDArray
 
 from hwgate.driver import Driver
 from hwgate.sim.records import EVENT, Job, Outcome, Start
 
-__all__ = ["FaultyMemory", "MasterBus", "pause_channels", "run"]
+__all__ = ["FaultyMemory", "MasterBus", "TimedMemory", "pause_channels", "run"]
 
 _PERIOD = 10  # ns
 
@@ -73,6 +83,60 @@ class FaultyMemory:
         end = address + length
         if end > len(self.bytes) or (address < bad[1] and end > bad[0]):
             raise ValueError("the slave answers any exception with SLVERR")
+
+
+class TimedMemory:
+    """Memory of fixed timing on cocotbext-axi's channels: the same cycles as the one in C++.
+
+    A channel's source offers what it is given before a rising edge from that edge on, so a
+    handshake in edge n is given after edge n - 2. Latencies are at least 2 cycles.
+    """
+
+    def __init__(self, dut: Any, job: Job) -> None:
+        self.memory, self._timing, self._size = FaultyMemory(job), job.timing, job.config.bus.bytes
+        bus, common = AxiBus.from_prefix(dut, "m_axi_"), (dut.clk, dut.rst)
+        self._clk = dut.clk
+        self._ar, self._r = AxiARSink(bus.read.ar, *common), AxiRSource(bus.read.r, *common)
+        self._aw, self._w = AxiAWSink(bus.write.aw, *common), AxiWSink(bus.write.w, *common)
+        self._b = AxiBSource(bus.write.b, *common)
+
+    async def serve(self) -> None:
+        """Answer requests for ever."""
+        timing = self._timing
+        beats: deque[tuple[int, AxiRTransaction]] = deque()
+        answers: deque[int] = deque()
+        bursts: deque[int] = deque()
+        edge, last = 0, -timing.beat_interval
+        while True:
+            await FallingEdge(self._clk)
+            while not self._ar.empty():
+                request = self._ar.recv_nowait()
+                first = max(edge + timing.read_latency, last + timing.beat_interval)
+                count = int(request.arlen) + 1
+                for n in range(count):
+                    last = first + n * timing.beat_interval
+                    at = int(request.araddr) + n * self._size
+                    raw = bytes(self.memory.bytes[at:at + self._size])
+                    beats.append((last, AxiRTransaction(
+                        rid=int(request.arid), rdata=int.from_bytes(raw, "little"), rresp=0,
+                        rlast=n == count - 1)))
+            while not self._aw.empty():
+                bursts.append(int(self._aw.recv_nowait().awaddr))
+            while not self._w.empty():
+                beat = self._w.recv_nowait()
+                at = bursts[0]
+                self.memory.bytes[at:at + self._size] = int(beat.wdata).to_bytes(
+                    self._size, "little")
+                bursts[0] += self._size
+                if int(beat.wlast):
+                    bursts.popleft()
+                    answers.append(edge + timing.write_latency)
+            while beats and beats[0][0] - 2 <= edge:
+                self._r.send_nowait(beats.popleft()[1])
+            while answers and answers[0] - 2 <= edge:
+                answers.popleft()
+                self._b.send_nowait(AxiBTransaction(bid=0, bresp=0))
+            edge += 1
 
 
 def pause_channels(*ports: Any, runs: Sequence[int] = (1,)) -> None:
@@ -147,10 +211,16 @@ async def run(dut: Any) -> None:
     # cocotbext-axi was written for cocotb 1.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="cocotbext")
     job: Job = pickle.loads(Path(os.environ["HWGATE_JOB"]).read_bytes())
-    memory = FaultyMemory(job)
+    timed = bool(os.environ.get("HWGATE_TIMED"))
     Clock(dut.clk, _PERIOD, unit="ns").start()
     dut.rst.value = 1
-    slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi_"), dut.clk, dut.rst, target=memory)
+    if timed:
+        model = TimedMemory(dut, job)
+        memory = model.memory
+        cocotb.start_soon(model.serve())
+    else:
+        memory = FaultyMemory(job)
+        slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi_"), dut.clk, dut.rst, target=memory)
     master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil_"), dut.clk, dut.rst)
     await _reset(dut)
     cocotb.start_soon(_watch(dut))
@@ -158,7 +228,8 @@ async def run(dut: Any) -> None:
     await driver.check()
     outcomes = []
     for start in job.starts:
-        pause_channels(slave, runs=_RUNS)
-        pause_channels(master)
+        if not timed:
+            pause_channels(slave, runs=_RUNS)
+            pause_channels(master)
         outcomes.append(await _run(dut, driver, start, memory))
     Path(os.environ["HWGATE_OUTCOMES"]).write_bytes(pickle.dumps(outcomes))

@@ -16,13 +16,13 @@ from engine_cases import CONFIGS, MORE_CONFIGS, TIMINGS, Case, verify
 from hwgate.comparison import compare
 from hwgate.config import RESIDUAL_SHIFT, BufferConfig, MemoryTiming
 from hwgate.quant.network import IMAGE, QuantizedLayer, QuantizedNetwork
-from hwgate.quant.random_layers import Limits, random_images, random_network
+from hwgate.quant.random_layers import Features, Limits, random_images, random_network
 from hwgate.regs import ErrorCause
 from hwgate.rtl.reader import OUTSTANDING
 from hwgate.rtl.tiles import TILE_QUEUE
 from hwgate.rtl.verilog import TOPLEVEL, verilog
 from hwgate.sim import engine
-from hwgate.sim.axi_bench import run_with_backpressure
+from hwgate.sim.axi_bench import run_starts_with_timing, run_with_backpressure
 from hwgate.sim.build import BenchError, build_model, generated_verilog, run_bench
 from hwgate.sim.records import Start
 from hwgate.sim.toolchain import verilator_root
@@ -99,6 +99,29 @@ def test_more_requests_than_the_reader_holds():
     assert fields["in_run_beats"] == fields["res_run_beats"] == 1
     assert TILE_QUEUE + fields["res_runs"] > OUTSTANDING * (3 + 2 * config.lanes)
     assert_runs_equal(program, images, MemoryTiming(read_latency=1023, beat_interval=3))
+
+
+@pytest.mark.parametrize("timing", [
+    MemoryTiming(read_latency=2, write_latency=2), MemoryTiming(),
+    MemoryTiming(read_latency=9, write_latency=5, beat_interval=3)],
+    ids=["fast", "usual", "narrow"])
+def test_both_memory_models_take_the_same_cycles(timing):
+    """The one on cocotbext-axi's channels and the one in C++, with the same bits and counters."""
+    config, starts = CONFIGS["4x36"], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        network = random_network(rng, config, layers=3, gated=True, density="mixed",
+                                 limits=Limits(size=7, channels=12), features=Features.every())
+        binding = hwgate.compile(network, config).bind(random_images(rng, network, 3))
+        starts.append(Start(program_address=binding.program_address, memory=binding.memory,
+                            deadline=100_000))
+    size = max(start.memory.size for start in starts)
+    pairs = zip(run_starts_with_timing(config, starts, timing),
+                engine.run_engine(config, starts, timing=timing, memory_bytes=size), strict=True)
+    for other, ours in pairs:
+        assert other.status == ours.status
+        assert other.counters == ours.counters and ours.counters["cycles"] > 300
+        assert np.array_equal(other.memory, ours.memory)
 
 
 def test_public_run_under_back_pressure():
