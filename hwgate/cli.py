@@ -4,7 +4,6 @@ Exit status: 0 if all is well, 1 if hardware and models differ or the hardware s
 cannot be used.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import typer
 
 from hwgate.config import PRESETS, AcceleratorConfig, BusConfig, MemoryTiming, preset
 from hwgate.errors import UserError
+from hwgate.output import display, write_json
 from hwgate.train_cli import register
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def demo(
         save_network(save, result.network)
     write_report(report, evaluation, accuracy=result.accuracy, pictures=result.pictures,
                  title="Channel gating on handwritten digits", facts=result.facts())
-    if not _write_json(json_file, result.to_dict()):
-        _show(evaluation_table(evaluation), summary_table(evaluation, result.accuracy), "",
+    if not write_json(json_file, result.to_dict()):
+        display(evaluation_table(evaluation), summary_table(evaluation, result.accuracy), "",
               *result.facts(), evaluation.describe(),
               f"Report: {report}" + (f", JSON: {json_file}" if json_file else "")
               + (f", network: {save}" if save else ""))
@@ -137,7 +137,7 @@ def verilog(
         sys.stdout.write(text)
         return
     write_atomic(output, text)
-    _show(f"{output}: {text.count(chr(10)):,} lines, {config.describe()}")
+    display(f"{output}: {text.count(chr(10)):,} lines, {config.describe()}")
 
 
 @app.command()
@@ -168,18 +168,18 @@ def compile(
                           beat_interval=beat_interval)
     if explain:
         found = explanation_of(program, images, timing, density)
-        if not _write_json(json_file, found.to_dict()):
-            _show(explanation_table(found), found.assumptions(), "",
+        if not write_json(json_file, found.to_dict()):
+            display(explanation_table(found), found.assumptions(), "",
                   f"The program: {found.bytes:,} bytes and {found.cycles:,} cycles.")
         return
     binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
-    if not _write_json(json_file, {
+    if not write_json(json_file, {
             "images": images, "dense": dense, "memory_bytes": binding.bytes,
             "layers": [{"name": plan.layer.name, "descriptors": binding.step_layers.count(index),
                         "jobs": len(plan.jobs), "weight_bytes": len(plan.stream),
                         "on_chip": index in binding.chip}
                        for index, plan in enumerate(program.plans)]}):
-        _show(program_table(binding), f"{images} image{'s' * (images > 1)} on "
+        display(program_table(binding), f"{images} image{'s' * (images > 1)} on "
               f"{program.config.describe()}",
               f"Program, weights and room for every map: {binding.bytes:,} bytes of memory")
 
@@ -209,8 +209,8 @@ def simulate(
         step("build the simulator if need be, run the program")
         run = (hwgate.simulate(program, batch, timing) if waves is None
                else hwgate.simulate(program, batch, timing, waves=waves))
-    if not _write_json(json_file, {"images": len(batch), "dense": dense, **run_to_dict(run)}):
-        _show(run_table(run, images=len(batch)), counter_table(run), stream_table(run),
+    if not write_json(json_file, {"images": len(batch), "dense": dense, **run_to_dict(run)}):
+        display(run_table(run, images=len(batch)), counter_table(run), stream_table(run),
               f"{run.cycles / run.seconds:,.0f} RTL cycles per second of wall time",
               *([f"Waveforms: {waves}, layouts: {waves.with_suffix('.gtkw')}, "
                  f"{waves.with_suffix('.sucl')}"] if waves else []))
@@ -237,7 +237,7 @@ def compare(
     with _progress() as (step, _):
         pair = simulate_and_estimate(loaded, config, batch, dense=dense, timing=timing, step=step)
     found = pair.comparison
-    if not _write_json(json_file, {
+    if not write_json(json_file, {
             "images": len(batch), "dense": dense, "equal": found.equal,
             "mismatches": found.mismatches, "psum_mismatches": found.psum_mismatches,
             "decision_mismatches": found.decision_mismatches,
@@ -245,7 +245,7 @@ def compare(
             "counter_difference": found.counter_difference,
             "first": found.first.describe() if found.first else None,
             "rtl": run_to_dict(pair.rtl), "model": run_to_dict(pair.model)}):
-        _show(pair_table(pair, images=len(batch), gates="dense" if dense else "gated"),
+        display(pair_table(pair, images=len(batch), gates="dense" if dense else "gated"),
               found.describe())
     raise typer.Exit(0 if found.equal else 1)
 
@@ -261,12 +261,12 @@ def info(json_file: _Json = None) -> None:
     from hwgate.tables import tool_table
 
     found = tools()
-    if not _write_json(json_file, {
+    if not write_json(json_file, {
             "hwgate": hwgate.__version__,
             "tools": [{"name": tool.name, "version": tool.version, "required": tool.required,
                        "install": tool.hint} for tool in found],
             "presets": {name: config.to_dict() for name, config in PRESETS.items()}}):
-        _show(tool_table(hwgate.__version__, found),
+        display(tool_table(hwgate.__version__, found),
               *(f"preset {name}: {config.describe()}" for name, config in sorted(PRESETS.items())))
     if any(tool.required and tool.version is None for tool in found):
         raise typer.Exit(2)
@@ -318,28 +318,6 @@ def _load(path: Path, images: str, lanes: int | None, channels: int | None, bus:
 
     network = _with_maps(load_network(path), map_kib)
     return network, _changed(network.config, lanes, channels, bus), load_images(images, network)
-
-
-def _write_json(target: str | None, content: dict[str, Any]) -> bool:
-    """Write JSON to a file, or to stdout; true if nothing else may be printed there."""
-    from hwgate.artifacts import write_atomic
-
-    if target is None:
-        return False
-    text = json.dumps(content, indent=2) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return True
-    write_atomic(target, text)
-    return False
-
-
-def _show(*things: Any) -> None:
-    from hwgate.tables import console
-
-    out = console()
-    for thing in things:
-        out.print(thing, markup=False, soft_wrap=isinstance(thing, str))
 
 
 def _complain(sentence: str) -> None:

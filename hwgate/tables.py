@@ -14,8 +14,9 @@ from hwgate.explain import Explanation
 from hwgate.results import RunResult
 from hwgate.sim.toolchain import Tool
 
-__all__ = ["console", "counter_table", "evaluation_table", "explanation_table", "pair_table",
-           "program_table", "run_table", "stream_table", "summary_table", "tool_table"]
+__all__ = ["console", "counter_table", "evaluation_table", "explanation_table", "new_table",
+           "pair_table", "program_table", "run_table", "stream_table", "summary_table",
+           "tool_table"]
 
 #: Columns the tables need. A narrower terminal breaks lines, but never loses a digit.
 WIDTH = 100
@@ -29,7 +30,8 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def new_table(title: str, *columns: str, left: int = 1) -> Table:
+    """A table in the house style; the first ``left`` columns are words."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold",
                   pad_edge=False, padding=(0, 1), collapse_padding=True)
     for index, column in enumerate(columns):
@@ -71,22 +73,22 @@ _COLUMNS = ("Layer", "Gates", "MACs", "Open", "Cycles\nmodel", "Cycles\nRTL", "U
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """One row per layer and run, dense and gated, and the totals."""
-    table = _table(f"{evaluation.images} images on {evaluation.config.describe()}", *_COLUMNS,
-                   left=2)
+    table = new_table(f"{evaluation.images} images on {evaluation.config.describe()}", *_COLUMNS,
+                      left=2)
     _pairs(table, {"dense": evaluation.dense, "gated": evaluation.gated})
     return table
 
 
 def pair_table(pair: Pair, *, images: int, gates: str) -> Table:
     """One row per layer of a single program, cost model beside RTL."""
-    table = _table(f"{images} images", *_COLUMNS, left=2)
+    table = new_table(f"{images} images", *_COLUMNS, left=2)
     _pairs(table, {gates: pair})
     return table
 
 
 def run_table(run: RunResult, *, images: int) -> Table:
     """One row per layer of a single run."""
-    table = _table(f"{images} images", "Layer", "MACs", "Open", "Cycles", "Use", "Bytes")
+    table = new_table(f"{images} images", "Layer", "MACs", "Open", "Cycles", "Use", "Bytes")
     for layer in run.layers:
         table.add_row(layer.name, f"{layer.macs:,}", f"{layer.density:.1%}" if layer.gated else "-",
                       f"{layer.cycles:,}", f"{layer.macs / (run.multipliers * layer.cycles):.1%}",
@@ -98,8 +100,8 @@ def run_table(run: RunResult, *, images: int) -> Table:
 
 def program_table(binding: Binding) -> Table:
     """What a program runs: one row per layer."""
-    table = _table("The program, layer by layer", "Layer", "Output", "MACs", "Descriptors",
-                   "Jobs", "Weight bytes", "Output is")
+    table = new_table("The program, layer by layer", "Layer", "Output", "MACs", "Descriptors",
+                      "Jobs", "Weight bytes", "Output is")
     layers = binding.step_layers
     for index, plan in enumerate(binding.program.plans):
         table.add_row(plan.layer.name, "x".join(map(str, plan.layer.out_shape)),
@@ -112,8 +114,8 @@ def program_table(binding: Binding) -> Table:
 
 def explanation_table(explanation: Explanation) -> Table:
     """Alternatives of each layer, those taken in bold and marked."""
-    table = _table("What was taken (*), and what else there was", "Layer", "Choice", "Alternative",
-                   "", "Bytes", "Cycles", left=4)
+    table = new_table("What was taken (*), and what else there was", "Layer", "Choice",
+                      "Alternative", "", "Bytes", "Cycles", left=4)
     table.add_column("Why", overflow="fold")
     for column in table.columns:
         column.vertical = "top"
@@ -129,7 +131,7 @@ def explanation_table(explanation: Explanation) -> Table:
 
 def tool_table(version: str, tools: Sequence[Tool]) -> Table:
     """What was found, in which version, and how to install what was not."""
-    table = _table(f"hwgate {version}", "Tool", "Version", "To install", left=3)
+    table = new_table(f"hwgate {version}", "Tool", "Version", "To install", left=3)
     table.columns[2].no_wrap = False
     for tool in tools:
         missing = "[bold red]missing[/]" if tool.required else "missing"
@@ -167,7 +169,7 @@ def summary_table(evaluation: Evaluation, accuracy: Mapping[str, float]) -> Tabl
 
 def counter_table(run: RunResult) -> Table:
     """Where the lane cycles of a run went, per layer."""
-    table = _table("Lane cycles by counter, percent of the layer", "Layer", *LANE_COUNTERS)
+    table = new_table("Lane cycles by counter, percent of the layer", "Layer", *LANE_COUNTERS)
     for layer in run.layers:
         cycles = len(layer.lanes) * layer.cycles
         table.add_row(layer.name, *(f"{100 * sum(lane[name] for lane in layer.lanes) / cycles:.1f}"
@@ -177,7 +179,7 @@ def counter_table(run: RunResult) -> Table:
 
 def stream_table(run: RunResult) -> Table:
     """Off-chip bytes of a run by stream, per layer."""
-    table = _table("Off-chip bytes by stream", "Layer", *STREAMS)
+    table = new_table("Off-chip bytes by stream", "Layer", *STREAMS)
     for layer in run.layers:
         table.add_row(layer.name, *(f"{layer.bytes[name]:,}" for name in STREAMS))
     return table

@@ -1,6 +1,5 @@
 """The commands that train networks, and that move the thresholds of trained ones."""
 
-import json
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwgate.errors import UserError
+from hwgate.output import display, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -129,9 +129,9 @@ def train(
             print(f"Stopped; the same command with --resume continues in {folder}",
                   file=sys.stderr)
             raise typer.Exit(130) from None
-    if not _write_json(json_file, run.to_dict()):
+    if not write_json(json_file, run.to_dict()):
         written = [name for name in sorted(FILES.values()) if (folder / name).exists()]
-        _show(_scores_table(run), *run.notes, f"{folder}: {', '.join(written)}")
+        display(_scores_table(run), *run.notes, f"{folder}: {', '.join(written)}")
 
 
 def sweep(
@@ -176,9 +176,9 @@ def sweep(
                            step=bars.stage)
     if figure is not None:
         write_atomic(figure, _figure(points, f"{images} test images of {data}"))
-    if not _write_json(json_file, {"network": str(network), "data": data, "images": images,
+    if not write_json(json_file, {"network": str(network), "data": data, "images": images,
                                    "costed": costed, "points": [p.to_dict() for p in points]}):
-        _show(_sweep_table(points, images, costed), *([f"Figure: {figure}"] if figure else []))
+        display(_sweep_table(points, images, costed), *([f"Figure: {figure}"] if figure else []))
     if any(point.equal is False for point in points):
         print("Hardware and models differ; hwgate compare shows where", file=sys.stderr)
         raise typer.Exit(1)
@@ -207,9 +207,9 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 
 def _scores_table(run: "Run") -> "Table":
-    from hwgate.tables import _table
+    from hwgate.tables import new_table
 
-    table = _table(_title(run.recipe), "Network", "Images", "Accuracy", "Open", "MAC reduction")
+    table = new_table(_title(run.recipe), "Network", "Images", "Accuracy", "Open", "MAC reduction")
     for name, what in (("validation", "float, validation"), ("test", "float, test"),
                        ("integers", "integers, test")):
         if name in run.scores:
@@ -226,11 +226,11 @@ def _title(recipe: "Recipe") -> str:
 
 
 def _sweep_table(points: "tuple[Point, ...]", images: int, costed: int) -> "Table":
-    from hwgate.tables import _table
+    from hwgate.tables import new_table
 
-    table = _table(f"Accuracy on {images} images, cycles and bytes of {costed}", "Moved by",
-                   "Accuracy", "Open", "MAC reduction", "Cycles\nmodel", "Cycles\nRTL", "Speed-up",
-                   "Bytes\nmodel", "Off-chip\nreduction", "Equal")
+    table = new_table(f"Accuracy on {images} images, cycles and bytes of {costed}", "Moved by",
+                      "Accuracy", "Open", "MAC reduction", "Cycles\nmodel", "Cycles\nRTL",
+                      "Speed-up", "Bytes\nmodel", "Off-chip\nreduction", "Equal")
     for point in points:
         table.add_row(
             f"{point.delta:+g}", f"{point.accuracy:.2%}", f"{point.density:.1%}",
@@ -303,25 +303,3 @@ def _bars() -> Iterator[_Bars]:
         shown = _Bars(bars)
         yield shown
         shown._finish()
-
-
-def _write_json(target: str | None, content: dict[str, Any]) -> bool:
-    """Write JSON to a file, or to stdout; true if nothing else may be printed there."""
-    from hwgate.artifacts import write_atomic
-
-    if target is None:
-        return False
-    text = json.dumps(content, indent=2) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return True
-    write_atomic(target, text)
-    return False
-
-
-def _show(*things: Any) -> None:
-    from hwgate.tables import console
-
-    out = console()
-    for thing in things:
-        out.print(thing, markup=False, soft_wrap=isinstance(thing, str))
