@@ -7,7 +7,7 @@ from hwgate.datasets import DATASETS
 from hwgate.errors import UserError
 
 __all__ = ["BUDGETS", "GRANULARITIES", "NETWORKS", "SCHEDULES", "DataPart", "GatePart",
-           "HardwarePart", "LossPart", "NetworkPart", "OptimizerPart", "QuantizePart"]
+           "HardwarePart", "LossPart", "NetworkPart", "OptimizerPart", "PRECISIONS", "QuantizePart"]
 
 NETWORKS = ("digits", "lenet", "resnet18", "resnet18-postact", "resnet20", "resnet20-postact",
             "vgg16")
@@ -18,6 +18,8 @@ GRANULARITIES = ("activation", "pixel", "slice")
 SCHEDULES = ("constant", "cosine", "onecycle", "steps")
 
 BUDGETS = ("", "bytes", "cycles")
+
+PRECISIONS = ("bfloat16", "float32")
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -86,6 +88,9 @@ class GatePart:
         Channels that share a gate, where the granularity is ``slice``.
     shuffle : bool
         With grouping, shuffle channels between gated layers.
+    threshold : float
+        Where thresholds start, in deviations of the base sums. A network that starts from trained
+        weights (``loss.start``) can start with gates half closed.
     """
 
     groups: int = 4
@@ -96,6 +101,7 @@ class GatePart:
     granularity: str = "activation"
     slice: int = 4
     tau: float = 0.0
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("Gate granularity", self.granularity, GRANULARITIES)
@@ -169,6 +175,9 @@ class OptimizerPart:
         Share of the run in which the rate of ``onecycle`` and ``cosine`` rises.
     momentum, weight_decay : float
         Thresholds and 1-D parameters do not decay.
+    precision : str
+        Of the training's multiplications: ``float32``, or ``bfloat16`` where the processor is
+        quicker with it (weights, sums of norms and evaluation stay in float32).
     """
 
     epochs: int = 10
@@ -178,8 +187,10 @@ class OptimizerPart:
     warmup: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        _one_of("Precision", self.precision, PRECISIONS)
         _between("Epoch count", self.epochs, 1)
         _between("Batch size", self.batch, 2)
         _between("Learning rate", self.rate, 0)

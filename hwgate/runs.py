@@ -139,7 +139,7 @@ def run_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False, devi
         stage("fine-tune the integers")
         tuned = FakeQuantized(model, calibration, config)
         part = replace(recipe.optimizer, epochs=recipe.quantize.epochs, rate=recipe.quantize.rate,
-                       schedule="cosine", warmup=0.0)
+                       schedule="cosine", warmup=0.0, precision="float32")
         history += train(tuned, data, recipe, optimizer=part, checkpoint=place["tuning"],
                          **options)
         network = tuned.network()

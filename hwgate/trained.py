@@ -50,11 +50,15 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
         if name == "digits":
             if recipe.network.width != 1:
                 raise UserError(f"Network 'digits' has a width of 1, not {recipe.network.width!r}")
-            return digits_network(Gating(
+            model: nn.Module = digits_network(Gating(
                 groups=gate.groups or None, grouping=gate.grouping, alpha=gate.alpha,
                 sparse_bp=gate.sparse_bp, share=gate.share, tau=gate.tau,
                 shuffle=gate.shuffle))
-        return makers[name](**options)
+        else:
+            model = makers[name](**options)
+    for _, layer in gated_layers(model):
+        nn.init.constant_(layer.delta, gate.threshold)
+    return model
 
 
 def save_model(path: str | Path, model: nn.Module, recipe: Recipe) -> None:

@@ -233,12 +233,16 @@ class _Run:
             images = self.data.augment(images, generator)
         inputs = self.data.normalize(images.to(self.device)).contiguous(
             memory_format=torch.channels_last)
+        low = torch.autocast(torch.device(self.device).type, torch.bfloat16,
+                             enabled=self.part.precision == "bfloat16")
         with kept_gates(self.model, bool(self.terms) or loss_part.coherence > 0):
-            logits = self.model(inputs)
+            with low:
+                logits = self.model(inputs)
+            logits = logits.float()
             loss = F.cross_entropy(logits, wanted, label_smoothing=loss_part.smoothing)
             if self.teacher is not None:
-                with torch.no_grad():
-                    soft = self.teacher(inputs)
+                with torch.no_grad(), low:
+                    soft = self.teacher(inputs).float()
                 loss = (1 - loss_part.distill) * loss + loss_part.distill * distillation_loss(
                     logits, soft, loss_part.temperature)
             if loss_part.penalty:

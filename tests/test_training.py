@@ -163,6 +163,23 @@ def test_learning_rates(schedule, rates):
     assert found == pytest.approx(rates)
 
 
+def test_low_precision_learns_nearly_the_same_again_and_again():
+    data, low = load_dataset("digits", seed=2), recipe(**{"optimizer.precision": "bfloat16"})
+    runs = []
+    for chosen in (low, low, recipe()):
+        model = build(chosen)
+        runs.append((train(model, data, chosen), weights(model)))
+    assert same(runs[0][1], runs[1][1]) and not same(runs[0][1], runs[2][1])
+    assert all(tensor.dtype == torch.float32 for tensor in runs[0][1].values()
+               if tensor.is_floating_point())
+    assert runs[0][0][-1].loss == pytest.approx(runs[2][0][-1].loss, rel=0.05)
+
+
+def test_thresholds_start_where_the_recipe_says():
+    model = build(recipe(**{"gate.threshold": 0.75}))
+    assert all((layer.delta == 0.75).all() for _, layer in gated_layers(model))
+
+
 def test_a_teacher_is_imitated():
     imitate = recipe(loss__distill=1.0, loss__temperature=2.0, loss__penalty=0.0,
                      data__augment=False, optimizer__epochs=1, optimizer__rate=0.0)
@@ -263,3 +280,4 @@ def test_errors():
         train(build(recipe()), small(1), recipe())
     with pytest.raises(UserError, match="^Epoch count must be at least 1, not 0$"):
         train_digits(epochs=0)
+/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object /root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open shared object file: No such file or directory
