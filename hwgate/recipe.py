@@ -120,16 +120,19 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """A recipe that comes with hwgate, by its name, or one from a TOML file.
+    """A recipe by its name, that of a network of :mod:`hwgate.zoo`, or one from a TOML file.
 
     Raises
     ------
     UserError
         If there is none, or it is no recipe.
     """
-    name = str(source)
+    name, package = str(source), files("hwgate")
+    trained = {entry.name: entry / "recipe.toml" for entry in (package / "zoo").iterdir()}
     if name in recipe_names():
-        text = (files("hwgate") / "recipes" / f"{name}.toml").read_text()
+        text = (package / "recipes" / f"{name}.toml").read_text()
+    elif name in trained and trained[name].is_file():
+        text = trained[name].read_text()
     else:
         try:
             text = Path(source).read_text()

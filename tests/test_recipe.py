@@ -4,6 +4,7 @@ import tomllib
 
 import pytest
 
+from hwgate import zoo
 from hwgate.errors import UserError
 from hwgate.recipe import Recipe, load_recipe, recipe_names
 
@@ -14,6 +15,13 @@ def test_recipes_that_come_with_hwgate():
     for name in recipe_names():
         recipe = load_recipe(name)
         assert Recipe.from_dict(tomllib.loads(recipe.to_toml())) == recipe
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_recipes_of_the_zoo_are_found_by_name(name):
+    made = load_recipe(name)
+    if name not in recipe_names():
+        assert made == Recipe.from_dict(zoo.results(name)["recipe"])
 
 
 def test_a_recipe_survives_its_file(tmp_path):
@@ -29,7 +37,7 @@ def test_a_recipe_survives_its_file(tmp_path):
 @pytest.mark.parametrize("values,sentence", [
     ({"gate.group": 4}, "There is no recipe entry 'gate.group'; there are gate.groups, "
      "gate.grouping, gate.shuffle, gate.alpha, gate.sparse_bp, gate.granularity, gate.slice, "
-     "gate.tau"),
+     "gate.tau, gate.threshold"),
     ({"gates.groups": 4}, "There is no recipe entry 'gates.groups'; there are network.*, data.*, "
      "gate.*, loss.*, optimizer.*, hardware.*, quantize.*, seed, threads"),
     ({"sed": 4}, "There is no recipe entry 'sed'; there are network, data, gate, loss, optimizer, "

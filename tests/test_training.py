@@ -280,4 +280,3 @@ def test_errors():
         train(build(recipe()), small(1), recipe())
     with pytest.raises(UserError, match="^Epoch count must be at least 1, not 0$"):
         train_digits(epochs=0)
-/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object /root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open shared object file: No such file or directory
