@@ -1,5 +1,6 @@
 """Compiler: from an integer network to a program in memory."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,9 +122,20 @@ class Binding:
         self.step_layers = [index for index in range(len(plans)) for _ in parts[index]]
         self.steps = [Step(plan, part, self._describe(index, part, weights[index]))
                       for index, plan in enumerate(plans) for part in parts[index]]
+        self._keep()
         self.chip = self._choose() if chip is None else chip
         for index, step in zip(self.step_layers, self.steps, strict=True):
             self._place(index, step.descriptor)
+
+    def _keep(self) -> None:
+        """Add which weights stay on chip during a layer, all its descriptors."""
+        tiles = Counter[int]()
+        for index, step in zip(self.step_layers, self.steps, strict=True):
+            tiles[index] += step.descriptor["tiles"]
+        last = None
+        for index, (plan, _, fields) in zip(self.step_layers, self.steps, strict=True):
+            fields["kept_channels"] = plan.kept_channels(self.program.config, tiles[index])
+            fields["kept"], last = index == last, index
 
     def lifetimes(self) -> dict[int, Lifetime]:
         """Outputs that could stay on chip, by layer."""

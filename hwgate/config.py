@@ -86,6 +86,8 @@ class BufferConfig:
         Blocks of 9·R weights in each of a lane's two weight FIFOs; half of it is one request.
     map_bytes : int
         Memory for feature maps that stay on chip between layers; 0 for none.
+    weight_bytes : int
+        Memory for weights of a layer that its later tiles read again; 0 for none.
     """
 
     window_words: int = 256
@@ -94,6 +96,7 @@ class BufferConfig:
     passes: int = 32
     weight_blocks: int = 16
     map_bytes: int = 0
+    weight_bytes: int = 0
 
     def __post_init__(self) -> None:
         _power_of_two("Window memory depth", self.window_words, 16, 1 << 14)
@@ -103,6 +106,8 @@ class BufferConfig:
         _power_of_two("Weight FIFO depth", self.weight_blocks, 16, 1 << 8)
         if self.map_bytes != 0:
             _power_of_two("Bytes of on-chip map memory", self.map_bytes, 1 << 12, 1 << 22)
+        if self.weight_bytes != 0:
+            _power_of_two("Bytes of on-chip weight memory", self.weight_bytes, 1 << 10, 1 << 22)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,10 +274,11 @@ class AcceleratorConfig:
 
     def describe(self) -> str:
         """One line for people."""
-        maps = self.buffers.map_bytes
+        maps, weights = self.buffers.map_bytes, self.buffers.weight_bytes
         return (f"{self.lanes} lanes x {self.block_bytes} multipliers (R={self.channels}), "
                 f"{self.bus.data_bits}-bit bus, "
                 + (f"{maps >> 10} KiB for maps, " if maps else "")
+                + (f"{weights >> 10} KiB for weights, " if weights else "")
                 + f"digest {self.digest:08x}")
 
 
@@ -286,7 +292,8 @@ PRESETS: dict[str, AcceleratorConfig] = {
     "digits": AcceleratorConfig(),
     "tiny": AcceleratorConfig(lanes=1, channels=2, bus=BusConfig(data_bits=64)),
     "cifar": AcceleratorConfig(buffers=_CIFAR),
-    "resident": AcceleratorConfig(buffers=replace(_CIFAR, map_bytes=1 << 16)),
+    "resident": AcceleratorConfig(buffers=replace(_CIFAR, map_bytes=1 << 16,
+                                                          weight_bytes=1 << 16)),
     "wide": AcceleratorConfig(lanes=8, channels=8, buffers=_CIFAR),
 }
 

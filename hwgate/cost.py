@@ -77,8 +77,7 @@ def estimate(program: Program, images: NDArray[Any],
         source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing, last),
         end_bytes=descriptor_layout().size_bytes, multipliers=config.multipliers,
         seconds=time.perf_counter() - begin, energy=_energy(
-            config, layers, sum(band.chip_bytes for bands in schedules.values()
-                                for band in bands)))
+            config, layers, [band for bands in schedules.values() for band in bands]))
 
 
 def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
@@ -87,7 +86,7 @@ def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult],
-            chip_bytes: int) -> Mapping[str, float]:
+            schedules: Sequence[LayerSchedule]) -> Mapping[str, float]:
     """Joules by contributor, from what the layers counted and moved within the chip."""
     windows = sum(lane["base"] + lane["conditional"] for layer in layers for lane in layer.lanes)
     products = windows * config.block_bytes
@@ -95,13 +94,19 @@ def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult],
     decisions = sum(layer.activations.decision.size for layer in layers if layer.gated)
     window_bytes = config.block_bytes * 2 * config.buffers.window_words
     psum_bytes = CONTEXTS * 4 * config.buffers.pixels
-    maps = {}
+    memories = {}
     if config.buffers.map_bytes:
         bank = min(config.buffers.map_bytes, LARGEST_SRAM)
-        maps["map memory"] = (sram(bank), chip_bytes / _ACCESS_BYTES)
+        moved = sum(schedule.chip_bytes for schedule in schedules)
+        memories["map memory"] = (sram(bank), moved / _ACCESS_BYTES)
+    if config.buffers.weight_bytes:
+        bank = min(config.buffers.weight_bytes, LARGEST_SRAM)
+        moved = sum(schedule.kept_bytes for schedule in schedules)
+        memories["weight memory"] = (sram(bank), moved / _ACCESS_BYTES)
     return energy({
         "multiply": ("multiply8", products), "add": ("add32", products),
         "compare": ("compare32", decisions), "requantize": ("add32", 2 * outputs),
         "window memory": (sram(window_bytes), products / _ACCESS_BYTES),
         "psum memory": (sram(psum_bytes), 2 * windows * 4 / _ACCESS_BYTES),
-        "off-chip": ("dram", sum(layer.bytes_total for layer in layers) / _ACCESS_BYTES), **maps})
+        "off-chip": ("dram", sum(layer.bytes_total for layer in layers) / _ACCESS_BYTES),
+        **memories})

@@ -135,6 +135,9 @@ def descriptor_layout() -> Layout:
         Field("cond_offset", 32, "bytes from a job to its conditional blocks"),
         Field("first_blocks", 16, "base blocks in a job's first request"),
         Field("first_beats", 16, "beats of a job's first request: header and first base blocks"),
+        Field("kept_channels", 16, "output channels whose weights stay in the on-chip weight "
+                                   "memory, from channel 0 on"),
+        Field("kept", 8, "1: they are there, from the descriptor before"),
         Field("out_address", 32, "first byte of the output feature maps"),
         Field("out_stride", 32, "bytes from one tile's output to the next one's"),
         Field("out_planes", 16, "channel groups of the output"),

@@ -89,6 +89,13 @@ class LayerPlan:
                          for _, beats in self.chunks(blocks, config)) for job in self.jobs)
 
 
+    def kept_channels(self, config: AcceleratorConfig, tiles: int) -> int:
+        """Channels whose weights stay on chip while so many tiles of the layer run, all parts
+        together: those that fit the weight memory."""
+        room = config.buffers.weight_bytes // self.fields["job_stride"]
+        return min(room, len(self.jobs)) if tiles > 1 else 0
+
+
 def plan_layer(layer: QuantizedLayer, residual: Shape | None,
                config: AcceleratorConfig) -> LayerPlan:
     """Jobs, bands and weight stream of a layer.

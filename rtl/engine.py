@@ -96,6 +96,9 @@ class Engine(wiring.Component):
             wiring.connect(m, lane.cond, reader.i[cond])
             wiring.connect(m, lane.base, reader.i[base])
             m.d.comb += reader.header[base].eq(lane.header)
+            if config.buffers.weight_bytes:
+                m.d.comb += [reader.kept[cond].eq(lane.cond_kept),
+                             reader.kept[base].eq(lane.base_kept)]
         m.d.comb += [
             reader.halt.eq(sequencer.halt),
             sequencer.valid.eq(reader.valid & (reader.source == 0)),

@@ -1,32 +1,51 @@
 """Fetching weights: which job a lane runs next, and the read requests for its blocks."""
 
+from typing import Any
+
 from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
+from hwgate.layouts import header_layout
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import descriptor_struct, header_struct
 
-__all__ = ["JOBS_ALIVE", "BlockFetch", "JobFetch", "job_layout", "run_layout"]
+__all__ = ["JOBS_ALIVE", "BlockFetch", "JobFetch", "job_layout", "kept_jobs", "kept_member",
+           "run_layout"]
 
 #: Jobs of a lane between the request for their header and their last output: one in each context,
 #: and two whose weights come.
 JOBS_ALIVE = 4
 
 
+def kept_member(config: AcceleratorConfig) -> dict[str, Any]:
+    """Member ``kept`` of a request for weights, if there is an on-chip weight memory: ``keep`` if
+    they have a place in it, ``there`` if they are in it already."""
+    return {"kept": data.StructLayout({"keep": 1, "there": 1})} if config.buffers.weight_bytes else {}
+
+
+def kept_jobs(config: AcceleratorConfig) -> int:
+    """Most jobs of a lane and tile that have conditional weights and fit the weight memory."""
+    size = config.bus.bytes
+    path = -(-config.block_bytes // size) * size
+    smallest = header_layout(config).size_bytes + 2 * path
+    return -(-config.buffers.weight_bytes // smallest // config.lanes)
+
+
 def run_layout(config: AcceleratorConfig) -> data.StructLayout:
     """A run of weight blocks in memory; with ``header``, a job's header and first base blocks."""
-    return data.StructLayout({"address": config.bus.address_bits, "blocks": 16, "header": 1})
+    return data.StructLayout({"address": config.bus.address_bits, "blocks": 16, "header": 1,
+                              **kept_member(config)})
 
 
 def job_layout(config: AcceleratorConfig) -> data.StructLayout:
     """A job: its header, place in the layer (the last one of its tile, of the lane's jobs), and
-    first word in the output column."""
+    first word in the output column; ``kept`` is that of its base weights."""
     return data.StructLayout({
         "header": header_struct(config), "channel": 16, "tile": 16, "tile_last": 1, "last": 1,
         "column": (config.buffers.output_words - 1).bit_length(),
-        "conditional": config.bus.address_bits})
+        "conditional": config.bus.address_bits, **kept_member(config)})
 
 
 class BlockFetch(wiring.Component):
@@ -52,6 +71,8 @@ class BlockFetch(wiring.Component):
         Read requests.
     header : Out
         The request at the output includes a header.
+    kept : Out
+        See :func:`kept_member`; of the request at the output.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -59,7 +80,8 @@ class BlockFetch(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(run_layout(config))), "first_blocks": In(16),
             "first_beats": In(16), "swap": In(1),
-            "o": Out(stream.Signature(request_layout(config))), "header": Out(1)})
+            "o": Out(stream.Signature(request_layout(config))), "header": Out(1),
+            **{name: Out(layout) for name, layout in kept_member(config).items()}})
 
     def elaborate(self, platform):
         m = Module()
@@ -78,6 +100,8 @@ class BlockFetch(wiring.Component):
             self.i.ready.eq(run.blocks == 0), self.header.eq(run.header),
             self.o.valid.eq((run.blocks != 0) & (reserved + chunk <= depth)),
             self.o.payload.address.eq(run.address), self.o.payload.beats.eq(beats)]
+        if config.buffers.weight_bytes:
+            m.d.comb += self.kept.eq(run.kept)
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += run.eq(self.i.payload)
         with m.Elif(taken):
@@ -141,6 +165,11 @@ class JobFetch(wiring.Component):
         tile_last = Signal()
         m.d.comb += tile_last.eq(job.channel + lanes >= layer.out_channels)
         m.d.sync += self.fresh.eq(self.fresh & ~self.take)
+        if self.config.buffers.weight_bytes:
+            kept = self.o.payload.kept
+            m.d.comb += [  # every tile but the first one finds what is kept
+                kept.keep.eq(job.channel < layer.kept_channels),
+                kept.there.eq(kept.keep & ((job.tile != 0) | layer.kept[0]))]
 
         with m.FSM():
             with m.State("Idle"):
@@ -167,6 +196,8 @@ class JobFetch(wiring.Component):
                         target.conditional.eq(address + layer.cond_offset),
                         self.fresh.bit_select(slot, 1).eq(1), slot.eq(slot + 1),
                         rest.eq(self.header.base_blocks - layer.first_blocks)]
+                    if self.config.buffers.weight_bytes:
+                        m.d.sync += target.kept.eq(self.o.payload.kept)
                     m.next = "Rest"
             with m.State("Rest"):
                 m.d.comb += [

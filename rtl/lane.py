@@ -8,7 +8,7 @@ from hwgate.config import AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.dot import DotProduct, dot_latency
-from hwgate.rtl.fetch import BlockFetch, JobFetch, run_layout
+from hwgate.rtl.fetch import BlockFetch, JobFetch, kept_jobs, kept_member, run_layout
 from hwgate.rtl.gate import GATE_LATENCY, Gate
 from hwgate.rtl.issue import ISSUE_LATENCY, Issue, progress_layout
 from hwgate.rtl.pixels import PixelCounter
@@ -40,6 +40,8 @@ def decision_latency(config: AcceleratorConfig) -> int:
 def lane_signature(config: AcceleratorConfig) -> wiring.Signature:
     """Members of :class:`Lane`."""
     requests = stream.Signature(request_layout(config))
+    kept = {f"{path}_kept": Out(layout) for path in ("base", "cond")
+            for layout in kept_member(config).values()}
     return wiring.Signature({
         "lane": In(range(max(2, config.lanes))), "start": In(1), "layer": In(descriptor_struct()),
         "write": In(window_write_layout(config)),
@@ -50,7 +52,7 @@ def lane_signature(config: AcceleratorConfig) -> wiring.Signature:
         "column_address": In((2 * config.buffers.output_words - 1).bit_length()),
         "column": Out(8 * config.beat_pixels),
         "status": Out(status_layout()),
-        "activity": Out(len(LANE_COUNTERS)), "event": Out(event_layout())})
+        "activity": Out(len(LANE_COUNTERS)), "event": Out(event_layout()), **kept})
 
 
 class Lane(wiring.Component):
@@ -75,6 +77,8 @@ class Lane(wiring.Component):
     base, cond : Out(stream)
         Read requests for a job's base and conditional weights; ``header`` marks those of
         ``base`` that begin with a job header.
+    base_kept, cond_kept : Out
+        Of these requests; see :func:`hwgate.rtl.fetch.kept_member`.
     header_valid, header, base_valid, cond_valid, block : In
         The answers, unpacked.
     column_address, column : In, Out
@@ -169,6 +173,12 @@ class Lane(wiring.Component):
             cond_fetch.i.payload.address.eq(Mux(waits, waiting.address, job.conditional)),
             cond_fetch.i.payload.blocks.eq(Mux(waits, waiting.blocks, job.header.cond_blocks)),
             cond_queue.load.eq(first), cond_queue.bitmap.eq(job.header.cond_bitmap)]
+        if config.buffers.weight_bytes:
+            there = self._asked(m, job, deciding & (tasks.count[context] == 0), tasks.append)
+            m.d.comb += [
+                self.base_kept.eq(base_fetch.kept), self.cond_kept.eq(cond_fetch.kept),
+                cond_fetch.i.payload.kept.keep.eq(Mux(waits, waiting.kept, job.kept)[0]),
+                cond_fetch.i.payload.kept.there.eq(Mux(waits, waiting.kept.there, there))]
         with m.If(cond_fetch.i.ready):
             m.d.sync += waits.eq(0)
         with m.Elif(first):
@@ -211,6 +221,21 @@ class Lane(wiring.Component):
             with m.If(finish[1]):
                 m.d.sync += [self.status.tile.eq(self.status.tile + 1), self.status.jobs.eq(0)]
         return m
+
+    def _asked(self, m, job, undecided, asks):
+        """Whether a job's conditional weights are in the weight memory: they are if the job of the
+        same channel has asked for them in an earlier tile that found or brought the base weights.
+
+        A bit per job, written while the job has not asked for them, and in the cycle in which it
+        does: cleared by the tile that brings the base weights.
+        """
+        m.submodules.asked = bits = memory.Memory(shape=1, depth=kept_jobs(self.config), init=[])
+        write, read = bits.write_port(), bits.read_port(domain="comb")
+        m.d.comb += [
+            write.addr.eq(job.channel >> (self.config.lanes - 1).bit_length()),
+            read.addr.eq(write.addr), write.data.eq(asks),
+            write.en.eq(undecided & job.kept.keep & (asks | ~job.kept.there))]
+        return job.kept.there & read.data
 
     def _datapath(self, m, issue, base_queue, cond_queue, jobs):
         """Window, dot product, psum, gate. Returns (tag, psum, decision) of a window."""

@@ -1,21 +1,29 @@
 """Reader: many requesters share the read half of the off-chip bus."""
 
-from amaranth import Module, Signal
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth import Module, Mux, Signal
+from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.axi import AXI_BURST_INCR, axi4_signature
 from hwgate.rtl.burst import BurstSplitter, request_layout
+from hwgate.rtl.fetch import kept_member
+from hwgate.rtl.structs import delay
 
-__all__ = ["GRANT_LATENCY", "OUTSTANDING", "READ_BEAT_LATENCY", "Reader", "read_signature"]
+__all__ = ["GRANT_LATENCY", "KEPT_LATENCY", "OUTSTANDING", "Reader", "read_beat_latency",
+           "read_signature"]
 
 #: Cycles from granting a request to its first address handshake, if the bus is ready.
 GRANT_LATENCY = 1
-#: Cycles from a beat on the bus to the beat at the output.
-READ_BEAT_LATENCY = 1
+#: Cycles from granting a request for weights that are on chip to its first beat, if none is owed.
+KEPT_LATENCY = 1
 #: Requests on their way, per requester; more wait for their grant.
 OUTSTANDING = 4
+
+
+def read_beat_latency(config: AcceleratorConfig) -> int:
+    """Cycles from a beat on the bus, or from its turn in the weight memory, to the output."""
+    return 2 if config.buffers.weight_bytes else 1
 
 
 def read_signature(config: AcceleratorConfig) -> wiring.Signature:
@@ -31,6 +39,11 @@ class Reader(wiring.Component):
     A request of n bursts occupies the bus address channel for n + 1 cycles. Beats come in the
     order of the grants and are never refused, so requesters ask only for what they can take.
 
+    Weights that are kept are written to a memory of whole beats as they come. A request for weights
+    that are there reads that memory instead of the bus, which waits meanwhile: a beat per cycle, in
+    the same order of grants. So they may be asked for as soon as the request that brings them has
+    been granted. Addresses wrap at the size of the memory.
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -42,6 +55,8 @@ class Reader(wiring.Component):
     i : In(stream) x sources
     header : In
         One bit per source: its request begins with a job header.
+    kept : In
+        Per source, whether what it asks for is kept; see :func:`hwgate.rtl.fetch.kept_member`.
     halt : In
         Grant nothing.
     bus : Out
@@ -63,43 +78,77 @@ class Reader(wiring.Component):
             "header": In(sources), "halt": In(1), "bus": Out(read_signature(config)),
             "valid": Out(1), "data": Out(config.bus.data_bits), "last": Out(1),
             "source": Out(range(sources)), "o_header": Out(1), "idle": Out(1),
-            "beat": Out(1), "beat_source": Out(range(sources)), "error": Out(1)})
+            "beat": Out(1), "beat_source": Out(range(sources)), "error": Out(1),
+            **{name: In(data.ArrayLayout(layout, sources))
+               for name, layout in kept_member(config).items()}})
 
     def elaborate(self, platform):
         m = Module()
-        bus = self.bus
-        owner = data.StructLayout({"source": range(self.sources), "header": 1, "beats": 16})
+        bus, keeps = self.bus, bool(self.config.buffers.weight_bytes)
+        beat = (self.config.bus.bytes - 1).bit_length()
+        place = kept_member(self.config) | (
+            {"word": self.config.buffers.weight_bytes.bit_length() - 1 - beat} if keeps else {})
+        owner = data.StructLayout({"source": range(self.sources), "header": 1, "beats": 16, **place})
         m.submodules.splitter = splitter = BurstSplitter(self.config)
         m.submodules.owners = owners = fifo.SyncFIFO(width=owner.size,
                                                      depth=OUTSTANDING * self.sources)
-        ready, chosen = Signal(), Signal(owner)
+        ready, taken, chosen = Signal(), Signal(), Signal(owner)
         m.d.comb += [
             ready.eq(splitter.i.ready & owners.w_rdy & ~self.halt),
-            owners.w_en.eq(splitter.i.valid & splitter.i.ready), owners.w_data.eq(chosen)]
+            splitter.i.valid.eq(taken & ~chosen.kept.there if keeps else taken),
+            owners.w_en.eq(taken), owners.w_data.eq(chosen)]
         for n in reversed(range(self.sources)):
             with m.If(self.i[n].valid):
                 m.d.comb += [chosen.source.eq(n), chosen.header.eq(self.header[n]),
                              chosen.beats.eq(self.i[n].payload.beats),
-                             splitter.i.payload.eq(self.i[n].payload), splitter.i.valid.eq(ready)]
+                             splitter.i.payload.eq(self.i[n].payload), taken.eq(ready)]
+                if keeps:
+                    m.d.comb += [chosen.kept.eq(self.kept[n]),
+                                 chosen.word.eq(self.i[n].payload.address[beat:])]
         for n in range(self.sources):
-            m.d.comb += self.i[n].ready.eq(splitter.i.valid & (chosen.source == n))
+            m.d.comb += self.i[n].ready.eq(taken & (chosen.source == n))
 
         m.d.comb += [
             bus.arvalid.eq(splitter.o.valid), splitter.o.ready.eq(bus.arready),
             bus.araddr.eq(splitter.o.payload.address),
             bus.arlen.eq(splitter.o.payload.beats_minus_1), bus.arburst.eq(AXI_BURST_INCR),
-            bus.arsize.eq((self.config.bus.bytes - 1).bit_length()), bus.rready.eq(1)]
+            bus.arsize.eq(beat)]
 
-        head, count = owner(owners.r_data), Signal(16)
-        ends = count + 1 == head.beats
+        # The owner of the next beat, which comes from the bus, or else is there.
+        head, count, there = owner(owners.r_data), Signal(16), Signal()
+        moves, ends = Signal(), count + 1 == head.beats
+        if keeps:
+            m.d.comb += there.eq(owners.r_rdy & head.kept.there)
         m.d.comb += [
-            self.beat.eq(bus.rvalid), self.beat_source.eq(head.source),
-            self.error.eq(bus.rvalid & bus.rresp[1]), owners.r_en.eq(bus.rvalid & ends),
+            bus.rready.eq(~there), self.beat.eq(bus.rvalid & bus.rready),
+            self.beat_source.eq(head.source), self.error.eq(self.beat & bus.rresp[1]),
+            moves.eq(self.beat | there), owners.r_en.eq(moves & ends),
             self.idle.eq(splitter.i.ready & ~owners.r_rdy)]
-        with m.If(bus.rvalid):
+        with m.If(moves):
             m.d.sync += count.eq(count + 1)
             with m.If(ends):
                 m.d.sync += count.eq(0)
-        m.d.sync += [self.valid.eq(bus.rvalid), self.data.eq(bus.rdata), self.last.eq(ends),
-                     self.source.eq(head.source), self.o_header.eq(head.header)]
+        values = [moves, bus.rdata, ends, head.source, head.header]
+        if keeps:
+            values = self._keep(m, values, head, count, there)
+        for port, value in zip((self.valid, self.data, self.last, self.source, self.o_header),
+                               values, strict=True):
+            m.d.sync += port.eq(value)
         return m
+
+    def _keep(self, m, values, head, count, there):
+        """Weight memory: takes beats of the bus that are kept, replaces those that do not come.
+
+        Returns the values of a beat one cycle later, because the memory takes one.
+        """
+        words = self.config.buffers.weight_bytes // self.config.bus.bytes
+        m.submodules.kept = ram = memory.Memory(shape=self.config.bus.data_bits, depth=words,
+                                                init=[])
+        write, read = ram.write_port(), ram.read_port()
+        m.d.comb += [
+            write.addr.eq(head.word + count), write.data.eq(self.bus.rdata),
+            write.en.eq(self.beat & head.kept.keep), read.addr.eq(write.addr), read.en.eq(1)]
+        valid, came, *others = (delay(m, value, 1, name=f"step{n}")
+                                for n, value in enumerate(values))
+        on_chip = delay(m, there, 1, name="on_chip")
+        return [valid, Mux(on_chip, read.data, came), *others]

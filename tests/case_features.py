@@ -55,6 +55,18 @@ class _Seen:
         """Images that share a tile."""
         return any(d["images"] > 1 for d in self.descriptors)
 
+    def kept(self, channels: int = 1) -> bool:
+        """Weights of so many channels stay on chip."""
+        return self.descriptors[0]["kept_channels"] >= channels
+
+    @property
+    def asked_late(self) -> bool:
+        """A channel whose weights stay has all gates closed in the first tile or its image."""
+        decided = self.result.activations.decision[:, :self.descriptors[0]["kept_channels"]]
+        opened = decided.any(axis=(2, 3))
+        first = self.descriptors[0]["images"]
+        return bool((opened.any(axis=0) & ~opened[:first].any(axis=0)).any())
+
     @property
     def mixed(self) -> bool:
         """Gated, with open and closed pixels."""
@@ -123,6 +135,13 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "a last tile of fewer images": lambda s: len({d["images"] for d in s.descriptors}) > 1,
     **{f"{name} on chip": lambda s, prefix=prefix: any(d[f"{prefix}_chip"] for d in s.descriptors)
        for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
+    "weights that stay on chip": lambda s: s.kept(),
+    "weights that stay, of some channels": lambda s: s.kept() and not s.kept(s.layer.out_shape[0]),
+    "weights that stay, open and closed": lambda s: s.kept() and s.mixed,
+    "weights that stay from band to band": lambda s: s.kept() and len(s.plan.bands) > 1,
+    "weights that stay from tile to tile": lambda s: s.kept() and any(
+        d["tiles"] > 1 for d in s.descriptors),
+    "conditional weights that a later tile asks for first": lambda s: s.asked_late,
     "narrow formats": lambda s: s.config.formats != FormatConfig(),
     "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
     "bus of 128 bits": lambda s: s.config.bus.data_bits == 128,

@@ -47,18 +47,21 @@ _SMALL = BufferConfig(window_words=64, pixels=32, output_words=64, passes=32)
 CONFIGS: dict[str, AcceleratorConfig] = {
     "4x36": AcceleratorConfig(),
     "1x18": preset("tiny"),
-    "8x18": AcceleratorConfig(lanes=8, channels=2, bus=BusConfig(data_bits=64), buffers=_SMALL),
+    "8x18": AcceleratorConfig(lanes=8, channels=2, bus=BusConfig(data_bits=64),
+                              buffers=replace(_SMALL, weight_bytes=1 << 12)),
     "2x72": AcceleratorConfig(lanes=2, channels=8, bus=BusConfig(data_bits=64),
                                formats=FormatConfig(activation=5, weight=4, accumulator=24,
                                                     multiplier=12)),
-    # Some maps stay on chip.
-    "2x36chip": AcceleratorConfig(lanes=2, buffers=BufferConfig(map_bytes=1 << 12),
-                                  bus=BusConfig(data_bits=64)),
+    # Some maps and weights stay on chip.
+    "2x36chip": AcceleratorConfig(
+        lanes=2, buffers=BufferConfig(map_bytes=1 << 12, weight_bytes=1 << 11),
+        bus=BusConfig(data_bits=64)),
 }
 
 #: Those of the long sweeps besides: most lanes, longest and shortest groups, short bursts.
 MORE_CONFIGS: dict[str, AcceleratorConfig] = {
-    "16x36": AcceleratorConfig(lanes=16, bus=BusConfig(burst_beats=16), buffers=_SMALL),
+    "16x36": AcceleratorConfig(lanes=16, bus=BusConfig(burst_beats=16),
+                               buffers=replace(_SMALL, weight_bytes=1 << 14)),
     "4x18": AcceleratorConfig(channels=2, buffers=_SMALL),
     "8x72": AcceleratorConfig(lanes=8, channels=8),
     "2x36": AcceleratorConfig(

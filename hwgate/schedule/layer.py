@@ -10,7 +10,7 @@ from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.counters import STREAMS
 from hwgate.layouts import descriptor_layout
 from hwgate.plan import LayerPlan
-from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
+from hwgate.rtl.reader import GRANT_LATENCY, read_beat_latency
 from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
 from hwgate.schedule.maps import load, load_residual
 from hwgate.schedule.passes import issue
@@ -62,6 +62,10 @@ class LayerSchedule:
         Cycles from the last beat that was read to the end.
     chip_bytes : int
         Read from and written to the on-chip map memory.
+    kept_bytes : int
+        Read from and written to the on-chip weight memory.
+    asked : frozenset of int
+        Channels whose conditional weights have come, in this descriptor or those that it follows.
     """
 
     cycles: int
@@ -69,6 +73,8 @@ class LayerSchedule:
     lanes: list[dict[str, int]]
     quiet: int
     chip_bytes: int
+    kept_bytes: int
+    asked: frozenset[int]
 
 
 def end_cycles(config: AcceleratorConfig, timing: MemoryTiming, last: LayerSchedule) -> int:
@@ -87,7 +93,8 @@ def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming,
     first = request + GRANT_LATENCY + timing.read_latency
     if previous is not None:
         first = max(first, timing.beat_interval - previous.quiet)
-    return first + (beats - 1) * timing.beat_interval + READ_BEAT_LATENCY + DECODE_CYCLES
+    return (first + (beats - 1) * timing.beat_interval + read_beat_latency(config)
+            + DECODE_CYCLES)
 
 
 def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
@@ -109,6 +116,8 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
     """
     before = _descriptor_cycles(config, timing, previous)
     layer = LayerState(config, timing, plan, descriptor, opened)
+    if previous is not None and descriptor["kept"]:
+        layer.asked |= previous.asked
     layer.run(_blocks(layer))
     lanes = []
     for lane in layer.lanes:
@@ -117,7 +126,7 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
     layer_bytes = dict.fromkeys(STREAMS, 0) | layer.bytes
     layer_bytes["program"] = descriptor_layout().size_bytes
     return LayerSchedule(before + layer.end, layer_bytes, lanes, layer.end - layer.last_beat,
-                         layer.chip_bytes)
+                         layer.chip_bytes, layer.kept_bytes, frozenset(layer.asked))
 
 
 def _blocks(layer: LayerState) -> list[Block]:

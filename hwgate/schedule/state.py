@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hwgate.bursts import burst_count
 from hwgate.config import AcceleratorConfig, MemoryTiming
@@ -14,7 +14,7 @@ from hwgate.plan import LayerPlan
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.lane import decision_latency
 from hwgate.rtl.onchip import CHIP_READ_LATENCY
-from hwgate.rtl.reader import GRANT_LATENCY, OUTSTANDING, READ_BEAT_LATENCY
+from hwgate.rtl.reader import GRANT_LATENCY, KEPT_LATENCY, OUTSTANDING, read_beat_latency
 from hwgate.rtl.sequencer import DECODE_CYCLES
 from hwgate.rtl.unpack import block_beat
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hwgate.schedule.layer import OpenPixels
 
 __all__ = ["HALVES", "NEVER", "Arbiter", "Block", "LaneState", "LayerState", "Read", "Request",
-           "Times"]
+           "Times", "Kept"]
 
 #: Halves of a double buffer.
 HALVES = 2
@@ -57,6 +57,13 @@ Block = Generator[Times, None, None]
 Read = Generator[Times, None, tuple[int, int]]
 
 
+class Kept(NamedTuple):
+    """Whether weights have a place in the on-chip weight memory, and are there already."""
+
+    keep: bool = False
+    there: bool = False
+
+
 @dataclass(slots=True)
 class Request:
     """A read request that waits from cycle ``valid`` on for its grant and its first beat."""
@@ -66,6 +73,7 @@ class Request:
     beats: int
     stream: str
     answer: Times
+    kept: Kept
 
 
 class Arbiter:
@@ -130,12 +138,16 @@ class LayerState:
         self.map_ends = self._times()  # cycle from which each of the two loaders is idle
         self.bytes: dict[str, int] = {}
         self.chip_bytes = 0  # read from and written to the on-chip map memory
+        self.kept_bytes = 0  # read from and written to the on-chip weight memory
+        self.asked = set[int]()  # channels whose conditional weights have come
         self.bus, self.chip = Arbiter(), Arbiter()
         self.end = -1
         #: (blocks, beats) of the requests for so many blocks.
         self.chunks = cache(lambda blocks: plan.chunks(blocks, config))
         #: Cycle of the last beat on the bus; at first that of the descriptor.
-        self.last_beat = -READ_BEAT_LATENCY - DECODE_CYCLES
+        self.beat_latency = read_beat_latency(config)
+        self.last_beat = -self.beat_latency - DECODE_CYCLES
+        self.last_owed = self.last_beat  # of the bus or the weight memory
         # Last beats of the requests on their way; as many as the reader has room for.
         requests = OUTSTANDING * (3 + 2 * len(self.lanes))
         self._ends = deque([-1] * requests, maxlen=requests)
@@ -171,15 +183,27 @@ class LayerState:
             raise AssertionError(f"The schedule of layer {self.plan.layer.name!r} is stuck")
 
     def _grant_on_bus(self, request: Request, now: int) -> None:
-        interval = self.timing.beat_interval
-        bursts = burst_count(self.config, request.address, request.beats)
-        start = max(now + GRANT_LATENCY + self.timing.read_latency, self.last_beat + interval)
-        self.last_beat = start + (request.beats - 1) * interval
-        self._ends.append(self.last_beat)
-        self.bus.free = max(now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES, self._ends[0] + 1)
-        self.bytes[request.stream] = (self.bytes.get(request.stream, 0)
-                                      + request.beats * self.config.bus.bytes)
-        request.answer.add((now, start + READ_BEAT_LATENCY))
+        """Grants of the reader: beats come in their order, from the bus or the weight memory."""
+        size = request.beats * self.config.bus.bytes
+        self.kept_bytes += size * request.kept.keep
+        if request.kept.there:
+            start = max(now + KEPT_LATENCY, self.last_owed + 1)
+            self.last_owed, free = start + request.beats - 1, now + 1
+        else:
+            interval = self.timing.beat_interval
+            start = max(now + GRANT_LATENCY + self.timing.read_latency,
+                        self.last_beat + interval, self.last_owed + 1)
+            self.last_beat = self.last_owed = start + (request.beats - 1) * interval
+            bursts = burst_count(self.config, request.address, request.beats)
+            free = now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES
+            self.bytes[request.stream] = self.bytes.get(request.stream, 0) + size
+        self._ends.append(self.last_owed)
+        self.bus.free = max(free, self._ends[0] + 1)
+        request.answer.add((now, start + self.beat_latency))
+
+    def weight_interval(self, there: bool) -> int:
+        """Cycles per beat of weights from the bus, or of those that are in the weight memory."""
+        return 1 if there else self.timing.beat_interval
 
     def _grant_on_chip(self, request: Request, now: int) -> None:
         self.chip.free = now + request.beats
@@ -187,11 +211,12 @@ class LayerState:
         request.answer.add((now, now + CHIP_READ_LATENCY))
 
     def read(self, source: int, valid: int, address: int, beats: int, stream: str,
-             chip: bool = False) -> Read:
-        """Read ``beats`` beats; ends with the cycles of the grant and of the first beat."""
+             chip: bool = False, kept: Kept = Kept()) -> Read:
+        """Read ``beats`` beats of a map, which may be on chip, or of weights, which may be kept;
+        ends with the cycles of the grant and of the first beat."""
         answer = self._times()
         arbiter = self.chip if chip else self.bus
-        arbiter.requests[source] = Request(valid, address, beats, stream, answer)
+        arbiter.requests[source] = Request(valid, address, beats, stream, answer, kept)
         yield answer
         grant, beat = answer[0]
         return grant, beat
