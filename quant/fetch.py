@@ -24,6 +24,8 @@ class LaneJob:
         First byte of its conditional blocks.
     tile_last, last : bool
         The lane's last job of the tile, of the layer.
+    keep, there : bool
+        Its weights have a place in the weight memory; header and base weights are in it already.
     """
 
     tile: int
@@ -33,6 +35,8 @@ class LaneJob:
     conditional: int
     tile_last: bool
     last: bool
+    keep: bool = False
+    there: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,11 @@ def lane_jobs(config: AcceleratorConfig, layer: Mapping[str, int], lane: int) ->
     for tile in range(layer["tiles"]):
         for number, channel in enumerate(channels):
             address = layer["weights_address"] + channel * layer["job_stride"]
+            keep = channel < layer["kept_channels"]
             jobs.append(LaneJob(tile, channel, number * layer["slot_words"], address,
                                 address + layer["cond_offset"], channel == channels[-1],
-                                channel == channels[-1] and tile == layer["tiles"] - 1))
+                                channel == channels[-1] and tile == layer["tiles"] - 1,
+                                keep, keep and bool(tile or layer["kept"])))
     return jobs
 
 

@@ -12,7 +12,7 @@ from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.layouts import header_layout
 from hwgate.quant.fetch import Request, lane_jobs, requests
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.fetch import JOBS_ALIVE, job_layout, run_layout
+from hwgate.rtl.fetch import JOBS_ALIVE, job_layout, kept_member, run_layout
 from hwgate.rtl.structs import descriptor_struct, header_struct
 from hwgate.sim.streams import pack, parameters, start, unpack
 from rtl_helpers import GAPS
@@ -24,6 +24,7 @@ LONGEST = CONFIG.buffers.passes * TAPS
 BEAT = CONFIG.bus.bytes
 HEADER_BEATS = header_layout(CONFIG).size_bytes // BEAT
 END = 1 << CONFIG.bus.address_bits
+KEPT = kept_member(CONFIG).get("kept")
 
 
 # Requests of a run of blocks
@@ -52,12 +53,14 @@ async def play_blocks(dut, runs, *, first=1, gaps=(), stalls=(), holds=()):
     await start(dut)
     pauses, waits, keeps = (cycle(chain(bits, [0])) for bits in (gaps, stalls, holds))
     left, pending, seen = deque(runs), deque(), Seen()
-    held, now = 0, 0
+    held, taken, now = 0, 0, 0
     while left or pending or held:
         send = bool(left) and not next(pauses)
         ready, swap = not next(waits), held > 0 and not next(keeps)
         address, blocks, header = left[0] if send else (END - BEAT, 1, True)
         run = {"address": address, "blocks": blocks, "header": header}
+        if KEPT:
+            run["kept"] = {"keep": blocks % 2, "there": blocks >> 1 & 1}
         dut.blocks__i__valid.value = send
         dut.blocks__i__payload.value = pack(run_layout(CONFIG), run)
         dut.blocks__o__ready.value, dut.blocks__swap.value = ready, swap
@@ -71,8 +74,10 @@ async def play_blocks(dut, runs, *, first=1, gaps=(), stalls=(), holds=()):
             found = unpack(request_layout(CONFIG), int(dut.blocks__o__payload.value))
             assert found == wanted, f"cycle {now}"
             assert dut.blocks__header.value == pending[0].header, f"cycle {now}"
+            assert not KEPT or int(dut.blocks__kept.value) == taken % 4, f"cycle {now}"
         if send and not pending:
             left.popleft()
+            taken = blocks
             pending += ([Request(address, first_beats, first, True)] if header
                         else requests(CONFIG, address, blocks))
         elif offer and ready:
@@ -145,7 +150,8 @@ def random_layer(out_channels, tiles, first):
         "out_channels": out_channels, "tiles": tiles, "first_blocks": first,
         "first_beats": HEADER_BEATS + -(-first * CONFIG.block_bytes // BEAT),
         "weights_address": random.randrange(64) * BEAT, "job_stride": random.randrange(64) * BEAT,
-        "cond_offset": random.randrange(64) * BEAT, "slot_words": random.randrange(4)}
+        "cond_offset": random.randrange(64) * BEAT, "slot_words": random.randrange(4),
+        "kept_channels": random.randrange(out_channels + 2), "kept": random.random() < 0.3}
 
 
 async def play_jobs(dut, lane, layer, *, slow=0, stalls=(), longest=8):
@@ -187,6 +193,9 @@ async def play_jobs(dut, lane, layer, *, slow=0, stalls=(), longest=8):
         elif want == "rest" and now >= since:
             run = {"address": jobs[arrived - 1].address + beats * BEAT,
                    "blocks": sizes[arrived - 1] - first, "header": 0}
+        if run and KEPT:
+            job = jobs[claimed if want == "claim" else arrived - 1]
+            run["kept"] = {"keep": job.keep, "there": job.there}
         assert dut.jobs__o__valid.value == (run is not None), f"cycle {now}: offers a run"
         if run:
             assert unpack(run_layout(CONFIG), int(dut.jobs__o__payload.value)) == run, f"{now}"
@@ -233,7 +242,8 @@ def check_slots(dut, jobs, headers, alive):
         job = jobs[number]
         bits = slots >> number % JOBS_ALIVE * layout.size & (1 << layout.size) - 1
         found = {name: bits >> field.offset & (1 << field.width) - 1 for name, field in layout}
-        assert found == {
+        kept = {"kept": job.keep | job.there << 1} if KEPT else {}
+        assert found == kept | {
             "header": headers[number], "channel": job.channel, "tile": job.tile,
             "tile_last": job.tile_last, "last": job.last, "conditional": job.conditional,
             "column": job.column % CONFIG.buffers.output_words}, f"job {number}"

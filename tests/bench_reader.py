@@ -5,14 +5,15 @@ import random
 from collections import deque
 
 import cocotb
-from cocotb.triggers import ClockCycles
+from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiReadBus, AxiSlaveRead
 
 from hwgate.bursts import split_bursts
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.axi import AXI_BURST_INCR
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
+from hwgate.rtl.fetch import kept_member
+from hwgate.rtl.reader import GRANT_LATENCY, KEPT_LATENCY, read_beat_latency
 from hwgate.sim.streams import pack, parameters, send, start, unpack
 from memory_helpers import FailingMemory, pauses, quiet_bus_models, sparse_requests, until, watch
 
@@ -20,6 +21,11 @@ CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 SOURCES = parameters()["sources"]
 BEAT = CONFIG.bus.bytes
 SIZE = 1 << 16
+LATENCY = read_beat_latency(CONFIG)
+KEPT = kept_member(CONFIG).get("kept")
+WORDS = CONFIG.buffers.weight_bytes // BEAT
+#: What the weight memory holds.
+KEPT_WORDS = [0] * WORDS
 
 
 class Scoreboard:
@@ -30,10 +36,13 @@ class Scoreboard:
         self.offers = [(getattr(dut, f"i__{n}__valid"), getattr(dut, f"i__{n}__ready"),
                         getattr(dut, f"i__{n}__payload")) for n in range(SOURCES)]
         self.bursts = deque()      # still to be seen on the address channel
-        self.owed = deque()        # (source, header, address, beats left) of granted requests
-        self.output = None         # what a beat on the bus must become
+        #: (source, header, address, beats left, keep, there) of granted requests
+        self.owed = deque()
+        #: What is to come out in the next cycles, of the bus or the weight memory.
+        self.outputs = deque([None] * LATENCY)
         self.granted_at = None
         self.grants, self.errors, self.beats = [], 0, [0] * SOURCES
+        self.refused, self.kept_beats = 0, 0  # cycles in which the bus waits; beats it is spared
 
     def step(self):
         self.cycle += 1
@@ -46,10 +55,11 @@ class Scoreboard:
 
     def output_beat(self):
         dut = self.dut
-        assert bool(dut.valid.value) == (self.output is not None)
-        if self.output is not None:
+        output = self.outputs.popleft()
+        assert bool(dut.valid.value) == (output is not None)
+        if output is not None:
             assert (int(dut.data.value), int(dut.last.value), int(dut.source.value),
-                    int(dut.o_header.value)) == self.output
+                    int(dut.o_header.value)) == output
 
     def address(self):
         dut = self.dut
@@ -67,21 +77,32 @@ class Scoreboard:
 
     def bus_beat(self):
         dut = self.dut
-        assert dut.bus__rready.value, "beats are never refused"
-        assert bool(dut.beat.value) == bool(dut.bus__rvalid.value)
-        self.output = None
-        if not dut.bus__rvalid.value:
+        there = bool(self.owed) and self.owed[0][-1]
+        assert bool(dut.bus__rready.value) != there, "refuses beats only for those it has"
+        moves = bool(dut.bus__rvalid.value) and not there
+        self.refused += bool(dut.bus__rvalid.value) and there
+        assert bool(dut.beat.value) == moves
+        if not moves:
             assert not dut.error.value
+        if not moves and not there:
+            self.outputs.append(None)
             return
-        source, header, address, left = self.owed[0]
-        fails = self.memory.fails(address, BEAT)
-        data = b"" if fails else self.memory.bytes[address:address + BEAT]
-        assert int(dut.beat_source.value) == source
-        assert bool(dut.error.value) == fails
-        self.output = int.from_bytes(data, "little"), int(left == 1), source, header
-        self.errors += fails
+        source, header, address, left, keep, there = self.owed[0]
+        if there:
+            self.kept_beats += 1
+            data = KEPT_WORDS[address // BEAT % WORDS]
+        else:
+            fails = self.memory.fails(address, BEAT)
+            raw = b"" if fails else self.memory.bytes[address:address + BEAT]
+            data = int.from_bytes(raw, "little")
+            assert int(dut.beat_source.value) == source
+            assert bool(dut.error.value) == fails
+            self.errors += fails
+            if keep:
+                KEPT_WORDS[address // BEAT % WORDS] = data
+        self.outputs.append((data, int(left == 1), source, header))
         self.beats[source] += 1
-        self.owed[0] = source, header, address + BEAT, left - 1
+        self.owed[0] = source, header, address + BEAT, left - 1, keep, there
         if left == 1:
             self.owed.popleft()
 
@@ -95,10 +116,22 @@ class Scoreboard:
         for source in taken:
             request = unpack(request_layout(CONFIG), int(self.offers[source][2].value))
             address, beats = request["address"], request["beats"]
-            self.bursts.extend(split_bursts(CONFIG, address, beats))
-            self.owed.append((source, int(self.dut.header.value) >> source & 1, address, beats))
-            self.granted_at = self.cycle
+            kept = {"keep": 0, "there": 0}
+            if KEPT:
+                kept = unpack(KEPT, int(self.dut.kept.value) >> KEPT.size * source & 3)
+            if not kept["there"]:
+                self.bursts.extend(split_bursts(CONFIG, address, beats))
+                self.granted_at = self.cycle
+            self.owed.append((source, int(self.dut.header.value) >> source & 1, address, beats,
+                              kept["keep"], bool(kept["there"])))
             self.grants.append(source)
+
+
+async def keep_at_random(dut):
+    """Whatever is asked for is kept, or there, or neither: it counts in the cycle of the grant."""
+    while True:
+        dut.kept.value = sum(random.choice((0, 0, 1, 3)) << KEPT.size * n for n in range(SOURCES))
+        await RisingEdge(dut.clk)
 
 
 async def prepare(dut, *, wait, bad=range(0)):
@@ -114,6 +147,7 @@ async def prepare(dut, *, wait, bad=range(0)):
         channel.set_pause_generator(pauses(wait))
     board = Scoreboard(dut, memory)
     watch(dut, board.step)
+    board.tasks = [cocotb.start_soon(keep_at_random(dut))] if KEPT else []
     return board
 
 
@@ -129,7 +163,7 @@ async def traffic(dut, board, beats, idle):
     for sender in senders:
         await sender
     await until(dut, lambda: dut.idle.value)
-    await ClockCycles(dut.clk, READ_BEAT_LATENCY + 1)
+    await ClockCycles(dut.clk, LATENCY + 1)
     assert not board.owed and not board.bursts
     assert sorted(board.grants) == sorted(list(range(SOURCES)) * len(beats))
     assert board.beats == [sum(beats)] * SOURCES
@@ -139,7 +173,7 @@ async def traffic(dut, board, beats, idle):
 async def serves_every_source(dut):
     board = await prepare(dut, wait=random.choice([0.2, 0.5, 0.8]))
     await traffic(dut, board, [1, 2, 3, 16, 17, 40, 300], idle=0.8)
-    assert not board.errors
+    assert not board.errors and bool(board.kept_beats) == bool(KEPT)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -147,7 +181,7 @@ async def keeps_the_bus_busy(dut):
     """All sources ask all the time: more requests than may be under way, granted by priority."""
     board = await prepare(dut, wait=0)
     await traffic(dut, board, [1] * 12 + [5] * 4, idle=0)
-    assert board.grants == sorted(board.grants)
+    assert board.grants == sorted(board.grants) and bool(board.refused) == bool(KEPT)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -169,3 +203,28 @@ async def errors_are_reported_with_their_beat(dut):
     board = await prepare(dut, wait=0.3, bad=range(3 * BEAT, 40 * BEAT))
     await traffic(dut, board, [1, 2, 5, 16, 60], idle=0.5)
     assert 0 < board.errors < sum(board.beats)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def kept_beats_come_back(dut):
+    """Asked for again as soon as the request that brings them is granted: once on the bus."""
+    if not KEPT:
+        return
+    board, beats = await prepare(dut, wait=0), WORDS // 2
+    for task in board.tasks:
+        task.cancel()
+    for first in (0, SIZE // 2 + BEAT * (WORDS - 3)):
+        payload = pack(request_layout(CONFIG), {"address": first, "beats": beats})
+        begin, seen, kept = board.cycle, sum(board.beats), board.kept_beats
+        dut.kept.value = 1
+        await send(dut, "i__0", [payload])
+        dut.kept.value = 3
+        await send(dut, "i__0", [payload] * 3)
+        granted = board.cycle
+        await until(dut, lambda: dut.idle.value)
+        await ClockCycles(dut.clk, LATENCY + 1)
+        words = [first // BEAT + n for n in range(beats)]
+        assert [KEPT_WORDS[n % WORDS] for n in words] == [
+            int.from_bytes(board.memory.bytes[n * BEAT:(n + 1) * BEAT], "little") for n in words]
+        assert (sum(board.beats) - seen, board.kept_beats - kept) == (4 * beats, 3 * beats)
+        assert granted - begin < beats and KEPT_LATENCY == 1

@@ -1,5 +1,6 @@
 """BlockFetch and JobFetch against their golden functions, and these against the compiler."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 
 import hwgate
 from control_helpers import CONFIGS, Together
+from hwgate.config import BufferConfig
 from hwgate.quant.fetch import LaneJob, lane_jobs, requests
 from hwgate.quant.random_layers import random_network
 from hwgate.rtl.fetch import BlockFetch, JobFetch
 from hwgate.sim.block import run_block
 
-each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+KEEPS = replace(CONFIGS["1x18"], lanes=4, buffers=BufferConfig(weight_bytes=1 << 12))
+each_config = pytest.mark.parametrize("config", [*CONFIGS.values(), KEEPS], ids=[*CONFIGS, "keeps"])
 
 
 @each_config
@@ -40,7 +43,7 @@ def test_lanes_share_the_jobs_of_the_compiler(config):
     network = random_network(np.random.default_rng(3), config, layers=1, reduce=False)
     plan = hwgate.compile(network, config).plans[0]
     d = plan.bands[0].descriptor
-    layer = {**d, "tiles": 2, "weights_address": 4096}
+    layer = {**d, "tiles": 2, "weights_address": 4096, "kept_channels": 1, "kept": 0}
     jobs = [lane_jobs(config, layer, lane) for lane in range(config.lanes)]
     places = sorted((job.tile, job.channel) for lane in jobs for job in lane)
     assert places == [(tile, n) for tile in range(2) for n in range(len(plan.jobs))]
@@ -56,8 +59,13 @@ def test_lanes_share_the_jobs_of_the_compiler(config):
 def test_jobs_of_a_lane():
     config = CONFIGS["2x72"]
     layer = {"out_channels": 3, "tiles": 2, "weights_address": 100, "job_stride": 10,
-             "cond_offset": 7, "slot_words": 5}
+             "cond_offset": 7, "slot_words": 5, "kept_channels": 0, "kept": 0}
     assert lane_jobs(config, layer, 0) == [
         LaneJob(0, 0, 0, 100, 107, False, False), LaneJob(0, 2, 5, 120, 127, True, False),
         LaneJob(1, 0, 0, 100, 107, False, False), LaneJob(1, 2, 5, 120, 127, True, True)]
     assert lane_jobs(config, {**layer, "out_channels": 1}, 1) == []
+    kept = lane_jobs(config, {**layer, "kept_channels": 2}, 0)
+    assert [(job.keep, job.there) for job in kept] == [
+        (True, False), (False, False), (True, True), (False, False)]
+    after = lane_jobs(config, {**layer, "kept_channels": 1, "kept": 1}, 0)
+    assert [job.there for job in after] == [True, False, True, False]
