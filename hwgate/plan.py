@@ -81,12 +81,13 @@ class LayerPlan:
                  for done in range(0, blocks, config.request_blocks)]
         return [(size, _ceil(size * config.block_bytes, config.bus.bytes)) for size in sizes]
 
-    def weight_beats(self, config: AcceleratorConfig) -> int:
-        """Beats of headers and weights that a tile reads if every job opens a gate."""
+    def weight_beats(self, config: AcceleratorConfig, channels: int | None = None) -> int:
+        """Beats of headers and weights that a tile reads if every job opens a gate, of the first
+        ``channels`` channels or of all."""
         first = self.fields["first_blocks"]
         return sum(self.fields["first_beats"]
                    + sum(beats for blocks in (len(job.base) - first, len(job.conditional))
-                         for _, beats in self.chunks(blocks, config)) for job in self.jobs)
+                         for _, beats in self.chunks(blocks, config)) for job in self.jobs[:channels])
 
 
     def kept_channels(self, config: AcceleratorConfig, tiles: int) -> int:

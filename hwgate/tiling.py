@@ -24,7 +24,7 @@ class Alternative:
     per_tile : int
         Images of a tile; the last tile may have fewer.
     tiles : int
-        Tiles of the batch: how often weights are read.
+        Tiles of the batch: how often weights are read that do not stay on chip.
     parts : tuple of Part
         What each descriptor computes; a tile of fewer images has its own.
     bytes : int
@@ -106,6 +106,7 @@ def _alternative(plan: LayerPlan, residual: Shape | None, config: AcceleratorCon
         tiles += d["tiles"]
         beats += d["tiles"] * tile
         cycles += _cycles(plan, config, d, tile)
+    beats -= (tiles - 1) * plan.weight_beats(config, plan.kept_channels(config, tiles))
     traffic = beats * config.bus.bytes + len(parts) * descriptor_layout().size_bytes
     return Alternative(number, tiles, parts, traffic, cycles, limit)
 

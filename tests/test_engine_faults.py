@@ -68,7 +68,10 @@ class Scenario:
         return Faults(reads=(self.bad, self.bad + 1), writes=(self.bad, self.bad + 1))
 
     def patched(self, index, **fields):
-        """An image with other fields in descriptor ``index``; the last one is END."""
+        """An image with other fields in descriptor ``index``; the last one is END. Weights that
+        lie elsewhere are no longer those on chip."""
+        if "weights_address" in fields:
+            fields["kept"] = 0
         layout, memory = descriptor_layout(), np.zeros(self.end, np.uint8)
         memory[:self.image.size] = self.image
         place = slice(index * layout.size_bytes, (index + 1) * layout.size_bytes)
