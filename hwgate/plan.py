@@ -87,7 +87,8 @@ class LayerPlan:
         first = self.fields["first_blocks"]
         return sum(self.fields["first_beats"]
                    + sum(beats for blocks in (len(job.base) - first, len(job.conditional))
-                         for _, beats in self.chunks(blocks, config)) for job in self.jobs[:channels])
+                         for _, beats in self.chunks(blocks, config))
+                   for job in self.jobs[:channels])
 
 
     def kept_channels(self, config: AcceleratorConfig, tiles: int) -> int:

@@ -22,7 +22,8 @@ JOBS_ALIVE = 4
 def kept_member(config: AcceleratorConfig) -> dict[str, Any]:
     """Member ``kept`` of a request for weights, if there is an on-chip weight memory: ``keep`` if
     they have a place in it, ``there`` if they are in it already."""
-    return {"kept": data.StructLayout({"keep": 1, "there": 1})} if config.buffers.weight_bytes else {}
+    layout = data.StructLayout({"keep": 1, "there": 1})
+    return {"kept": layout} if config.buffers.weight_bytes else {}
 
 
 def kept_jobs(config: AcceleratorConfig) -> int:

@@ -174,11 +174,12 @@ class Lane(wiring.Component):
             cond_fetch.i.payload.blocks.eq(Mux(waits, waiting.blocks, job.header.cond_blocks)),
             cond_queue.load.eq(first), cond_queue.bitmap.eq(job.header.cond_bitmap)]
         if config.buffers.weight_bytes:
-            there = self._asked(m, job, deciding & (tasks.count[context] == 0), tasks.append)
+            kept, undecided = cond_fetch.i.payload.kept, deciding & (tasks.count[context] == 0)
+            there = self._asked(m, job, undecided, tasks.append)
             m.d.comb += [
                 self.base_kept.eq(base_fetch.kept), self.cond_kept.eq(cond_fetch.kept),
-                cond_fetch.i.payload.kept.keep.eq(Mux(waits, waiting.kept, job.kept)[0]),
-                cond_fetch.i.payload.kept.there.eq(Mux(waits, waiting.kept.there, there))]
+                kept.keep.eq(Mux(waits, waiting.kept.keep, job.kept.keep)),
+                kept.there.eq(Mux(waits, waiting.kept.there, there))]
         with m.If(cond_fetch.i.ready):
             m.d.sync += waits.eq(0)
         with m.Elif(first):

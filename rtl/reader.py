@@ -86,9 +86,11 @@ class Reader(wiring.Component):
         m = Module()
         bus, keeps = self.bus, bool(self.config.buffers.weight_bytes)
         beat = (self.config.bus.bytes - 1).bit_length()
-        place = kept_member(self.config) | (
-            {"word": self.config.buffers.weight_bytes.bit_length() - 1 - beat} if keeps else {})
-        owner = data.StructLayout({"source": range(self.sources), "header": 1, "beats": 16, **place})
+        members = {"source": range(self.sources), "header": 1, "beats": 16}
+        if keeps:
+            words = self.config.buffers.weight_bytes >> beat
+            members |= {**kept_member(self.config), "word": (words - 1).bit_length()}
+        owner = data.StructLayout(members)
         m.submodules.splitter = splitter = BurstSplitter(self.config)
         m.submodules.owners = owners = fifo.SyncFIFO(width=owner.size,
                                                      depth=OUTSTANDING * self.sources)

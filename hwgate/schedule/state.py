@@ -21,8 +21,8 @@ from hwgate.rtl.unpack import block_beat
 if TYPE_CHECKING:
     from hwgate.schedule.layer import OpenPixels
 
-__all__ = ["HALVES", "NEVER", "Arbiter", "Block", "LaneState", "LayerState", "Read", "Request",
-           "Times", "Kept"]
+__all__ = ["HALVES", "NEVER", "Arbiter", "Block", "Kept", "LaneState", "LayerState", "Read",
+           "Request", "Times"]
 
 #: Halves of a double buffer.
 HALVES = 2
@@ -60,8 +60,11 @@ Read = Generator[Times, None, tuple[int, int]]
 class Kept(NamedTuple):
     """Whether weights have a place in the on-chip weight memory, and are there already."""
 
-    keep: bool = False
-    there: bool = False
+    keep: bool
+    there: bool
+
+
+_NOT_KEPT = Kept(False, False)
 
 
 @dataclass(slots=True)
@@ -201,9 +204,9 @@ class LayerState:
         self.bus.free = max(free, self._ends[0] + 1)
         request.answer.add((now, start + self.beat_latency))
 
-    def weight_interval(self, there: bool) -> int:
-        """Cycles per beat of weights from the bus, or of those that are in the weight memory."""
-        return 1 if there else self.timing.beat_interval
+    def weight_interval(self, kept: Kept) -> int:
+        """Cycles per beat of weights, from the bus or the weight memory."""
+        return 1 if kept.there else self.timing.beat_interval
 
     def _grant_on_chip(self, request: Request, now: int) -> None:
         self.chip.free = now + request.beats
@@ -211,7 +214,7 @@ class LayerState:
         request.answer.add((now, now + CHIP_READ_LATENCY))
 
     def read(self, source: int, valid: int, address: int, beats: int, stream: str,
-             chip: bool = False, kept: Kept = Kept()) -> Read:
+             chip: bool = False, kept: Kept = _NOT_KEPT) -> Read:
         """Read ``beats`` beats of a map, which may be on chip, or of weights, which may be kept;
         ends with the cycles of the grant and of the first beat."""
         answer = self._times()

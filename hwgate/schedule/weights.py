@@ -19,7 +19,7 @@ def _blocks(layer: LayerState, lane: LaneState, stream: str, source: int, valid:
             yield lane.freed[stream]
         valid = max(valid, lane.freed[stream][short - 1])
     grant, beat = yield from layer.read(source, valid, address, beats, stream, kept=kept)
-    interval, latency = layer.weight_interval(kept.there), UNPACK_LATENCY + BLOCK_LATENCY
+    interval, latency = layer.weight_interval(kept), UNPACK_LATENCY + BLOCK_LATENCY
     for beats_before in layer.block_beats[:blocks]:
         lane.weights[stream].add(beat + (header + beats_before) * interval + latency)
     return grant, beat
@@ -42,7 +42,8 @@ def fetch_jobs(layer: LayerState, lane: LaneState, source: int) -> Block:
             layer, lane, "base", source, claim + 1, address, d["first_beats"], d["first_blocks"],
             requested, layer.header_beats, kept)
         requested += d["first_blocks"]
-        header = beat + (layer.header_beats - 1) * layer.weight_interval(kept.there) + UNPACK_LATENCY
+        interval = layer.weight_interval(kept)
+        header = beat + (layer.header_beats - 1) * interval + UNPACK_LATENCY
         rest = len(layer.plan.jobs[channel].base) - d["first_blocks"]
         address += d["first_beats"] * size
         claim = ready = header + 2
