@@ -79,8 +79,9 @@ class Timeline:
     def job(self, context, decisions, *, gaps=(), stalls=(), passes=1, delay=0, image=None):
         """A job, from its clear to its last pass; returns the pixels to be taken.
 
-        An image has so many decisions, if there is a limit. Decisions pause by ``gaps``, takes by ``stalls``; the first pass begins ``delay`` cycles
-        after the clear, any other in the cycle in which the one before it ends.
+        With a limit, an image has so many decisions. Decisions pause by ``gaps``, takes by
+        ``stalls``; the first pass begins ``delay`` cycles after the clear, any other in the cycle
+        in which the one before it ends.
         """
         pixels = self.pixels(decisions)
         pauses, holds = cycle(gaps or (0,)), cycle(stalls or (0,))
