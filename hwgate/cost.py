@@ -58,7 +58,7 @@ def estimate(program: Program, images: NDArray[Any],
         if plan.layer.gated:
             decision = seen[name].decision[part.image:part.image + part.images]
             opened = OpenPixels.of(decision[:, :, part.first:part.first + part.rows],
-                                   part.per_tile)
+                                   part.per_tile, plan.layer.limit)
         last = schedule_layer(config, timing, plan, descriptor, opened, last)
         schedules.setdefault(name, []).append(last)
     assert last is not None

@@ -171,6 +171,7 @@ class _Costs:
         """The assumed share of a tile's pixels, from the first one on at even distances."""
         pixels = fields["images"] * fields["out_pixels"]
         count = round(self.density * pixels)
+        count = count if count > fields["images"] * fields["gate_limit"] else 0
         last = (count - 1) * pixels // count if count else pixels - 1
         shape = fields["tiles"], fields["out_channels"]
         return OpenPixels(*(np.full(shape, value) for value in (count, 0, last)))

@@ -127,6 +127,7 @@ def descriptor_layout() -> Layout:
         Field("out_width", 16, "windows of a row"),
         Field("out_pixels", 16, "windows of an image"),
         Field("job_outputs", 16, "outputs of a job: images x out_pixels, if it does not reduce"),
+        Field("gate_limit", 16, "most open gates of a channel on an image that close again (tau)"),
         Field("out_channels", 16, "output channels: one job each per tile"),
         Field("slot_words", 16, "output column words of one job"),
         Field("slot_pixels", 16, "pixels that one image's words of them have room for"),

@@ -16,6 +16,9 @@ __all__ = ["ChannelShuffle", "GatedConv2d", "PaddingShortcut", "force_open", "ga
 #: is quicker than one of a slice of them, which must be copied.
 _NARROW = 64
 
+#: What a product of tau and a number of pixels may lack to a whole number.
+_ROUNDING = 1e-6
+
 
 class _Step(torch.autograd.Function):
     """``u > 0`` forward, the gradient of ``sigmoid(alpha * u)`` backward."""
@@ -145,8 +148,8 @@ class GatedConv2d(nn.Conv2d):
         margin = self.gate_norm(self.scores(base)) - self.delta[:, None, None]
         opened = _Step.apply(margin, self.alpha, self.sparse_bp)
         if self.tau > 0:
-            busy = opened.detach().mean(dim=(2, 3), keepdim=True) > self.tau
-            opened = opened * busy
+            count = opened.detach().sum(dim=(2, 3), keepdim=True)
+            opened = opened * (count > self.limit(opened.shape[2] * opened.shape[3]))
         self.gates = opened if self.keep_gates else None
         if self.share > 1:
             opened = opened.repeat_interleave(self.share, dim=1)
@@ -156,6 +159,10 @@ class GatedConv2d(nn.Conv2d):
     def scores(self, base: Tensor) -> Tensor:
         """What gates compare, before its norm: (N, Co / share, H, W) of base sums (N, Co, H, W)."""
         return base if self.share == 1 else base.unflatten(1, (-1, self.share)).mean(dim=2)
+
+    def limit(self, pixels: int) -> int:
+        """Most open gates of a map of so many pixels that :attr:`tau` closes again."""
+        return int(self.tau * pixels + _ROUNDING)
 
     def base_sums(self, x: Tensor) -> Tensor:
         """Partial sums (N, Co, Ho, Wo) of the base path."""

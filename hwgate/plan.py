@@ -126,10 +126,15 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
                       for base, cond in streams)
     first_bytes = layout.size_bytes + first * config.block_bytes
     fields = {"opcode": Opcode.LAYER, "digest": config.digest, "job_stride": stride,
-              "cond_offset": cond_offset, "first_blocks": first,
+              "cond_offset": cond_offset, "first_blocks": first, "gate_limit": layer.limit,
               "first_beats": _ceil(first_bytes, config.bus.bytes)}
+    parts = list(split_rows(layer, residual, config))
+    if layer.limit and len(parts) > 1:
+        raise CompileError(f"Layer {layer.name!r} has a tau, which counts the open gates of whole "
+                           f"maps, but its maps run in {len(parts)} bands of rows; train it with "
+                           "tau=0, or give the accelerator larger buffers")
     bands = tuple(Band(top, rows, describe(layer, residual, config, Part(top, rows)) | fields)
-                  for top, rows in split_rows(layer, residual, config))
+                  for top, rows in parts)
     return LayerPlan(layer, bands, jobs, stream, fields)
 
 

@@ -133,7 +133,7 @@ def run_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False, devi
     calibration = data.normalize(data.train.images[:recipe.quantize.calibration])
     notes: list[str] = []
     network = None
-    if recipe.gate.groups and (recipe.gate.share != 1 or recipe.gate.tau > 0):
+    if recipe.gate.groups and recipe.gate.share != 1:
         notes.append("Not quantized: the accelerator decides for each activation alone.")
     elif recipe.quantize.epochs:
         stage("fine-tune the integers")
@@ -175,8 +175,7 @@ def _budget(recipe: Recipe, data: DataSet, config: AcceleratorConfig
     if not part.budget or not recipe.gate.groups:
         return ()
     # Costs do not depend on who shares a gate, and the cost model knows gates of one channel.
-    plain = build(recipe.changed({"gate.granularity": "activation", "gate.tau": 0.0}),
-                  len(data.classes))
+    plain = build(recipe.changed({"gate.granularity": "activation"}), len(data.classes))
     images = data.normalize(data.train.images[:8])
     cost = measure_costs(settle_norms(plain, images), images, config)[part.budget]
     return (BudgetLoss(part.budget, cost, part.share, part.weight),)

@@ -159,6 +159,9 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
         padding=block.padding, stride=op.stride[0] if isinstance(op, nn.Conv2d) else 1,
         relu=block.relu, pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale,
         source=None if block.source == index - 1 else block.source)
+    if isinstance(op, GatedConv2d) and layer.gated:
+        _, height, width = layer.conv_shape
+        layer = replace(layer, limit=op.limit(height * width))
     added = 0.0  # output steps in a step of the residual
     if block.residual is not None:
         added = scales[block.residual] / out_scale
@@ -181,10 +184,10 @@ def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
     op = block.op
     if not isinstance(op, GatedConv2d) or op.force_open:
         return np.ones(op.weight.shape[:2], bool), None
-    if op.share > 1 or op.tau > 0:
-        what = f"shares each gate among {op.share} channels" if op.share > 1 else "has a tau"
-        raise CompileError(f"Layer {block.name!r} {what}, but the accelerator decides for each "
-                           "activation alone; train it with share=1 and tau=0")
+    if op.share > 1:
+        raise CompileError(f"Layer {block.name!r} shares each gate among {op.share} channels, but "
+                           "the accelerator decides for each activation alone; train it with "
+                           "share=1")
     base = op.base.cpu().numpy()
     size = config.channels * (TAPS if op.kernel_size == (1, 1) else 1)
     for start in range(0, base.shape[1], size):

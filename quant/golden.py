@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwgate.config import FormatConfig
 
-from .gate import decide
+from .gate import close_idle, decide
 from .network import Activations, QuantizedLayer
 from .requantize import requantize
 
@@ -135,7 +135,7 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig 
     decision = np.ones(psum.shape, bool)
     if layer.threshold is not None:
         base = base_psum(layer, x)
-        decision = decide(base, layer.threshold[:, None, None])
+        decision = close_idle(decide(base, layer.threshold[:, None, None]), layer.limit)
         psum = np.where(decision, psum, base)
     bias, mult = (np.where(decision, values[:, 1, None, None], values[:, 0, None, None])
                   for values in (layer.bias, layer.mult))

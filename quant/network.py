@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig
 from hwgate.errors import CompileError, UserError
 
-__all__ = ["IMAGE", "KERNELS", "STRIDES", "Activations", "QuantizedLayer", "QuantizedNetwork",
-           "check_images", "layer_macs"]
+__all__ = ["IMAGE", "KERNELS", "MOST_LIMIT", "STRIDES", "Activations", "QuantizedLayer",
+           "QuantizedNetwork", "check_images", "layer_macs"]
 
 #: Index of the image, where the index of a layer says whose output is meant.
 IMAGE = -1
@@ -19,6 +19,9 @@ IMAGE = -1
 #: Edges of a kernel, and strides, that a layer may have. Its padding is at most half the kernel.
 KERNELS = (1, 3, 5, 7)
 STRIDES = (1, 2)
+
+#: Largest limit of open gates: 16 bits of a layer descriptor.
+MOST_LIMIT = (1 << 16) - 1
 
 #: Images whose activations are held at a time where only logits are wanted.
 _BATCH = 16
@@ -72,6 +75,9 @@ class QuantizedLayer:
         Output channel that takes channel 0 of the residual; a multiple of R.
     relu_first : bool
         ReLU before the residual is added.
+    limit : int
+        At most so many open gates of a channel close again for an image in which there are no
+        more (tau): its map keeps the base psums, and needs no conditional weights. 0 for none.
     """
 
     name: str
@@ -95,6 +101,7 @@ class QuantizedLayer:
     residual_stride: int = 1
     residual_offset: int = 0
     relu_first: bool = False
+    limit: int = 0
 
     @property
     def gated(self) -> bool:
@@ -183,6 +190,7 @@ class QuantizedNetwork:
     def __post_init__(self) -> None:
         for index, layer in enumerate(self.layers):
             _check_kernel(layer)
+            _check_limit(layer)
             self._check_source(index, layer)
             self._check_residual(index, layer)
 
@@ -293,7 +301,7 @@ class QuantizedNetwork:
     def force_open(self) -> "QuantizedNetwork":
         """The dense network: no gates, the same weights, the parameters of open pixels."""
         return replace(self, layers=tuple(
-            replace(layer, threshold=None, base=np.ones_like(layer.base))
+            replace(layer, threshold=None, base=np.ones_like(layer.base), limit=0)
             for layer in self.layers))
 
 
@@ -324,6 +332,12 @@ def _check_kernel(layer: QuantizedLayer) -> None:
         raise CompileError(f"Layer {name!r} makes a {_shape(layer.conv_shape)} map of its "
                            f"{_shape(layer.in_shape)} input and pools it by {layer.pool}, which "
                            "leaves nothing")
+
+
+def _check_limit(layer: QuantizedLayer) -> None:
+    if not 0 <= layer.limit <= MOST_LIMIT or layer.limit and not layer.gated:
+        raise CompileError(f"Layer {layer.name!r} closes channels of at most {layer.limit} open "
+                           f"gates, which must be in 0..{MOST_LIMIT}, and 0 without gates")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 
+from .gate import decide
 from .golden import base_psum, psum_bound, run_layer
 from .network import IMAGE, STRIDES, QuantizedLayer, QuantizedNetwork
 from .requantize import SHIFTS
@@ -47,6 +48,8 @@ class Features:
         ReLU before a residual is added.
     branches : bool
         Layers whose input is not the layer before.
+    tau : bool
+        Gated layers that close channels of few open gates, some of them with as many as the limit.
     """
 
     stride: bool = False
@@ -55,12 +58,13 @@ class Features:
     residual: bool = False
     relu_first: bool = False
     branches: bool = False
+    tau: bool = False
 
     @classmethod
     def every(cls) -> "Features":
         """All of them."""
         return cls(stride=True, pointwise=True, kernels=(5, 7), residual=True, relu_first=True,
-                   branches=True)
+                   branches=True, tau=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +170,10 @@ def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
         gates = bool(rng.random() < 0.75) if gated is None else gated
         if gates and not layer.reduce:
             layer = _gate(rng, config, layer, x, density or str(rng.choice(DENSITIES)))
+            if layer.gated and features.tau and rng.random() < 0.4:
+                limited = replace(layer, limit=_limit(rng, layer, x))
+                operand = None if layer.residual is None else maps[layer.residual + 1].shape[1:]
+                layer = limited if fits(limited, operand, config) else layer
         layer = _scale(rng, config, layer, x)
         made.append(layer)
         residual = None if layer.residual is None else maps[layer.residual + 1]
@@ -287,6 +295,16 @@ def _thresholds(rng: np.random.Generator, psums: NDArray[np.int64], bound: NDArr
             "extremes": rng.choice([_INT32[0], _INT32[0] + 1, _INT32[1] - 1, _INT32[1], -1, 0]),
         }[kind]
     return out
+
+
+def _limit(rng: np.random.Generator, layer: QuantizedLayer, x: NDArray[np.int8]) -> int:
+    """As many gates as some channel opens on some image, if any opens a few of them; else one, if
+    the map has more."""
+    assert layer.threshold is not None
+    counts = decide(base_psum(layer, x), layer.threshold[:, None, None]).sum(axis=(2, 3))
+    pixels = int(np.prod(layer.conv_shape[1:]))
+    some = counts[(counts > 0) & (counts < pixels)]
+    return int(rng.choice(some)) if some.size else min(1, pixels - 1)
 
 
 def _scale(rng: np.random.Generator, config: AcceleratorConfig, layer: QuantizedLayer,

@@ -145,9 +145,11 @@ class Lane(wiring.Component):
         tag, psum, opened = self._datapath(m, issue, base_queue, cond_queue, fetch.jobs)
         job = fetch.jobs[tag.slot]
         context = tag.slot % CONTEXTS
-        deciding, emit = Signal(), Signal()
-        m.d.comb += [deciding.eq(tag.valid & tag.gate),
-                     emit.eq(tag.valid & (tag.emit | tag.gate & ~opened))]
+        deciding, emit, decision = Signal(), Signal(), Signal()
+        # Pixels of an image with few open gates so far are emitted as closed: a conditional pass
+        # emits them again, if the image opens more.
+        m.d.comb += [deciding.eq(tag.valid & tag.gate), decision.eq(opened & ~tag.gate),
+                     emit.eq(tag.valid & (tag.emit | tag.gate & ~tasks.counted))]
 
         # Decisions come in raster order, so a second counter knows their positions.
         m.submodules.raster = raster = PixelCounter(config)
@@ -158,17 +160,18 @@ class Lane(wiring.Component):
             raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
             raster.image_words.eq(layer.image_words),
             tasks.append.eq(deciding & opened), tasks.append_context.eq(context),
-            tasks.pixel.eq(raster.o)]
+            tasks.pixel.eq(raster.o), tasks.limit.eq(layer.gate_limit),
+            tasks.image_last.eq(deciding & raster.image_last)]
         with m.If(deciding & tag.last):
             m.d.sync += drained.bit_select(context, 1).eq(1)
         with m.If(issue.task_clear):
             m.d.sync += drained.bit_select(issue.context, 1).eq(0)
 
-        # The first open gate of a job asks for its conditional weights; it waits while those of
-        # the job before are still being asked for.
+        # The first task of a job asks for its conditional weights; it waits while those of the job
+        # before are still being asked for.
         first, waits, waiting = Signal(), Signal(), Signal(run_layout(config))
         m.d.comb += [
-            first.eq(tasks.append & (tasks.count[context] == 0)),
+            first.eq(tasks.counted & (tasks.count[context] == 0)),
             cond_fetch.i.valid.eq(first | waits),
             cond_fetch.i.payload.address.eq(Mux(waits, waiting.address, job.conditional)),
             cond_fetch.i.payload.blocks.eq(Mux(waits, waiting.blocks, job.header.cond_blocks)),
@@ -185,32 +188,35 @@ class Lane(wiring.Component):
         with m.Elif(first):
             m.d.sync += [waits.eq(1), waiting.eq(cond_fetch.i.payload)]
 
-        # Outputs: every pixel is emitted once, so counting them ends the job. Jobs retire in their
-        # order, though a job without conditional path can end before the one that it overtook.
-        emitted = Signal(data.ArrayLayout(16, CONTEXTS))
+        # Outputs: counting those that are final ends the job. Jobs retire in their order, though a
+        # job without conditional path can end before the one that it overtook.
+        emitted, final, total = Signal(data.ArrayLayout(16, CONTEXTS)), Signal(), Signal(17)
+        m.d.comb += [final.eq(tag.valid & (tag.emit | tag.gate & ~opened)),
+                     total.eq(emitted[context] + final + tasks.dropped)]
         ended, retire = Signal(CONTEXTS), Signal()
         oldest = Signal.like(tag.slot)
         m.d.comb += retire.eq(ended.bit_select(oldest % CONTEXTS, 1))
         with m.If(retire):
             m.d.sync += [oldest.eq(oldest + 1), ended.bit_select(oldest % CONTEXTS, 1).eq(0)]
-        with m.If(emit):  # the next job of a context may end in the cycle in which this one retires
-            with m.If(emitted[context] == layer.job_outputs - 1):
+        # The next job of a context may end in the cycle in which this one retires.
+        with m.If(final | (tasks.dropped != 0)):
+            with m.If(total == layer.job_outputs):
                 m.d.sync += [emitted[context].eq(0), ended.bit_select(context, 1).eq(1)]
             with m.Else():
-                m.d.sync += emitted[context].eq(emitted[context] + 1)
+                m.d.sync += emitted[context].eq(total)
         with m.If(self.start):
             m.d.sync += oldest.eq(0)
         m.submodules.requantize = requantize = Requantize(config)
         m.d.comb += [
             requantize.psum.eq(psum), requantize.relu.eq(layer.relu[0]),
-            requantize.bias.eq(Mux(opened, job.header.bias_open, job.header.bias_closed)),
-            requantize.mult.eq(Mux(opened, job.header.mult_open, job.header.mult_closed)),
+            requantize.bias.eq(Mux(decision, job.header.bias_open, job.header.bias_closed)),
+            requantize.mult.eq(Mux(decision, job.header.mult_open, job.header.mult_closed)),
             requantize.shift.eq(job.header.shift),
             requantize.mult_residual.eq(job.header.mult_residual),
             requantize.relu_first.eq(layer.relu_first[0]),
             self.event.valid.eq(emit), self.event.channel.eq(job.channel),
             self.event.tile.eq(job.tile), self.event.pixel.eq(tag.index),
-            self.event.psum.eq(psum), self.event.decision.eq(opened)]
+            self.event.psum.eq(psum), self.event.decision.eq(decision)]
         self._column(m, tag, job, emit, requantize)
         finish = delay(m, Cat(retire, fetch.jobs[oldest].tile_last), REQUANTIZE_LATENCY - 1,
                        name="finish")

@@ -19,6 +19,9 @@ class TaskList(wiring.Component):
 
     A pixel may be read while others are still appended. One append and one read per cycle.
 
+    Pixels of an image count once more than ``limit`` of them have been appended, and leave the
+    list again if the image ends before.
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -29,8 +32,16 @@ class TaskList(wiring.Component):
         Empty a list; not together with an ``append`` to it.
     append, append_context, pixel : In
         Put a pixel at the end of a list.
+    limit : In
+        Stable.
+    image_last : In
+        The image that is appended to ends with this cycle.
+    counted : Out
+        The pixel that is appended in this cycle counts, and so do those of its image before it.
+    dropped : Out
+        Pixels that leave the list, the one appended in this cycle among them.
     count : Out
-        Pixels in each list, without one appended in this cycle.
+        Pixels in each list that count, without one appended in this cycle.
     rewind, context : In
         The first pixel of this list comes next; wins over ``next``.
     next : In
@@ -48,7 +59,9 @@ class TaskList(wiring.Component):
         super().__init__({
             "clear": In(1), "clear_context": In(range(CONTEXTS)),
             "append": In(1), "append_context": In(range(CONTEXTS)),
-            "pixel": In(pixel_layout(config)), "count": Out(data.ArrayLayout(index, CONTEXTS)),
+            "pixel": In(pixel_layout(config)), "limit": In(16), "image_last": In(1),
+            "counted": Out(1), "dropped": Out(index),
+            "count": Out(data.ArrayLayout(index, CONTEXTS)),
             "rewind": In(1), "context": In(range(CONTEXTS)), "next": In(1), "valid": Out(1),
             "o": Out(pixel_layout(config)), "position": Out(index)})
 
@@ -57,11 +70,20 @@ class TaskList(wiring.Component):
         m.submodules.ram = ram = memory.Memory(shape=pixel_layout(self.config), init=[],
                                                depth=CONTEXTS * self.config.buffers.pixels)
         write, read = ram.write_port(), ram.read_port()
-        end, bits = self.count[self.append_context], len(self.position) - 1
+        # The image that is appended to: its pixels that do not count yet, and whether more of them
+        # than the limit have come.
+        held, listed, enough = Signal.like(self.position), Signal.like(self.position), Signal()
+        count, bits = self.count[self.append_context], len(self.position) - 1
+        end = (count + held)[:bits]
         m.d.comb += [write.en.eq(self.append), write.data.eq(self.pixel),
-                     write.addr.eq(Cat(end[:bits], self.append_context))]
-        with m.If(self.append):
-            m.d.sync += end.eq(end + 1)
+                     write.addr.eq(Cat(end, self.append_context)),
+                     listed.eq(held + self.append),
+                     self.counted.eq(self.append & (enough | (held == self.limit))),
+                     self.dropped.eq(Mux(self.image_last & ~self.counted, listed, 0))]
+        m.d.sync += [held.eq(Mux(self.counted | self.image_last, 0, listed)),
+                     enough.eq((enough | self.counted) & ~self.image_last)]
+        with m.If(self.counted):
+            m.d.sync += count.eq(count + listed)
         with m.If(self.clear):
             m.d.sync += self.count[self.clear_context].eq(0)
 

@@ -30,7 +30,8 @@ _EVENT = {"valid": 1, "channel": 16, "tile": 16, "pixel": 16, "psum": 32, "decis
 #: Blocks of a lane that are shown: name of their Verilog module within the lane, and members.
 _BLOCKS = {
     "gate": ("gate", "psum", "threshold", "open"),
-    "tasks": ("clear", "append", "count", "rewind", "next", "valid", "position"),
+    "tasks": ("clear", "append", "counted", "dropped", "count", "rewind", "next", "valid",
+              "position"),
 }
 
 _MODULE = re.compile(r"^module (\S+) ?\(.*?^endmodule", re.MULTILINE | re.DOTALL)

@@ -220,7 +220,10 @@ def _places(step: "Step", events: NDArray[Any]) -> NDArray[np.int64]:
 
 def _scatter(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLayer,
              images: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Psums and decisions (N, Co, H, W) of a layer from its events at (image, channel, pixel)."""
+    """Psums and decisions (N, Co, H, W) of a layer from its events at (image, channel, pixel).
+
+    With a limit, a closed output may come before the open one that takes its place.
+    """
     channels, height, width = layer.decision_shape
     pixels = height * width
     for field, limit, column in zip(_PLACE, (images, channels, pixels), where.T, strict=True):
@@ -229,6 +232,12 @@ def _scatter(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLay
             raise EngineError(f"Layer {layer.name!r} must have events of {field} 0..{limit - 1}, "
                               f"but the monitor saw {field} {wrong[0]}")
     place = (where[:, 0] * channels + where[:, 1]) * pixels + where[:, 2]
+    if layer.limit:
+        newest, order = np.zeros(images * channels * pixels, np.int64), np.arange(len(place))
+        newest[place] = order
+        replaced = ((newest[place] != order) & (events["decision"] == 0)
+                    & (events["decision"][newest[place]] == 1))
+        place, events = place[~replaced], events[~replaced]
     seen = np.bincount(place, minlength=images * channels * pixels)
     if (seen != 1).any():
         first = int(np.argmax(seen != 1))

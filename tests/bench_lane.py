@@ -40,6 +40,7 @@ async def play(dut, network, images, lane, pace, per_tile=1):
     residual = None if layer.residual is None else images
     golden = run_layer(layer, images, CONFIG.formats, residual)
     operand = golden.output if residual is None else residual_operand(layer, images)
+    base = base_psum(layer, images) if layer.gated else golden.psum
     for plan, part, d in binding.steps:
         rows = slice(None) if layer.reduce else slice(part.first, part.first + part.rows)
 
@@ -52,12 +53,13 @@ async def play(dut, network, images, lane, pace, per_tile=1):
         found = Activations(*map(tiled, (golden.output, golden.psum, golden.decision)))
         added = [job.operand is not None for job in plan.jobs]
         operands = Operands(d, tiled(operand), added, lane, pace)
-        spent, times = await play_part(dut, plan, d, binding.memory, found, operands, lane, pace)
+        spent, times = await play_part(dut, plan, d, binding.memory, found, tiled(base), operands,
+                                       lane, pace)
         total += spent
     return total, times
 
 
-async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
+async def play_part(dut, plan, d, memory, golden, base, operands, lane, pace):
     jobs = lane_jobs(CONFIG, d, lane)
     reader, loader = Reader(memory, pace), Loader(d, memory, pace)
     store = Store(jobs, d, golden.output, pace)
@@ -66,6 +68,8 @@ async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
     ends, loaded = {}, (0, 0)  # cycle of each job's last event; progress of the loader
     status, driven, checked, now = {"tile": 0, "jobs": 0, "absent": 0}, {}, None, 0
     places = [image * d["slot_pixels"] + n for image, n in np.ndindex(golden.decision.shape[2:])]
+    early = emitted_early(d, jobs, golden, base)
+    times["early"] = len(early)
     dut.u__lane.value = lane
     dut.u__layer.value = pack(descriptor_struct(), d)
     while (store.places or checked or now < 40 + 40 * (not jobs)
@@ -100,7 +104,7 @@ async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
         if bits & 1:
             times["event"].append(now)
             event = unpack(EVENT, bits)
-            check_event(event, golden, d["slot_pixels"], events)
+            check_event(event, golden, d["slot_pixels"], events, early)
             ends[event["tile"], event["channel"]] = now
         before, status = status, status_of(int(dut.u__status.value)) if now else status
         if now and (before["tile"], before["jobs"]) != (status["tile"], status["jobs"]):
@@ -111,6 +115,7 @@ async def play_part(dut, plan, d, memory, golden, operands, lane, pace):
         await RisingEdge(dut.clk)
         now += 1
         assert now < 30_000
+    assert not early
     assert events == {(job.channel, job.tile, n) for job in jobs for n in places}
     times["ends"] = [ends[job.tile, job.channel] for job in jobs]
     check_retirement(times)
@@ -134,12 +139,14 @@ def check_runs(plan, d, jobs, golden, reader, times):
     wait because those of the job before were still being asked for."""
     asked, ended, waited, windows, requested, came = [], [], 0, 0, 0, 0
     for job in jobs if plan.layer.gated else []:
-        paths, decision = plan.jobs[job.channel], golden.decision[job.tile, job.channel].ravel()
+        paths, decision = plan.jobs[job.channel], golden.decision[job.tile, job.channel]
         windows += len(paths.base) * d["images"] * d["out_pixels"]
         if not decision.any():
             continue
         gate_pass = times["base"][windows - d["images"] * d["out_pixels"]:windows]
-        first = gate_pass[int(decision.argmax())] - 1 + decision_latency(CONFIG)
+        image = int(decision.any(axis=1).argmax())
+        place = image * d["out_pixels"] + np.flatnonzero(decision[image])[d["gate_limit"]]
+        first = gate_pass[place] - 1 + decision_latency(CONFIG)
         waited += bool(asked) and first <= asked[-1]
         assert len(ended) < 2 or first >= ended[-2] + BLOCK_LATENCY
         requested += len(requests(CONFIG, job.conditional, len(paths.conditional)))
@@ -149,10 +156,24 @@ def check_runs(plan, d, jobs, golden, reader, times):
     return waited
 
 
-def check_event(event, golden, slot_pixels, seen):
-    """An event says what the golden model says, once; each image begins a slot of pixels."""
+def emitted_early(d, jobs, golden, base):
+    """Base psums of the pixels that are emitted as closed before the image has more open gates
+    than the limit, by (channel, tile, pixel)."""
+    order = golden.decision.cumsum(axis=3) * golden.decision
+    return {(job.channel, job.tile, image * d["slot_pixels"] + n):
+            base[job.tile, job.channel, image, n]
+            for job in jobs for image, n in np.ndindex(order.shape[2:])
+            if 0 < order[job.tile, job.channel, image, n] <= d["gate_limit"]}
+
+
+def check_event(event, golden, slot_pixels, seen, early):
+    """An event says what the golden model says, once, or before that what was known ``early``;
+    each image begins a slot of pixels."""
     place = event["channel"], event["tile"], event["pixel"]
     assert place not in seen, f"{place} twice"
+    if place in early:
+        assert (event["psum"], event["decision"]) == (early.pop(place), 0), f"early {place}"
+        return
     seen.add(place)
     at = event["tile"], event["channel"], *divmod(event["pixel"], slot_pixels)
     assert event["psum"] == golden.psum[at], f"psum of {place}"
@@ -449,6 +470,37 @@ async def images_of_a_tile(dut):
         for per_tile in (2, 5):
             spent, _ = await play(dut, network, images, a_lane(network), PACES["any"], per_tile)
             assert spent["conditional"] > 0
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def images_with_few_open_gates(dut):
+    """With a limit of as many open gates as some channel has on some image: images close again
+    beside others of their tile that do not, whole tiles close, and the first pixels of an open
+    image are emitted twice; also with a residual, and in tiles of one pixel."""
+    await begin(dut)
+    early, counts = 0, Counter()
+    for seed, kind in enumerate((3, 1, "residual", "pixel")):
+        def wanted(layer, kind=kind):
+            kernel, pixels = 1 if kind == 1 else 3, np.prod(layer.conv_shape[1:])
+            return (layer.kernel, layer.residual is not None, pixels == 1) == (
+                kernel, kind == "residual", kind == "pixel") and layer.gated
+        network, images = one_layer(
+            seed, tiles=5, channels=12 if kind == 1 else 3, size=5, wanted=wanted, gated=True,
+            features=Features(stride=True, pointwise=True, residual=True), density="mixed",
+            reduce=False)
+        lane, layer = a_lane(network), network.layers[0]
+        opened = run_layer(layer, images, CONFIG.formats, images).decision.sum(axis=(2, 3))
+        for limit in sorted({1, int(np.median(opened)), int(opened.max()) - 1} - {0}):
+            one = QuantizedNetwork(CONFIG, (replace(layer, limit=limit),))
+            for pace, per_tile in (("any", 1), ("at_once", 2), ("slow_weights", 5)):
+                spent, times = await play(dut, one, images, lane, PACES[pace], per_tile)
+                early += times["early"]
+                counts[kind] += spent["conditional"]
+                mine = opened[:per_tile, lane::CONFIG.lanes]
+                counts["beside"] += ((mine > limit).any(axis=0) & (
+                    (mine > 0) & (mine <= limit)).any(axis=0)).sum()
+                counts["closed"] += ((mine > 0).any(axis=0) & (mine <= limit).all(axis=0)).sum()
+    assert early > 0 and all(counts[kind] for kind in (3, 1, "residual", "beside", "closed"))
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")

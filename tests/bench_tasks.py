@@ -25,7 +25,8 @@ class Timeline:
         self.depth, self.pixel_bits = config.buffers.pixels, pixel_layout(config).size
         self.count_bits = (self.depth - 1).bit_length() + 1
         self.rng, self.inputs, self.expected = random.Random(seed), [], []
-        self.lists = [[] for _ in range(CONTEXTS)]  # of (cycle of the append, pixel)
+        self.lists = [[] for _ in range(CONTEXTS)]  # of (cycle from which it counts, pixel)
+        self.held, self.enough, self.limit = [], False, 0  # of the image that is appended to
         self.reading = self.position = 0
 
     @property
@@ -35,24 +36,39 @@ class Timeline:
                    if since + TASK_LATENCY <= len(self.inputs)]
         return bool(visible)
 
-    def step(self, *, to=0, pixel=None, clear=None, rewind=None, take=False):
-        """One cycle, in which ``pixel`` is appended to a list; ``clear`` and ``rewind`` name one,
-        or none."""
+    def gain(self, pixel):
+        """Pixels that begin to count with this one, or none."""
+        enough = pixel is not None and (self.enough or len(self.held) == self.limit)
+        return (len(self.held) + 1) * enough
+
+    def step(self, *, to=0, pixel=None, clear=None, rewind=None, take=False, image_last=None):
+        """One cycle, in which ``pixel`` is appended to a list, maybe the last one of its image;
+        ``clear`` and ``rewind`` name one, or none."""
         assert not (take and not self.valid) and not (clear == to and pixel is not None)
+        if image_last is None:  # without a limit, images do not matter
+            image_last = not self.limit and self.rng.random() < 0.5
+        gained, held = self.gain(pixel), len(self.held) + (pixel is not None)
+        dropped = held * (image_last and not gained)
         counts = sum(len(tasks) << self.count_bits * n for n, tasks in enumerate(self.lists))
         o = self.lists[self.reading][self.position][1] if self.valid else None
-        self.expected.append((self.valid, counts, self.position, o))
+        self.expected.append((self.valid, counts, self.position, gained > 0, dropped, o))
         free = self.rng.randrange(CONTEXTS)
         self.inputs.append({
             "clear": clear is not None, "clear_context": free if clear is None else clear,
             "append": pixel is not None, "append_context": free if pixel is None else to,
             "pixel": (1 << self.pixel_bits) - 1 if pixel is None else pixel,
+            "limit": self.limit, "image_last": image_last,
             "rewind": rewind is not None, "context": free if rewind is None else rewind,
             "next": take})
         if clear is not None:
             self.lists[clear] = []
         if pixel is not None:
-            self.lists[to].append((len(self.inputs) - 1, pixel))
+            self.held.append(pixel)
+        if gained:
+            self.lists[to] += [(len(self.inputs) - 1, one) for one in self.held]
+        if gained or image_last:
+            self.held = []
+        self.enough = (self.enough or gained > 0) and not image_last
         self.position = 0 if rewind is not None else self.position + take
         self.reading = self.reading if rewind is None else rewind
 
@@ -60,30 +76,33 @@ class Timeline:
         """A random pixel for each decision."""
         return [self.rng.getrandbits(self.pixel_bits) for _ in decisions]
 
-    def job(self, context, decisions, *, gaps=(), stalls=(), passes=1, delay=0):
+    def job(self, context, decisions, *, gaps=(), stalls=(), passes=1, delay=0, image=None):
         """A job, from its clear to its last pass; returns the pixels to be taken.
 
-        Decisions pause by ``gaps``, takes by ``stalls``; the first pass begins ``delay`` cycles
-        after the clear, any other in the cycle in which the one before it ends.
+        With a limit, an image has so many decisions. Decisions pause by ``gaps``, takes by
+        ``stalls``; the first pass begins ``delay`` cycles after the clear, any other in the cycle
+        in which the one before it ends.
         """
         pixels = self.pixels(decisions)
         pauses, holds = cycle(gaps or (0,)), cycle(stalls or (0,))
         decided, begun = 0, False
         self.step(clear=context)
         for now in count():
-            pixel = None
+            pixel, last = None, False if image else None
             if decided < len(decisions) and not next(pauses):
                 pixel = pixels[decided] if decisions[decided] else None
                 decided += 1
+                last = decided % image == 0 if image else None
             take = begun and self.valid and not next(holds)
-            listed = len(self.lists[context]) + (pixel is not None)
+            listed = len(self.lists[context]) + self.gain(pixel)
             over = begun and decided == len(decisions) and self.position + take == listed
             passes -= over
             again = now == delay or over and passes > 0
-            self.step(to=context, pixel=pixel, take=take, rewind=context if again else None)
+            self.step(to=context, pixel=pixel, take=take, rewind=context if again else None,
+                      image_last=last)
             begun = begun or now == delay
             if over and not passes:
-                return [pixels[index] for index in task_list(decisions)]
+                return [pixels[index] for index in task_list(decisions, self.limit, image)]
 
     def overlap(self, context, decisions, passes, *, gaps=(), stalls=(), delay=0):
         """Decisions on a job in ``context`` while the list of another job, in the other one, is
@@ -112,11 +131,12 @@ class Timeline:
     async def check(self, dut):
         """Play, compare every cycle, and return the pixels taken."""
         await start(dut)
-        trace = await play(dut, self.inputs, ["valid", "count", "position", "o"])
+        names = ["valid", "count", "position", "counted", "dropped", "o"]
+        trace = await play(dut, self.inputs, names)
         for now, (seen, expected) in enumerate(zip(trace, self.expected, strict=True)):
-            wanted = expected if expected[0] else (*expected[:3], seen[3])
+            wanted = expected if expected[0] else (*expected[:-1], seen[-1])
             assert seen == wanted, f"cycle {now}: {seen}, not {wanted}"
-        return [seen[3] for seen, values in zip(trace, self.inputs, strict=True)
+        return [seen[-1] for seen, values in zip(trace, self.inputs, strict=True)
                 if values["next"]]
 
 
@@ -166,6 +186,44 @@ async def a_pass_begins_at_every_time(dut):
         for delay, gaps in product(range(8), ((), (1, 0), (1, 1, 0))):
             expected += 2 * timeline.job(turn % CONTEXTS, decisions, gaps=gaps, passes=2,
                                          delay=delay)
+    assert await timeline.check(dut) == expected
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def images_of_few_pixels(dut):
+    """No pixel, fewer than the limit, as many, one more and all of an image, after images of each
+    of these kinds; the last decision open or closed. Passes begin at any time."""
+    timeline, expected, image = Timeline(5), [], 5
+    rng, most, patterns = timeline.rng, timeline.depth // 5, cycle(product(GAPS.values(),
+                                                                         GAPS.values()))
+    for limit in (1, 2, 4, 5):
+        timeline.limit = limit
+        kinds = {n: [places for places in product((0, 1), repeat=image) if sum(places) == n]
+                 for n in {0, limit - 1, limit, min(limit + 1, image), image}}
+        images = [rng.choice(kinds[n]) for n in ordered_pairs(kinds)]
+        images += [places for n in kinds for places in kinds[n]]
+        while images:
+            count = rng.randint(1, most)
+            decisions = [bit for places in images[:count] for bit in places]
+            del images[:count]
+            gaps, stalls = next(patterns)
+            passes = rng.randint(1, 3)
+            expected += passes * timeline.job(rng.randrange(CONTEXTS), decisions, gaps=gaps,
+                                              stalls=stalls, passes=passes, image=image,
+                                              delay=rng.choice([0, 1, 5, 43]))
+    assert await timeline.check(dut) == expected
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def an_image_counts_at_every_time(dut):
+    """All decisions of two small images; the first pass begins before, with and after each."""
+    timeline, expected = Timeline(6), []
+    for limit in (1, 2):
+        timeline.limit = limit
+        for turn, decisions in enumerate(product((0, 1), repeat=6)):
+            for delay in range(0, 10, 3):
+                expected += 2 * timeline.job(turn % CONTEXTS, decisions, passes=2, delay=delay,
+                                             gaps=(1, 0) if turn % 3 else (), image=3)
     assert await timeline.check(dut) == expected
 
 

@@ -81,6 +81,10 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "gates all open": lambda s: s.layer.gated and s.result.density == 1,
     "gates all closed": lambda s: s.layer.gated and s.result.density == 0,
     "gates open and closed": lambda s: s.mixed,
+    "tau": lambda s: s.layer.limit > 0,
+    "tau, open and closed": lambda s: s.layer.limit > 0 and s.mixed,
+    "tau, images that share a tile": lambda s: s.layer.limit > 0 and s.mixed and s.shared,
+    "tau, a residual": lambda s: s.layer.limit > 0 and s.mixed and s.adds,
     "a base path that is not the first groups": lambda s: s.mixed and not s.layer.base[:, 0].all(),
     **{f"kernel {k}x{k}": lambda s, k=k: s.layer.kernel == k and not s.layer.reduce
        for k in (1, 3, 5, 7)},

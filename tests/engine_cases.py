@@ -173,8 +173,10 @@ def can_run(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
     if min(layer.out_shape) < 1 or min(layer.conv_shape) < 1:
         return False
     try:
-        split_rows(layer, residual, config)
+        bands = list(split_rows(layer, residual, config))
     except CompileError:
+        return False
+    if layer.limit and len(bands) > 1:
         return False
     return layer.weight.size <= _WEIGHTS and layer.macs <= _WORK * config.multipliers
 

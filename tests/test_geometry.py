@@ -13,6 +13,7 @@ from hwgate.config import TAPS, AcceleratorConfig, BufferConfig, BusConfig
 from hwgate.errors import CompileError
 from hwgate.geometry import kernel_blocks, map_bytes, plane_beats, split_rows
 from hwgate.layouts import descriptor_layout
+from hwgate.plan import plan_layer
 from hwgate.quant.layout import feature_map
 from hwgate.quant.network import KERNELS
 
@@ -263,3 +264,17 @@ def test_a_row_that_does_not_fit():
             "Layer 'conv' needs 22 window memory words even for the smallest band of rows, but the "
             "accelerator has 16; raise buffers.window_words or take a larger preset")):
         split_rows(make_layer(4, 64, 64, 4), None, replace(AcceleratorConfig(), buffers=buffers))
+
+
+def test_tau_counts_whole_maps():
+    layer = make_layer(12, 20, 20, 8, 3)
+    base = np.zeros((8, 12), bool)
+    base[:, :4] = True
+    layer = replace(layer, base=base, threshold=np.zeros(8, np.int64), limit=7)
+    roomy = replace(AcceleratorConfig(), buffers=ROOMY)
+    assert plan_layer(layer, None, roomy).fields["gate_limit"] == 7
+    buffers = replace(AcceleratorConfig().buffers, pixels=128)
+    with pytest.raises(CompileError, match=re.escape(
+            "Layer 'conv' has a tau, which counts the open gates of whole maps, but its maps run "
+            "in 4 bands of rows; train it with tau=0, or give the accelerator larger buffers")):
+        plan_layer(layer, None, replace(AcceleratorConfig(), buffers=buffers))

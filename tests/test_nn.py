@@ -325,6 +325,15 @@ def test_tau_closes_channels_with_few_open_gates():
     assert not layer.delta.grad[closed].any() and layer.delta.grad[~closed].all()
 
 
+@pytest.mark.parametrize("pixels", range(1, 130))
+def test_the_limit_of_tau_is_exact(pixels):
+    """Every share of a map is the tau that closes so many gates, and no more."""
+    layer, _ = make()
+    for count in range(pixels):
+        layer.tau = count / pixels
+        assert layer.limit(pixels) == count
+
+
 def test_gates_keep_their_gradient():
     layer, x = make(share=3)
     layer(x)

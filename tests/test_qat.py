@@ -41,7 +41,8 @@ def settled(make, images, **options):
 @pytest.mark.parametrize("make,options", [
     (resnet20, {"gate_groups": 2, "post_activation": True, "grouping": True}),
     (resnet20, {"gate_groups": 2}), (resnet18, {"gate_groups": 4}),
-    (vgg16, {"gate_groups": 4, "grouping": True})], ids=["postact", "resnet20", "resnet18", "vgg"])
+    (vgg16, {"gate_groups": 4, "grouping": True}), (vgg16, {"gate_groups": 4, "tau": 0.3})],
+    ids=["postact", "resnet20", "resnet18", "vgg", "tau"])
 def test_every_layer_computes_what_the_integers_do(make, options, bits):
     images = torch.randn(8, 3, 32, 32, generator=torch.manual_seed(0))
     width = 0.5 if make is resnet20 else 0.25
@@ -53,6 +54,7 @@ def test_every_layer_computes_what_the_integers_do(make, options, bits):
                                                 strict=True)):
         found = values[index].double().numpy() / fake._step(index)
         assert np.abs(found.reshape(result.output.shape) - result.output).max() < 1e-3, layer.name
+    assert any(layer.limit for layer in network.layers) == ("tau" in options)
     same = agreement(fake, network, images)
     assert (same.classes, same.logits, same.decisions, same.largest) == (1, 1, 1, 0)
 

@@ -62,7 +62,8 @@ def test_forced_open_keeps_the_graph():
         rng = np.random.default_rng(seed)
         network = random_network(rng, CONFIG, features=Features.every(), gated=True)
         for layer, dense in zip(network.layers, network.force_open().layers, strict=True):
-            assert replace(dense, threshold=layer.threshold, base=layer.base) == layer
+            assert replace(dense, threshold=layer.threshold, base=layer.base,
+                           limit=layer.limit) == layer
 
 
 def test_networks_survive_a_file(tmp_path):
@@ -110,6 +111,8 @@ FACTORS = "Layer 'pad' must have 12 residual factors of 24 bits that are multipl
      "input channels, but kernels must be square, of edge 1, 3, 5, 7, one per input channel"),
     (3, {"pool": 4}, "Layer 'pad' makes a 12x4x3 map of its 8x4x3 input and pools it by 4, which "
      "leaves nothing"),
+    (3, {"limit": 1}, "Layer 'pad' closes channels of at most 1 open gates, which must be in "
+     "0..65535, and 0 without gates"),
     (3, {"reduce": True}, "Layer 'pad' sums its pixels, so its kernel, stride and pooling must be "
      "1, not 3, 1 and 1"),
 ], ids=lambda v: "-".join(v) if isinstance(v, dict) else "")

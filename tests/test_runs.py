@@ -80,6 +80,15 @@ def test_a_finished_folder_is_not_overwritten(finished):
     assert (folder / "network.npz").read_bytes() == before
 
 
+def test_tau_reaches_the_integers(tmp_path):
+    """The budget of bytes knows it; the integers close the same channels."""
+    run = run_recipe(recipe(gate__tau=0.2, optimizer__epochs=1, quantize__epochs=1,
+                            hardware__budget="bytes", hardware__share=0.6), tmp_path)
+    limits = {layer.limit for layer in run.network.layers if layer.gated}
+    assert limits == {int(0.2 * 64), int(0.2 * 16)} and "equal decisions 100.0000%" in run.notes[0]
+    assert run.scores["integers"].accuracy > 0.3
+
+
 def test_gates_that_the_hardware_lacks_are_trained_only(tmp_path):
     run = run_recipe(recipe(gate__granularity="pixel", gate__tau=0.05, optimizer__epochs=1,
                             hardware__budget="cycles", hardware__share=0.6), tmp_path)

@@ -19,7 +19,7 @@ from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.quant.random_layers import Limits, random_images, random_network
 from hwgate.regs import ErrorCause
 from hwgate.sim import engine
-from hwgate.sim.simulate import simulate, simulate_each
+from hwgate.sim.simulate import _scatter, simulate, simulate_each
 
 CHANNELS, EDGE, IMAGES = 4, 4, 3
 PIXELS = EDGE * EDGE
@@ -159,6 +159,27 @@ def test_misplaced_events_are_named(stand_in, options, sentence):
     with pytest.raises(EngineError) as caught:
         simulate(Program((FIRST, SECOND)), INPUTS)
     assert str(caught.value) == sentence
+
+
+def scatter(limit, *events):
+    """Psums and decisions of a layer of one output, from events (psum, decision)."""
+    layer = replace(NETWORK.layers[0], limit=limit, in_shape=(8, 1, 1), pool=1)
+    layer = replace(layer, **{name: getattr(layer, name)[:1] for name in (
+        "weight", "base", "threshold", "bias", "mult", "shift")})
+    found = np.zeros(len(events), [("psum", np.int32), ("decision", np.uint8)])
+    found[:] = list(events)
+    psum, decision = _scatter(np.zeros((len(events), 3), np.int64), found, layer, 1)
+    return int(psum.item()), bool(decision.item())
+
+
+def test_an_open_output_takes_the_place_of_a_closed_one():
+    assert scatter(1, (5, 0)) == (5, False) and scatter(1, (9, 1)) == (9, True)
+    assert scatter(1, (5, 0), (9, 1)) == (9, True)
+    for limit, events in ((1, ((9, 1), (5, 0))), (1, ((5, 0), (5, 0))), (1, ((9, 1), (9, 1))),
+                          (0, ((5, 0), (9, 1)))):
+        with pytest.raises(EngineError, match="must produce every output once, but it produced "
+                           "image 0, channel 0, pixel 0 2 times"):
+            scatter(limit, *events)
 
 
 def test_parts_are_the_runs_that_simulate_makes(monkeypatch):

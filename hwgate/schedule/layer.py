@@ -1,7 +1,7 @@
 """Schedule of one layer: when it ends, and what it counts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,21 +30,38 @@ class OpenPixels:
     ----------
     count, first, last : int (tiles, Co)
         Open pixels of each tile and channel, and the place of the first and last one among the
-        windows of the tile.
+        windows of the tile. With a limit, the first one is that with which any counts.
+    waits : mapping of (int, int) to list of (int, int)
+        Of a tile and channel: the place of the pixel with which those of an image count, and how
+        many open ones there are from the image's first on. Only with a limit.
     """
 
     count: NDArray[np.int64]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+    waits: Mapping[tuple[int, int], list[tuple[int, int]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, decision: NDArray[np.bool_], per_tile: int = 1) -> "OpenPixels":
-        """Summary of decisions (N, Co, H, W), so many images of which share a tile."""
+    def of(cls, decision: NDArray[np.bool_], per_tile: int = 1, limit: int = 0) -> "OpenPixels":
+        """Summary of decisions (N, Co, H, W), so many images of which share a tile. An image and
+        channel has no open pixel, or more than ``limit``."""
         images, channels = decision.shape[:2]
         tiles = decision.reshape(images // per_tile, per_tile, channels, -1)
         flat = tiles.transpose(0, 2, 1, 3).reshape(len(tiles), channels, -1)
-        return cls(flat.sum(axis=2), flat.argmax(axis=2),
-                   flat.shape[2] - 1 - flat[:, :, ::-1].argmax(axis=2))
+        opened = cls(flat.sum(axis=2), flat.argmax(axis=2),
+                     flat.shape[2] - 1 - flat[:, :, ::-1].argmax(axis=2))
+        return opened._limited(flat, flat.shape[2] // per_tile, limit) if limit else opened
+
+    def _limited(self, flat: NDArray[np.bool_], pixels: int, limit: int) -> "OpenPixels":
+        """The same for images of so many pixels with a limit; ``flat`` is (tiles, Co, pixels)."""
+        first, waits = self.first.copy(), {}
+        for tile, channel in np.argwhere(self.count).tolist():
+            places = np.flatnonzero(flat[tile, channel])
+            _, starts = np.unique(places // pixels, return_index=True)
+            waits[tile, channel] = [(int(places[start + limit]), len(places) - int(start))
+                                    for start in starts]
+            first[tile, channel] = waits[tile, channel][0][0]
+        return replace(self, first=first, waits=waits)
 
 
 @dataclass

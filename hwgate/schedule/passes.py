@@ -142,6 +142,10 @@ class _Passes:
             return
         first, last = (self._decision(number, int(at[tile, channel]))
                        for at in (opened.first, opened.last))
+        # Pixels of an image become tasks together, once they are more than the limit.
+        tasks = max([last + TASK_LATENCY, *(
+            self._decision(number, place) + TASK_LATENCY + left - 1
+            for place, left in opened.waits.get((tile, channel), ()))])
         conditional = lane.weights["conditional"]
         for index, block in enumerate(layer.plan.jobs[channel].conditional):
             while len(conditional) <= self.used["conditional"]:
@@ -156,7 +160,7 @@ class _Passes:
             lane.freed["conditional"].add(self._first(begin))
             lane.counters["conditional"] += count
             end = begin + count
-            self.ends[number] = max(end, last + TASK_LATENCY) if index == 0 else end
+            self.ends[number] = max(end, tasks) if index == 0 else end
             self.at = max(self.ends[number], drained)
             lane.counters["gate"] += self.at - end
             self.running = True
