@@ -187,10 +187,8 @@ def _tiles(binding: Binding, index: int) -> Iterator[Alternative]:
         assert taken is not None
         if option is taken:
             reason = _wanted(program.goal)
-        elif option.exact:
-            reason = option.cost.against(taken.cost)
         else:
-            reason = f"{option.cost.bytes - taken.cost.bytes:+,} bytes, and no faster way known"
+            reason = option.cost.against(taken.cost) + (" at best" if not option.exact else "")
         limit = option.candidate.limit
         yield _alternative(name, "tiles", option.candidate.words, option.cost, option is taken,
                            f"{reason}; no more: {limit}" if limit else reason, option.exact)

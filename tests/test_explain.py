@@ -86,7 +86,7 @@ def test_reasons():
             "the buffers hold the whole map", "the fewest bands that fit the buffers",
             "needs 256 output pixels of 64 (buffers.pixels)", "; no more: the batch has no more",
             "the fewest bytes of what is at most 2% slower than the fastest",
-            " bytes, and no faster way known", "bytes 0..2,047 until ",
+            " cycles at best", "bytes 0..2,047 until ",
             "10,240 bytes exceed the map memory of 8,192", "no room beside first, added",
             "no layer takes it; the host reads it there", " bytes, +"):
         assert words in reasons, (words, reasons)
