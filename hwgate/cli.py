@@ -15,6 +15,7 @@ import typer
 
 from hwgate.config import PRESETS, AcceleratorConfig, BusConfig, MemoryTiming, preset
 from hwgate.errors import UserError
+from hwgate.goal import DENSITY, OBJECTIVES
 from hwgate.output import display, write_json
 from hwgate.train_cli import register
 
@@ -146,10 +147,12 @@ def compile(
     images: Annotated[int, typer.Option(help="Images in the batch.")] = 1,
     dense: _Dense = False,
     explain: Annotated[bool, typer.Option(
-        "--explain", help="List what the compiler could have chosen, and what it would cost.")
+        "--explain", help="List what the compiler compared, and what each would cost.")
     ] = False,
+    objective: Annotated[str, typer.Option(
+        help=f"What to choose by: {', '.join(OBJECTIVES)}.")] = "balanced",
     density: Annotated[float, typer.Option(
-        help="Share of open gates that --explain assumes, 0..1.")] = 1.0,
+        help="Share of open gates to choose for, 0..1.")] = DENSITY,
     map_kib: _MapKib = None,
     read_latency: _ReadLatency = _TIMING.read_latency,
     write_latency: _WriteLatency = _TIMING.write_latency,
@@ -163,11 +166,13 @@ def compile(
     from hwgate.explain import explain as explanation_of
     from hwgate.tables import explanation_table, program_table
 
-    program = hwgate.compile(_with_maps(load_network(network), map_kib), dense=dense)
-    timing = MemoryTiming(read_latency=read_latency, write_latency=write_latency,
-                          beat_interval=beat_interval)
+    program = hwgate.compile(
+        _with_maps(load_network(network), map_kib), dense=dense, objective=objective,
+        density=density, timing=MemoryTiming(read_latency=read_latency,
+                                             write_latency=write_latency,
+                                             beat_interval=beat_interval))
     if explain:
-        found = explanation_of(program, images, timing, density)
+        found = explanation_of(program, images)
         if not write_json(json_file, found.to_dict()):
             display(explanation_table(found), found.assumptions(), "",
                   f"The program: {found.bytes:,} bytes and {found.cycles:,} cycles.")

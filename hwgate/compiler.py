@@ -1,22 +1,23 @@
 """Compiler: from an integer network to a program in memory."""
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import AcceleratorConfig
+from hwgate.choice import Case, choose
+from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.errors import UserError
 from hwgate.geometry import Part, Shape, describe, map_bytes, plane_beats
+from hwgate.goal import DENSITY, Goal
 from hwgate.layouts import Opcode, descriptor_layout
 from hwgate.plan import LayerPlan, plan_layer
 from hwgate.quant.network import IMAGE, QuantizedNetwork
 from hwgate.residency import Lifetime, lifetimes, place, uses
-from hwgate.tiling import check_images_per_tile, divide_batch
+from hwgate.tiling import Candidate, candidates, check_images_per_tile
 
 __all__ = ["Binding", "Program", "Step", "compile", "pack_maps"]
 
@@ -42,6 +43,8 @@ class Program:
         Compiled with every gate forced open.
     images_per_tile : int or None
         Images that share a tile where they fit; None for the compiler's choice.
+    goal : Goal
+        What the compiler chooses by.
     """
 
     network: QuantizedNetwork
@@ -49,6 +52,7 @@ class Program:
     plans: tuple[LayerPlan, ...]
     dense: bool = False
     images_per_tile: int | None = None
+    goal: Goal = field(default_factory=Goal)
 
     def bind(self, images: NDArray[Any]) -> "Binding":
         """Place the program and a batch of images in memory.
@@ -87,6 +91,8 @@ class Binding:
         One per descriptor, in order.
     chip : mapping of layer index to int
         Outputs that stay on chip, and their first byte in the map memory.
+    choices : list of Choice
+        How each layer runs, and what else there was.
 
     Parameters
     ----------
@@ -103,9 +109,13 @@ class Binding:
         if count > 0xFFFF:
             raise UserError(f"A batch must have at most {0xFFFF} images, not {count}")
         network, plans = program.network, program.plans
-        parts = [divide_batch(plan, self._residual(index), config, count, program.images_per_tile)
-                 for index, plan in enumerate(plans)]
-        descriptors = sum(map(len, parts)) + 1
+        self._candidates = [candidates(plan, self._residual(index), config, count,
+                                       program.images_per_tile) for index, plan in enumerate(plans)]
+        self.chip = self._choose_maps() if chip is None else chip
+        self.choices = [choose(found, partial(self.case, index), program.goal.objective)
+                        for index, found in enumerate(self._candidates)]
+        taken = [choice.candidate for choice in self.choices]
+        descriptors = sum(len(candidate.parts) for candidate in taken) + 1
         at = _ceil(descriptors * descriptor_layout().size_bytes, REGION_BYTES)
         weights = []
         for plan in plans:
@@ -119,30 +129,41 @@ class Binding:
         if self.bytes > 1 << config.bus.address_bits:
             raise UserError(f"{count} images need {self.bytes} bytes of memory, but the bus "
                             f"reaches {1 << config.bus.address_bits}")
-        self.step_layers = [index for index in range(len(plans)) for _ in parts[index]]
-        self.steps = [Step(plan, part, self._describe(index, part, weights[index]))
-                      for index, plan in enumerate(plans) for part in parts[index]]
-        self._keep()
-        self.chip = self._choose() if chip is None else chip
+        self.step_layers = [index for index, candidate in enumerate(taken)
+                            for _ in candidate.parts]
+        self.steps = [Step(plan, part, self._describe(index, taken[index], part, weights[index]))
+                      for index, plan in enumerate(plans) for part in taken[index].parts]
         for index, step in zip(self.step_layers, self.steps, strict=True):
             self._place(index, step.descriptor)
 
-    def _keep(self) -> None:
-        """Add which weights stay on chip during a layer, all its descriptors."""
-        tiles = Counter[int]()
-        for index, step in zip(self.step_layers, self.steps, strict=True):
-            tiles[index] += step.descriptor["tiles"]
-        last = None
-        for index, (plan, _, fields) in zip(self.step_layers, self.steps, strict=True):
-            fields["kept_channels"] = plan.kept_channels(self.program.config, tiles[index])
-            fields["kept"], last = index == last, index
-
     def lifetimes(self) -> dict[int, Lifetime]:
-        """Outputs that could stay on chip, by layer."""
-        steps = zip(self.step_layers, (step.descriptor for step in self.steps), strict=True)
+        """Outputs that could stay on chip, by layer; the same for every choice of tiles."""
+        steps = ((index, self._describe(index, found[0], part, 0))
+                 for index, found in enumerate(self._candidates) for part in found[0].parts)
         return lifetimes(self.program.network, self.program.config, steps, len(self.images))
 
-    def _choose(self) -> dict[int, int]:
+    def case(self, index: int, candidate: Candidate,
+             chip: Collection[int] | None = None) -> Case:
+        """A way to run a layer, for the cost model.
+
+        Parameters
+        ----------
+        index : int
+            Of the layer.
+        candidate : Candidate
+        chip : collection of int, optional
+            Layers whose outputs are on chip; as bound, unless given.
+        """
+        program, on_chip = self.program, self.chip if chip is None else chip
+        plan, goal = program.plans[index], program.goal
+        flags = {f"{prefix}_chip": use in on_chip
+                 for prefix, use in uses(program.network, index).items()}
+        return Case(program.config, goal.timing, plan,
+                    tuple(self._describe(index, candidate, part, 0) | flags
+                          for part in candidate.parts),
+                    goal.density_of(plan.layer.name) if plan.layer.gated else 1.0)
+
+    def _choose_maps(self) -> dict[int, int]:
         """First byte of the maps that stay on chip: those that save the most bytes."""
         maps = self.lifetimes()
         offsets = place(list(maps.values()), self.program.config.buffers.map_bytes)
@@ -155,11 +176,13 @@ class Binding:
         residual = network.layers[index].residual
         return None if residual is None else network.shape(residual)
 
-    def _describe(self, index: int, part: Part, weights: int) -> dict[str, int]:
+    def _describe(self, index: int, candidate: Candidate, part: Part,
+                  weights: int) -> dict[str, int]:
         """Descriptor of a part, with addresses relative to those of its maps."""
         plan = self.program.plans[index]
         return {**describe(plan.layer, self._residual(index), self.program.config, part,
-                           len(self.images)), **plan.fields, "weights_address": weights}
+                           len(self.images)), **plan.fields, **candidate.fields,
+                "kept": part != candidate.parts[0], "weights_address": weights}
 
     def _place(self, index: int, fields: dict[str, int]) -> None:
         """Add where the maps of a layer are."""
@@ -243,7 +266,9 @@ def pack_maps(config: AcceleratorConfig, maps: NDArray[np.int8]) -> NDArray[np.i
 
 
 def compile(quantized: QuantizedNetwork, config: AcceleratorConfig | None = None,
-            dense: bool = False, images_per_tile: int | None = None) -> Program:
+            dense: bool = False, images_per_tile: int | None = None, *,
+            objective: str = "balanced", density: float | Mapping[str, float] = DENSITY,
+            timing: MemoryTiming | None = None) -> Program:
     """Compile an integer network for an accelerator.
 
     Parameters
@@ -255,23 +280,33 @@ def compile(quantized: QuantizedNetwork, config: AcceleratorConfig | None = None
         Force every gate open: the baseline on the same accelerator.
     images_per_tile : int, optional
         Images of a batch that share a tile, and with it its weights, in layers where so many fit;
-        1 for a tile per image. Unless given, :mod:`hwgate.tiling` chooses for each layer.
+        1 for a tile per image. Unless given, :mod:`hwgate.choice` chooses for each layer.
+    objective : str
+        ``"cycles"``, ``"bytes"`` or ``"balanced"``, see :class:`hwgate.goal.Goal`.
+    density : float, or mapping of layer name to float
+        Share of open gates to choose for; :func:`hwgate.choice.densities` measures it.
+    timing : MemoryTiming, optional
+        Memory to choose for.
 
     Raises
     ------
     CompileError
         If a layer does not fit the accelerator; names its module path, the limit and a hint.
     UserError
-        If the network was quantized for another configuration, or ``images_per_tile`` is no
-        positive number.
+        If the network was quantized for another configuration, ``images_per_tile`` is no positive
+        number, there is no such objective, or a density is missing or out of range.
     """
     config = config or quantized.config
     check_images_per_tile(images_per_tile)
     if config.digest != quantized.config.digest:
         raise UserError(f"The network was quantized for configuration "
                         f"{quantized.config.digest:08x}, not for {config.digest:08x}")
+    goal = Goal(objective, density, timing or MemoryTiming())
     network = quantized.force_open() if dense else quantized
+    for layer in network.layers:
+        if layer.gated:
+            goal.density_of(layer.name)
     plans = tuple(
         plan_layer(layer, None if layer.residual is None else network.shape(layer.residual), config)
         for layer in network.layers)
-    return Program(network, config, plans, dense, images_per_tile)
+    return Program(network, config, plans, dense, images_per_tile, goal)

@@ -1,20 +1,18 @@
-"""What the compiler chose for each layer, the alternatives, and what they would cost."""
+"""What the compiler chose for each layer, the alternatives that it compared, and their costs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from hwgate.choice import Cost, assumed, measure
 from hwgate.compiler import Binding, Program
-from hwgate.config import MemoryTiming
-from hwgate.errors import CompileError, UserError
-from hwgate.geometry import Part, describe, map_bytes, shortage, split_rows
-from hwgate.plan import Band, LayerPlan
+from hwgate.errors import UserError
+from hwgate.geometry import map_bytes, shortage
+from hwgate.goal import OBJECTIVES, Goal
 from hwgate.residency import uses
-from hwgate.schedule import LayerSchedule, OpenPixels, schedule_layer
-from hwgate.tiling import alternatives
+from hwgate.schedule import LayerSchedule, schedule_layer
 
 __all__ = ["Alternative", "Explanation", "explain"]
 
@@ -28,12 +26,14 @@ class Alternative:
     layer : str
         Whose choice it is.
     choice : str
-        What is chosen: ``"rows"``, ``"images"`` or ``"output"``.
+        What is chosen: ``"rows"``, ``"tiles"`` or ``"output"``.
     alternative : str
         In words.
     bytes, cycles : int or None
         Off-chip traffic and time, of the layer, and for its output also of the layers that take it;
         None if it cannot be had.
+    exact : bool
+        False if ``cycles`` is what it takes at least, which was enough to rule it out.
     chosen : bool
     reason : str
         Why, or why not.
@@ -44,6 +44,7 @@ class Alternative:
     alternative: str
     bytes: int | None
     cycles: int | None
+    exact: bool = True
     chosen: bool
     reason: str
 
@@ -57,208 +58,159 @@ class Explanation:
     alternatives : tuple of Alternative
     images : int
         In the batch.
-    density : float
-        Assumed share of open gates.
+    goal : Goal
+        What the compiler chose by.
+    gated : bool
+        Whether the program has gates.
     cycles, bytes : int
         Of the whole program as chosen, without the fetch of its end.
     """
 
     alternatives: tuple[Alternative, ...]
     images: int
-    density: float
+    goal: Goal
+    gated: bool
     cycles: int
     bytes: int
 
     def assumptions(self) -> str:
-        """What the figures stand for, in two lines."""
-        gates = ("every gate open" if self.density == 1 else
-                 f"{self.density:.0%} of the gates of each channel open, at even distances")
+        """What the figures stand for, in a few lines."""
+        goal, timing = self.goal, self.goal.timing
+        if not self.gated:
+            gates = "no gates"
+        elif isinstance(goal.density, Mapping):
+            gates = "gates open as often as measured, at even distances"
+        else:
+            gates = f"{goal.density:.0%} of the gates of each channel open, at even distances"
         images = "1 image" if self.images == 1 else f"{self.images} images"
-        return (f"Cost model, {images}, {gates}.\nBytes and cycles are those of the layer, and for "
-                f"its output also those of the layers that take it.")
+        return (f"Cost model, {images}, {gates}.\n"
+                f"Memory with a latency of {timing.read_latency} cycles and "
+                f"{timing.beat_interval} cycles per beat.\n"
+                f"Objective {goal.objective}: {_wanted(goal)}.\n"
+                f"Bytes and cycles are those of the layer by itself, for its output with the "
+                f"layers that take it.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self.goal), "images": self.images, "cycles": self.cycles,
+                "bytes": self.bytes, "alternatives": [asdict(row) for row in self.alternatives]}
 
 
-def explain(program: Program, images: int = 1, timing: MemoryTiming | None = None,
-            density: float = 1.0) -> Explanation:
-    """Weigh the compiler's choices against their alternatives with the cost model.
+def explain(program: Program, images: int = 1) -> Explanation:
+    """The compiler's choices for a batch, beside what else it compared.
 
     Parameters
     ----------
     program : Program
+        Its goal says which memory and which share of open gates are assumed.
     images : int
         In the batch.
-    timing : MemoryTiming, optional
-    density : float
-        Share of open gates to assume, 0..1.
 
     Raises
     ------
     UserError
-        If a number is out of range, or the batch does not fit.
+        If there is no image, or the batch does not fit.
     """
-    if not 0 <= density <= 1:
-        raise UserError(f"Density must be in 0..1, not {density}")
     if images < 1:
         raise UserError(f"Image count must be at least 1, not {images}")
-    costs = _Costs(program, images, timing or MemoryTiming(), density)
+    binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
     found = tuple(alternative for index in range(len(program.plans))
-                  for choices in _CHOICES for alternative in choices(costs, index))
-    total = costs.of(costs.binding, range(len(program.plans)))
-    return Explanation(found, images, density, total.cycles, total.bytes)
+                  for choices in _CHOICES for alternative in choices(binding, index))
+    schedules = _schedules(binding)
+    return Explanation(found, images, program.goal,
+                       any(layer.gated for layer in program.network.layers),
+                       sum(schedule.cycles for schedule in schedules),
+                       sum(sum(schedule.bytes.values()) for schedule in schedules))
 
 
-@dataclass(frozen=True)
-class _Cost:
-    bytes: int
-    cycles: int
-
-    def against(self, other: "_Cost") -> str:
-        """What it adds to another."""
-        parts = [f"{own - others:+,} {name}"
-                 for name, own, others in (("bytes", self.bytes, other.bytes),
-                                           ("cycles", self.cycles, other.cycles)) if own != others]
-        return ", ".join(parts) or "no difference"
-
-
-class _Costs:
-    """Cost of layers of a program, however they are placed, under assumed decisions."""
-
-    def __init__(self, program: Program, images: int, timing: MemoryTiming, density: float):
-        self.program, self.timing, self.density = program, timing, density
-        self.batch = np.zeros((images, *program.network.image_shape), np.int8)
-        self.binding = program.bind(self.batch)
-
-    @cached_property
-    def before(self) -> list[LayerSchedule | None]:
-        """Schedule of the last descriptor before each layer, as chosen."""
-        ends: list[LayerSchedule | None] = [None]
-        for index in range(len(self.program.plans)):
-            ends.append(self._schedules(self.binding, index, ends[-1])[-1])
-        return ends
-
-    def bind(self, chip: Mapping[int, int], plans: Mapping[int, LayerPlan] | None = None,
-             per_tile: int | None = None) -> Binding:
-        """The batch with other maps on chip, some layers planned otherwise, other tiles."""
-        plans = plans or {}
-        return Binding(
-            replace(self.program, plans=tuple(plans.get(index, plan) for index, plan
-                                              in enumerate(self.program.plans)),
-                    images_per_tile=per_tile or self.program.images_per_tile),
-            self.batch, chip)
-
-    def of(self, binding: Binding, layers: Sequence[int]) -> _Cost:
-        """Cost of some layers, each after the layer before it as chosen."""
-        schedules = [schedule for index in layers
-                     for schedule in self._schedules(binding, index, self.before[index])]
-        return _Cost(sum(sum(schedule.bytes.values()) for schedule in schedules),
-                     sum(schedule.cycles for schedule in schedules))
-
-    def _schedules(self, binding: Binding, index: int,
-                   last: LayerSchedule | None) -> list[LayerSchedule]:
-        schedules: list[LayerSchedule] = []
-        for layer, (plan, _, fields) in zip(binding.step_layers, binding.steps, strict=True):
-            if layer == index:
-                opened = self._opened(fields) if plan.layer.gated else None
-                last = schedule_layer(self.program.config, self.timing, plan, fields, opened, last)
-                schedules.append(last)
-        return schedules
-
-    def _opened(self, fields: Mapping[str, int]) -> OpenPixels:
-        """The assumed share of a tile's pixels, from the first one on at even distances."""
-        pixels = fields["images"] * fields["out_pixels"]
-        count = round(self.density * pixels)
-        count = count if count > fields["images"] * fields["gate_limit"] else 0
-        last = (count - 1) * pixels // count if count else pixels - 1
-        shape = fields["tiles"], fields["out_channels"]
-        return OpenPixels(*(np.full(shape, value) for value in (count, 0, last)))
+def _schedules(binding: Binding) -> list[LayerSchedule]:
+    """Of each descriptor after the one before it, under the assumed decisions."""
+    program, done = binding.program, list[LayerSchedule]()
+    for plan, _, fields in binding.steps:
+        opened = None
+        if plan.layer.gated:
+            opened = assumed(program.goal.density_of(plan.layer.name), fields)
+        done.append(schedule_layer(program.config, program.goal.timing, plan, fields, opened,
+                                   done[-1] if done else None))
+    return done
 
 
-def _alternative(layer: str, choice: str, words: str, cost: _Cost | None, chosen: bool,
-                 reason: str) -> Alternative:
+def _wanted(goal: Goal) -> str:
+    slack = OBJECTIVES[goal.objective]
+    if goal.objective == "balanced":
+        return f"the fewest bytes of what is at most {slack:.0%} slower than the fastest"
+    return f"the fewest {goal.objective}"
+
+
+def _cost(binding: Binding, layers: Sequence[int], chip: Collection[int]) -> Cost:
+    """Of some layers as chosen, each by itself, with the outputs of ``chip`` on chip."""
+    costs = [measure(binding.case(index, binding.choices[index].candidate, chip))
+             for index in layers]
+    return Cost(sum(cost.bytes for cost in costs), sum(cost.cycles for cost in costs))
+
+
+def _alternative(layer: str, choice: str, words: str, cost: Cost | None, chosen: bool,
+                 reason: str, exact: bool = True) -> Alternative:
     return Alternative(layer=layer, choice=choice, alternative=words, chosen=chosen, reason=reason,
                        bytes=None if cost is None else cost.bytes,
-                       cycles=None if cost is None else cost.cycles)
+                       cycles=None if cost is None else cost.cycles, exact=exact)
 
 
-def _rows(costs: _Costs, index: int) -> Iterator[Alternative]:
-    """Bands of rows: the fewest that fit, the whole map, and the next division below."""
-    program, plan = costs.program, costs.program.plans[index]
-    layer, config = plan.layer, program.config
+def _rows(binding: Binding, index: int) -> Iterator[Alternative]:
+    """Bands of rows: the whole map, or the fewest that fit."""
+    program, plan = binding.program, binding.program.plans[index]
+    layer = plan.layer
     residual = None if layer.residual is None else program.network.shape(layer.residual)
-    height = layer.conv_shape[1]
-
-    def row(bands: Sequence[tuple[int, int]], cost: _Cost | None, taken: bool,
-            reason: str) -> Alternative:
-        words = (f"all {height} rows" if len(bands) == 1
-                 else f"{len(bands)} bands of {bands[0][1]} rows")
-        return _alternative(layer.name, "rows", words, cost, taken, reason)
-
-    chosen = [(band.first, band.rows) for band in plan.bands]
-    cost = costs.of(costs.binding, [index])
-    if len(chosen) == 1:
-        yield row(chosen, cost, True, "the buffers hold the whole map")
-    else:
-        yield row([(0, height)], None, False,
-                  f"needs {shortage(layer, residual, config, height)}")
-        yield row(chosen, cost, True, "the fewest bands that fit the buffers")
-    # A psum memory of half the depth or less divides further.
-    pixels = 1 << (plan.bands[0].rows * layer.conv_shape[2] - 1).bit_length() >> 1
-    smaller = replace(config, buffers=replace(config.buffers, pixels=max(16, pixels)))
-    try:
-        division = list(split_rows(layer, residual, smaller))
-    except CompileError:
+    height, cost = layer.conv_shape[1], _cost(binding, [index], binding.chip)
+    whole = f"all {height} rows"
+    if len(plan.bands) == 1:
+        yield _alternative(layer.name, "rows", whole, cost, True,
+                           "the buffers hold the whole map")
         return
-    if len(division) > len(chosen):
-        bands = tuple(Band(top, rows, describe(layer, residual, config, Part(top, rows)))
-                      for top, rows in division)
-        other = costs.of(costs.bind(costs.binding.chip, {index: replace(plan, bands=bands)}),
-                         [index])
-        yield row(division, other, False, other.against(cost))
+    yield _alternative(layer.name, "rows", whole, None, False,
+                       f"needs {shortage(layer, residual, program.config, height)}")
+    yield _alternative(layer.name, "rows", f"{len(plan.bands)} bands of {plan.bands[0].rows} rows",
+                       cost, True, "the fewest bands that fit the buffers")
 
 
-def _images(costs: _Costs, index: int) -> Iterator[Alternative]:
-    """Images per tile: those that share a tile share its weights."""
-    program, plan = costs.program, costs.program.plans[index]
-    residual = plan.layer.residual
-    shape = None if residual is None else program.network.shape(residual)
-    parts = tuple(step.part for layer, step in zip(costs.binding.step_layers, costs.binding.steps,
-                                                   strict=True) if layer == index)
-    cost = costs.of(costs.binding, [index])
-    found = alternatives(plan, shape, program.config, len(costs.batch))
-    for choice in found if len(costs.batch) > 1 else ():
-        taken = choice.parts == parts
-        other = costs.of(costs.bind(costs.binding.chip, per_tile=choice.per_tile), [index])
-        reason = "the fewest bytes of those about as fast as the fastest" if taken else (
-            other.against(cost))
-        if program.images_per_tile is not None and taken:
-            reason = f"asked for: at most {program.images_per_tile}"
-        yield _alternative(plan.layer.name, "images", f"{choice.per_tile} per tile",
-                           cost if taken else other, taken,
-                           f"{reason}; no more: {choice.limit}" if choice.limit else reason)
+def _tiles(binding: Binding, index: int) -> Iterator[Alternative]:
+    """What a tile holds: images that share it share its weights."""
+    program, choice = binding.program, binding.choices[index]
+    name, most = program.plans[index].layer.name, program.images_per_tile
+    if most is not None and len(binding.images) > 1:
+        yield _alternative(name, "tiles", choice.candidate.words,
+                           _cost(binding, [index], binding.chip), True,
+                           f"asked for: at most {most}")
+    taken = next((option for option in choice.compared
+                  if option.candidate is choice.candidate), None)
+    for option in choice.compared:
+        assert taken is not None
+        if option is taken:
+            reason = _wanted(program.goal)
+        else:
+            reason = option.cost.against(taken.cost) + (" at best" if not option.exact else "")
+        limit = option.candidate.limit
+        yield _alternative(name, "tiles", option.candidate.words, option.cost, option is taken,
+                           f"{reason}; no more: {limit}" if limit else reason, option.exact)
 
 
-def _output(costs: _Costs, index: int) -> Iterator[Alternative]:
+def _output(binding: Binding, index: int) -> Iterator[Alternative]:
     """Place of the output: on chip or in off-chip memory."""
-    program, chip = costs.program, costs.binding.chip
+    program, chip = binding.program, binding.chip
     layers, capacity = program.network.layers, program.config.buffers.map_bytes
     if not capacity:
         return
     name = layers[index].name
     takers = [n for n in range(len(layers)) if n != index
               and index in uses(program.network, n).values()]
-    size = len(costs.batch) * map_bytes(program.config, layers[index].out_shape)
-    cost = costs.of(costs.binding, [index, *takers])
+    size = len(binding.images) * map_bytes(program.config, layers[index].out_shape)
+    cost = _cost(binding, [index, *takers], chip)
 
-    def row(words: str, cost: _Cost, taken: bool, reason: str) -> Alternative:
+    def row(words: str, cost: Cost, taken: bool, reason: str) -> Alternative:
         return _alternative(name, "output", words, cost, taken, reason)
 
     if index in chip:
-        without = costs.of(costs.bind({n: at for n, at in chip.items() if n != index}),
-                           [index, *takers])
+        without = _cost(binding, [index, *takers], chip.keys() - {index})
         yield row("on chip", cost, True,
                   f"bytes {chip[index]:,}..{chip[index] + size - 1:,} until "
                   f"{layers[max(takers)].name} ends")
@@ -266,16 +218,16 @@ def _output(costs: _Costs, index: int) -> Iterator[Alternative]:
     elif not takers:
         yield row("off chip", cost, True, "no layer takes it; the host reads it there")
     else:
-        alive = costs.binding.lifetimes()
+        alive = binding.lifetimes()
         beside = sorted(n for n in chip if alive[n].first <= alive[index].last
                         and alive[index].first <= alive[n].last)
         reason = (f"{size:,} bytes exceed the map memory of {capacity:,}" if size > capacity else
                   "no room beside " + ", ".join(layers[n].name for n in beside)
-                  + ": together they save more")
-        with_it = costs.of(costs.bind({**chip, index: 0}), [index, *takers])
+                  + ": together they save more bytes")
+        with_it = _cost(binding, [index, *takers], {*chip, index})
         yield row("on chip", with_it, False, reason)
         yield row("off chip", cost, True, cost.against(with_it))
 
 
 #: Choices of the compiler, in the order in which a layer's alternatives are listed.
-_CHOICES: tuple[Callable[[_Costs, int], Iterator[Alternative]], ...] = (_rows, _images, _output)
+_CHOICES: tuple[Callable[[Binding, int], Iterator[Alternative]], ...] = (_rows, _tiles, _output)

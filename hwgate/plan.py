@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 from hwgate.errors import CompileError
@@ -90,12 +91,12 @@ class LayerPlan:
                          for _, beats in self.chunks(blocks, config))
                    for job in self.jobs[:channels])
 
-
     def kept_channels(self, config: AcceleratorConfig, tiles: int) -> int:
         """Channels whose weights stay on chip while so many tiles of the layer run, all parts
         together: those that fit the weight memory."""
-        room = config.buffers.weight_bytes // self.fields["job_stride"]
-        return min(room, len(self.jobs)) if tiles > 1 else 0
+        if tiles == 1 or not config.buffers.weight_bytes:
+            return 0
+        return min(config.buffers.weight_bytes // self.fields["job_stride"], len(self.jobs))
 
 
 def plan_layer(layer: QuantizedLayer, residual: Shape | None,
@@ -118,7 +119,8 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
                  for channel in range(layer.weight.shape[0]))
     layout = header_layout(config)
     first = min(config.request_blocks, min(len(job.base) for job in jobs))
-    streams = [_stream(layer, config, layout, channel, job, first)
+    blocks = _blocks(layer, config)
+    streams = [_stream(layer, config, layout, channel, job, first, blocks[channel])
                for channel, job in enumerate(jobs)]
     cond_offset = max(len(base) for base, _ in streams)
     stride = cond_offset + max(len(cond) for _, cond in streams)
@@ -141,19 +143,20 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
 def _job(layer: QuantizedLayer, residual: Shape | None,
          config: AcceleratorConfig, channel: int) -> Job:
     """Split an output channel's blocks at the base path's channels."""
-    channels = layer.in_shape[0]
+    channels, per_group = layer.in_shape[0], kernel_blocks(layer.kernel) ** 2
     width = config.channels * (TAPS if layer.kernel == 1 else 1)
-    base: list[int] = []
-    conditional: list[int] = []
-    for block in range(_ceil(channels, width)):
-        members = layer.base[channel, block * width:(block + 1) * width]
-        if layer.gated and members.any() != members.all():
-            raise CompileError(
-                f"Layer {layer.name!r} splits channels {block * width}.."
-                f"{min(channels, (block + 1) * width) - 1} between base and conditional path, but "
-                f"they are one channel group; make the base path a multiple of {width} channels")
-        path = base if not layer.gated or members.all() else conditional
-        path += [block] * kernel_blocks(layer.kernel) ** 2
+    some, every = (ufunc.reduceat(layer.base[channel], range(0, channels, width))
+                   for ufunc in (np.logical_or, np.logical_and))
+    if not layer.gated:
+        every[:] = True
+    elif (some != every).any():
+        block = int((some != every).argmax())
+        raise CompileError(
+            f"Layer {layer.name!r} splits channels {block * width}.."
+            f"{min(channels, (block + 1) * width) - 1} between base and conditional path, but "
+            f"they are one channel group; make the base path a multiple of {width} channels")
+    base, conditional = (np.repeat(np.flatnonzero(path), per_group).tolist()
+                         for path in (every, ~every))
     if not base or layer.gated and not conditional:
         raise CompileError(f"Layer {layer.name!r} is gated, so both its base and its conditional "
                            f"path must have input channels")
@@ -164,8 +167,11 @@ def _job(layer: QuantizedLayer, residual: Shape | None,
 
 
 def _stream(layer: QuantizedLayer, config: AcceleratorConfig, layout: Layout, channel: int,
-            job: Job, first: int) -> tuple[bytes, bytes]:
-    """Bytes of a job in whole beats: header and base blocks, and conditional blocks."""
+            job: Job, first: int, weights: NDArray[np.int8]) -> tuple[bytes, bytes]:
+    """Bytes of a job in whole beats: header and base blocks, and conditional blocks.
+
+    ``weights`` are the channel's of :func:`_blocks`.
+    """
     threshold = 0 if layer.threshold is None else int(layer.threshold[channel])
     factor = 0
     if job.operand is not None and layer.mult_residual is not None:
@@ -178,28 +184,26 @@ def _stream(layer: QuantizedLayer, config: AcceleratorConfig, layout: Layout, ch
         "base_blocks": len(job.base), "cond_blocks": len(job.conditional),
         "base_bitmap": sum(1 << n for n in set(job.base)),
         "cond_bitmap": sum(1 << n for n in set(job.conditional))})
-    per_group = kernel_blocks(layer.kernel) ** 2
+    per_group = weights.shape[1]
 
     def run(blocks: tuple[int, ...], start: int = 0) -> bytes:
-        raw = b"".join(_block(layer, config, channel, block, n % per_group)
-                       for n, block in enumerate(blocks) if n >= start)
+        raw = weights[list(blocks), np.arange(len(blocks)) % per_group][start:].tobytes()
         return raw.ljust(_ceil(len(raw), config.bus.bytes) * config.bus.bytes, b"\0")
 
     return header + run(job.base[:first]) + run(job.base, first), run(job.conditional)
 
 
-def _block(layer: QuantizedLayer, config: AcceleratorConfig, channel: int, block: int,
-           part: int) -> bytes:
-    """Nine taps of R weights: three rows and columns of a kernel, or nine channel groups of 1x1."""
-    size = config.channels
-    weights = np.zeros((TAPS, size), np.int8)
-    if layer.kernel == 1:
-        values = layer.weight[channel, block * TAPS * size:(block + 1) * TAPS * size, 0, 0]
-        weights.reshape(-1)[:len(values)] = values
-    else:
-        row, column = (3 * n for n in divmod(part, kernel_blocks(layer.kernel)))
-        values = layer.weight[channel, block * size:(block + 1) * size,
-                              row:row + 3, column:column + 3]
-        window = weights.reshape(3, 3, size)
-        window[:values.shape[1], :values.shape[2], :len(values)] = values.transpose(1, 2, 0)
-    return weights.tobytes()
+def _blocks(layer: QuantizedLayer, config: AcceleratorConfig) -> NDArray[np.int8]:
+    """Weight blocks (Co, groups, blocks of a group, 9R): three rows and columns of a kernel by tap
+    and channel, or nine channel groups of a 1x1 kernel."""
+    size, (out_channels, channels, kernel, _) = config.channels, layer.weight.shape
+    if kernel == 1:
+        width = TAPS * size
+        padded = np.zeros((out_channels, _ceil(channels, width) * width), np.int8)
+        padded[:, :channels] = layer.weight[:, :, 0, 0]
+        return padded.reshape(out_channels, -1, 1, width)
+    edge, groups = kernel_blocks(kernel), _ceil(channels, size)
+    taps = np.zeros((out_channels, groups * size, 3 * edge, 3 * edge), np.int8)
+    taps[:, :channels, :kernel, :kernel] = layer.weight
+    split = taps.reshape(out_channels, groups, size, edge, 3, edge, 3)
+    return split.transpose(0, 1, 3, 5, 4, 6, 2).reshape(out_channels, groups, edge**2, TAPS * size)

@@ -114,16 +114,18 @@ def program_table(binding: Binding) -> Table:
 
 def explanation_table(explanation: Explanation) -> Table:
     """Alternatives of each layer, those taken in bold and marked."""
-    table = new_table("What was taken (*), and what else there was", "Layer", "Choice",
+    table = new_table("What was taken (*), and what it was compared with", "Layer", "Choice",
                       "Alternative", "", "Bytes", "Cycles", left=4)
     table.add_column("Why", overflow="fold")
     for column in table.columns:
         column.vertical = "top"
     layer = ""
     for row in explanation.alternatives:
-        cost = ("-" if value is None else f"{value:,}" for value in (row.bytes, row.cycles))
+        traffic, cycles = ("-" if value is None else f"{value:,}"
+                           for value in (row.bytes, row.cycles))
         table.add_row("" if row.layer == layer else row.layer, row.choice, row.alternative,
-                      "*" if row.chosen else "", *cost, row.reason,
+                      "*" if row.chosen else "", traffic,
+                      cycles if row.exact else f"\N{GREATER-THAN OR EQUAL TO} {cycles}", row.reason,
                       style="bold" if row.chosen else None)
         layer = row.layer
     return table

@@ -8,11 +8,14 @@ from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig, BufferConfig
 from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.quant.random_layers import Features, Limits, random_network
 
-__all__ = ["SMALL", "banded_network", "many_layers"]
+__all__ = ["ROOMY", "SMALL", "banded_network", "many_layers"]
 
 #: Buffers that divide maps of more than 64 pixels into bands; room on chip for small maps.
 SMALL = AcceleratorConfig(buffers=BufferConfig(
     window_words=128, pixels=64, output_words=128, map_bytes=1 << 13))
+
+#: Buffers that hold several images of such networks at a time.
+ROOMY = AcceleratorConfig(buffers=BufferConfig(window_words=1024, pixels=1024, output_words=2048))
 
 
 def many_layers(seed: int, config: AcceleratorConfig, **options) -> QuantizedNetwork:

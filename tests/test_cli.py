@@ -170,13 +170,15 @@ def test_compile_shows_the_program_and_explains_it(invoke, tmp_path):
         assert words in out
     assert max(map(len, out.splitlines())) <= 100
     content = json.loads(invoke("compile", path, "--explain", "--json", "-")[1])
-    assert {"layer", "choice", "alternative", "bytes", "cycles", "chosen",
+    assert {"layer", "choice", "alternative", "bytes", "cycles", "exact", "chosen",
             "reason"} == set(content["alternatives"][0])
-    assert (content["density"], content["images"]) == (1, 1)
+    assert (content["objective"], content["density"], content["images"]) == ("balanced", 0.25, 1)
     for options, sentence in (
             (("--images", 0), "A batch must have at least one image, not 0"),
             (("--explain", "--images", 0), "Image count must be at least 1, not 0"),
-            (("--explain", "--density", 2), "Density must be in 0..1, not 2.0")):
+            (("--density", 2), "Density must be in 0..1, not 2.0"),
+            (("--objective", "speed"),
+             "There is no objective 'speed'; there are cycles, balanced, bytes")):
         assert invoke("compile", path, *options) == (2, "", sentence + "\n")
 
 

@@ -1,35 +1,33 @@
-"""Images of a batch in tiles: every image once, in buffers that hold it, and the choice of size."""
+"""Images of a batch in tiles: every image once, in buffers that hold it."""
 
 import re
 from dataclasses import replace
 from math import ceil
 
-import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import hwgate
 from geometry_cases import cases, make_layer
-from hwgate.config import TAPS, AcceleratorConfig, BufferConfig
+from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.errors import CompileError, UserError
 from hwgate.geometry import describe, plane_beats
 from hwgate.layouts import descriptor_layout
 from hwgate.plan import Band, Job, LayerPlan
 from hwgate.quant.network import QuantizedNetwork
-from hwgate.quant.random_layers import Features, random_images, random_network
-from hwgate.tiling import alternatives, divide_batch
+from hwgate.tiling import candidates
 
 
 def found(case, batch):
-    """Alternatives of a layer with one block of weights."""
+    """Candidates of a layer with one block of weights."""
     try:
         bands = tuple(Band(top, rows, {}) for top, rows in case.bands())
     except CompileError:
         assume(False)
     plan = LayerPlan(case.layer, bands, (Job((0,), ()),), b"",
                      {"first_blocks": 1, "first_beats": 5})
-    return alternatives(plan, case.residual, case.config, batch)
+    return candidates(plan, case.residual, case.config, batch)
 
 
 def needs(case, d):
@@ -54,7 +52,8 @@ def test_every_image_once_in_buffers_that_hold_it(case, batch):
                     ] == list(range(batch))
         assert choice.per_tile == max(part.per_tile for part in choice.parts)
         assert len(rows) == 1 or choice.per_tile == 1, "bands have one image per tile"
-        assert choice.tiles == len(rows) * ceil(batch / choice.per_tile)
+        tiles = sum(part.images // part.per_tile for part in choice.parts)
+        assert tiles == len(rows) * ceil(batch / choice.per_tile)
         for part in choice.parts:
             d = describe(case.layer, case.residual, case.config, part, batch)
             descriptor_layout().pack(d)
@@ -126,37 +125,18 @@ def test_requests_of_whole_maps(case, batch):
 
 
 @pytest.mark.parametrize("batch,most,groups", [
-    (1, None, [(0, 1, 1)]), (8, 4, [(0, 8, 4)]), (8, 3, [(0, 6, 3), (6, 2, 2)]),
-    (9, 4, [(0, 9, 3)]), (7, 4, [(0, 4, 4), (4, 3, 3)]), (5, 1, [(0, 5, 1)]),
-    (3, 9, [(0, 3, 3)])])
+    (1, None, [(0, 1, 1)]), (8, None, [(0, 8, 8)]), (8, 4, [(0, 8, 4)]),
+    (8, 3, [(0, 6, 3), (6, 2, 2)]), (9, 4, [(0, 9, 3)]), (7, 4, [(0, 4, 4), (4, 3, 3)]),
+    (5, 1, [(0, 5, 1)]), (3, 9, [(0, 3, 3)])])
 def test_tiles_are_few_and_even(batch, most, groups):
     layer = make_layer(8, 2, 2, 8)
     config = AcceleratorConfig()
     plan = hwgate.compile(QuantizedNetwork(config, (layer,)), config).plans[0]
-    parts = divide_batch(plan, None, config, batch, most)
+    options = candidates(plan, None, config, batch, most)
+    parts = options[-1].parts
+    assert most is None or len(options) == 1
     assert [(part.image, part.images, part.per_tile) for part in parts] == groups
     assert {(part.first, part.rows) for part in parts} == {(0, 2)}
-
-
-def test_the_choice_weighs_bytes_and_cycles():
-    """Maps of few pixels wait for weights, so they share them; large ones only wait to be loaded
-    together."""
-    config = replace(AcceleratorConfig(), buffers=BufferConfig(window_words=1024, pixels=1024,
-                                                               output_words=2048, passes=128))
-
-    def choice(channels, edge):
-        layer = make_layer(channels, edge, edge, channels)
-        plan = hwgate.compile(QuantizedNetwork(config, (layer,)), config).plans[0]
-        options = alternatives(plan, None, config, 8)
-        part = divide_batch(plan, None, config, 8)[0]
-        chosen = next(a for a in options if a.parts[0] == part)
-        assert chosen.bytes == min(a.bytes for a in options if a.cycles <= chosen.cycles)
-        return part.per_tile, options
-
-    small, options = choice(128, 2)
-    assert small == 8 and options[-1].cycles < options[0].cycles / 2
-    large, options = choice(4, 16)
-    assert large == 1 and options[-1].per_tile == 4 and options[-1].bytes < options[0].bytes
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
@@ -166,22 +146,3 @@ def test_images_per_tile_must_be_a_number(value):
     with pytest.raises(UserError, match=re.escape(
             f"Images per tile must be a positive integer or None, not {value!r}")):
         hwgate.compile(network, config, images_per_tile=value)
-
-
-def test_traffic_is_that_of_the_cost_model():
-    """With every gate open, the bytes of an alternative are those that will be counted."""
-    config = AcceleratorConfig()
-    for seed in range(6):
-        rng = np.random.default_rng(seed)
-        network = random_network(rng, config, gated=True, density="open", reduce=bool(seed % 2),
-                                 features=Features.every())
-        images = random_images(rng, network, 7)
-        for per_tile in (1, 3, 7):
-            program = hwgate.compile(network, config, images_per_tile=per_tile)
-            result = hwgate.estimate(program, images)
-            for plan, layer in zip(program.plans, result.layers, strict=True):
-                residual = plan.layer.residual
-                shape = None if residual is None else network.shape(residual)
-                options = {a.per_tile: a for a in alternatives(plan, shape, config, 7)}
-                chosen = options[max(n for n in options if n <= per_tile)]
-                assert layer.bytes_total == chosen.bytes

@@ -1,0 +1,218 @@
+"""How the compiler chooses: the exact cost of each way to run a layer, under an objective.
+
+Decisions depend on images, which the compiler does not have, so it assumes a density of open gates.
+A way whose cycles cannot be few enough, by the windows of its lanes and the beats of the bus, is
+not measured.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgate.config import AcceleratorConfig, MemoryTiming
+from hwgate.goal import OBJECTIVES
+from hwgate.layouts import descriptor_layout
+from hwgate.plan import LayerPlan
+from hwgate.quant.network import Activations, QuantizedNetwork
+from hwgate.schedule import LayerSchedule, OpenPixels, schedule_layer
+from hwgate.tiling import Candidate
+
+__all__ = ["Case", "Choice", "Cost", "Option", "assumed", "choose", "densities", "measure"]
+
+#: Fraction of a turn between the channels' roundings, which no number of lanes divides evenly.
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Off-chip traffic in bytes, and cycles from the start of its descriptor's fetch."""
+
+    bytes: int
+    cycles: int
+
+    def against(self, other: "Cost") -> str:
+        """What it adds to another, in words."""
+        parts = [f"{own - others:+,} {name}"
+                 for name, own, others in (("bytes", self.bytes, other.bytes),
+                                           ("cycles", self.cycles, other.cycles)) if own != others]
+        return ", ".join(parts) or "no difference"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer, a way to run it, and what is assumed.
+
+    Parameters
+    ----------
+    config, timing
+        Accelerator and memory.
+    plan : LayerPlan
+    descriptors : tuple of mappings
+        With addresses relative to the maps and the weights, and where the maps are.
+    density : float
+        Share of open gates.
+    """
+
+    config: AcceleratorConfig
+    timing: MemoryTiming
+    plan: LayerPlan
+    descriptors: tuple[Mapping[str, int], ...]
+    density: float
+
+    def bound(self) -> Cost:
+        """Its bytes, and cycles that it takes at least: windows of a lane, beats of the bus, writes
+        of the loader, whichever are most."""
+        plan, config, least, traffic, reads = self.plan, self.config, 0, 0, 0
+        first = plan.fields["first_blocks"]
+        base = np.array([len(job.base) for job in plan.jobs])
+        conditional = np.array([len(job.conditional) for job in plan.jobs])
+        beats = {blocks: sum(n for _, n in plan.chunks(blocks, config))
+                 for blocks in {*(base - first).tolist(), *conditional.tolist()}}
+        base_beats, cond_beats = (np.array([beats[n] for n in blocks.tolist()])
+                                  for blocks in (base - first, conditional))
+        # Times that the base and the conditional weights of each channel are read.
+        asked = np.zeros((2, len(base)), np.int64)
+        for d in self.descriptors:
+            opened = self.opened(d)
+            count = opened.count if opened else np.zeros((d["tiles"], len(base)), np.int64)
+            windows = (d["images"] * d["out_pixels"] * base * d["tiles"]
+                       + count.sum(axis=0) * conditional)
+            asked += [np.full(len(base), d["tiles"]), (count > 0).sum(axis=0)]
+            maps = sum(d["tiles"] * d[f"{prefix}_runs"] * d[f"{prefix}_run_beats"]
+                       for prefix in ("in", "res") if not d[f"{prefix}_chip"])
+            reads += maps
+            writes = 0 if d["out_chip"] else d["tiles"] * d["out_planes"] * d["out_run_beats"]
+            words = 1 if d["bank_mode"] else config.write_words
+            load = d["plane_beats"] * config.beat_pixels // words * d["images"] * d["in_planes"]
+            least += int(max(maps * self.timing.beat_interval, d["tiles"] * load, *(
+                windows[lane::config.lanes].sum() for lane in range(config.lanes))))
+            traffic += int(writes) * config.bus.bytes + descriptor_layout().size_bytes
+        kept = self.descriptors[0]["kept_channels"]
+        asked[:, :kept] = np.minimum(asked[:, :kept], 1)
+        reads += int((asked * [plan.fields["first_beats"] + base_beats, cond_beats]).sum())
+        return Cost(traffic + reads * config.bus.bytes,
+                    max(least, reads * self.timing.beat_interval))
+
+    def opened(self, d: Mapping[str, int]) -> OpenPixels | None:
+        """Decisions that are assumed for a descriptor; None for a layer without gates."""
+        return assumed(self.density, d) if self.plan.layer.gated else None
+
+    def schedules(self) -> list[LayerSchedule]:
+        """Exact schedule of each descriptor, at the start of a program."""
+        done: list[LayerSchedule] = []
+        for d in self.descriptors:
+            done.append(schedule_layer(self.config, self.timing, self.plan, d, self.opened(d),
+                                       done[-1] if done else None))
+        return done
+
+    def key(self) -> bytes:
+        """Digest of all that its schedule depends on."""
+        layer, factors = self.plan.layer, self.plan.layer.mult_residual
+        text = repr((self.config.digest, self.timing, sorted(self.plan.fields.items()),
+                     [sorted(d.items()) for d in self.descriptors], self.plan.jobs, layer.gated,
+                     self.density, None if factors is None else (factors != 0).tolist()))
+        return hashlib.sha256(text.encode()).digest()
+
+
+@dataclass(frozen=True)
+class Option:
+    """A candidate, and what is known of its cost.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    cost : Cost
+    exact : bool
+        Whether its cycles are those of the cost model; else it takes at least so many, and that was
+        enough to know.
+    """
+
+    candidate: Candidate
+    cost: Cost
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that a layer takes.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    compared : tuple of Option
+        All candidates and what they cost; empty if there was nothing to compare.
+    """
+
+    candidate: Candidate
+    compared: tuple[Option, ...] = ()
+
+
+#: Costs by the key of their case, which are many times those of the same networks.
+_measured: dict[bytes, Cost] = {}
+
+
+def measure(case: Case) -> Cost:
+    """Exact cost of a case, from the cost model; remembered."""
+    key = case.key()
+    if key not in _measured:
+        schedules = case.schedules()
+        _measured[key] = Cost(sum(sum(one.bytes.values()) for one in schedules),
+                              sum(one.cycles for one in schedules))
+    return _measured[key]
+
+
+def choose(candidates: Sequence[Candidate], case_of: Callable[[Candidate], Case],
+           objective: str) -> Choice:
+    """The candidate that suits the objective best, and what was compared.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+    case_of : callable
+        The case of a candidate.
+    objective : str
+        One of :data:`hwgate.goal.OBJECTIVES`.
+    """
+    if len(candidates) == 1:
+        return Choice(candidates[0])
+    slack, cases = 1 + OBJECTIVES[objective], [case_of(candidate) for candidate in candidates]
+    costs, exact = [case.bound() for case in cases], set[int]()
+    # The fewest bytes come first: most often nothing else can be fast enough to matter.
+    following: int | None = min(range(len(costs)), key=lambda n: (costs[n].bytes,
+                                                                  costs[n].cycles))
+    best = -1
+    while following is not None:
+        costs[following] = measure(cases[following])
+        exact.add(following)
+        limit = slack * min(costs[n].cycles for n in exact)
+        best = min((n for n in exact if costs[n].cycles <= limit),
+                   key=lambda n: (costs[n].bytes, costs[n].cycles, n))
+        following = min((n for n in range(len(costs)) if n not in exact and (
+            slack * costs[n].cycles < costs[best].cycles or costs[n].cycles <= limit
+            and (costs[n].bytes, costs[n].cycles) < (costs[best].bytes, costs[best].cycles))),
+            key=lambda n: (costs[n].cycles, n), default=None)
+    return Choice(candidates[best], tuple(
+        Option(candidate, cost, n in exact)
+        for n, (candidate, cost) in enumerate(zip(candidates, costs, strict=True))))
+
+
+def assumed(density: float, d: Mapping[str, int]) -> OpenPixels:
+    """Decisions of a density: open pixels at even distances in each tile and channel, and what is
+    left of a pixel spread evenly over the channels."""
+    tiles, channels = d["tiles"], d["out_channels"]
+    pixels = np.full((tiles, 1), d["images"] * d["out_pixels"])
+    turns = np.arange(tiles * channels).reshape(tiles, channels) * _GOLDEN % 1
+    count: NDArray[np.int64] = np.minimum(pixels, density * pixels + turns).astype(np.int64)
+    count[count <= d["images"] * d["gate_limit"]] = 0
+    some = np.maximum(count, 1)
+    return OpenPixels(count, np.where(count > 0, pixels // (2 * some), 0),
+                      np.where(count > 0, (2 * some - 1) * pixels // (2 * some), pixels - 1))
+
+
+def densities(network: QuantizedNetwork, activations: Sequence[Activations]) -> dict[str, float]:
+    """Measured share of open gates of each gated layer, for :class:`hwgate.goal.Goal`."""
+    return {layer.name: float(seen.decision.mean())
+            for layer, seen in zip(network.layers, activations, strict=True) if layer.gated}
