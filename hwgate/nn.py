@@ -148,7 +148,7 @@ class GatedConv2d(nn.Conv2d):
         margin = self.gate_norm(self.scores(base)) - self.delta[:, None, None]
         opened = _Step.apply(margin, self.alpha, self.sparse_bp)
         if self.tau > 0:
-            count = opened.detach().sum(dim=(2, 3), keepdim=True)
+            count = (opened.detach() > 0).sum(dim=(2, 3), keepdim=True)
             opened = opened * (count > self.limit(opened.shape[2] * opened.shape[3]))
         self.gates = opened if self.keep_gates else None
         if self.share > 1:

@@ -150,6 +150,8 @@ class Case:
             text = (f"  {layer.name}: {layer.in_shape} to {layer.out_shape}, kernel {layer.kernel},"
                     f" stride {layer.stride}, padding {layer.padding}, pool {layer.pool}, "
                     f"bands {len(plan.bands)}{', gated' * layer.gated}{', reduces' * layer.reduce}")
+            if layer.limit:
+                text += f", closes channels of at most {layer.limit} open gates"
             if layer.residual is not None:
                 text += (f", adds {layer.residual} from channel {layer.residual_offset} on with "
                          f"stride {layer.residual_stride}{', ReLU first' * layer.relu_first}")
