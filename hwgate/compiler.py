@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hwgate.config import AcceleratorConfig
 from hwgate.errors import UserError
-from hwgate.geometry import Part, Shape, describe, map_bytes, plane_beats
+from hwgate.geometry import Shape, Tiling, describe, map_bytes, plane_beats
 from hwgate.layouts import Opcode, descriptor_layout
 from hwgate.plan import LayerPlan, plan_layer
 from hwgate.quant.network import IMAGE, QuantizedNetwork
@@ -66,10 +66,10 @@ class Program:
 
 
 class Step(NamedTuple):
-    """What one descriptor runs: some rows of a layer, or all rows for some images of the batch."""
+    """What one descriptor runs: a layer, tile after tile."""
 
     plan: LayerPlan
-    part: Part
+    tiling: Tiling
     descriptor: dict[str, int]
 
 
@@ -83,7 +83,7 @@ class Binding:
     program_address : int
         Byte address of the first descriptor.
     steps : list of Step
-        One per descriptor, in order.
+        One per layer, in order.
     chip : mapping of layer index to int
         Outputs that stay on chip, and their first byte in the map memory.
 
@@ -102,10 +102,7 @@ class Binding:
         if count > 0xFFFF:
             raise UserError(f"A batch must have at most {0xFFFF} images, not {count}")
         network, plans = program.network, program.plans
-        parts = [divide_batch(plan, self._residual(index), config, count, program.images_per_tile)
-                 for index, plan in enumerate(plans)]
-        descriptors = sum(map(len, parts)) + 1
-        at = _ceil(descriptors * descriptor_layout().size_bytes, REGION_BYTES)
+        at = _ceil((len(plans) + 1) * descriptor_layout().size_bytes, REGION_BYTES)
         weights = []
         for plan in plans:
             weights.append(at * REGION_BYTES)
@@ -118,17 +115,15 @@ class Binding:
         if self.bytes > 1 << config.bus.address_bits:
             raise UserError(f"{count} images need {self.bytes} bytes of memory, but the bus "
                             f"reaches {1 << config.bus.address_bits}")
-        self.step_layers = [index for index in range(len(plans)) for _ in parts[index]]
-        self.steps = [Step(plan, part, self._describe(index, part, weights[index]))
-                      for index, plan in enumerate(plans) for part in parts[index]]
+        self.steps = [self._step(index, address) for index, address in enumerate(weights)]
         self.chip = self._choose() if chip is None else chip
-        for index, step in zip(self.step_layers, self.steps, strict=True):
+        for index, step in enumerate(self.steps):
             self._place(index, step.descriptor)
 
     def lifetimes(self) -> dict[int, Lifetime]:
         """Outputs that could stay on chip, by layer."""
-        steps = zip(self.step_layers, (step.descriptor for step in self.steps), strict=True)
-        return lifetimes(self.program.network, self.program.config, steps, len(self.images))
+        return lifetimes(self.program.network, self.program.config,
+                         [step.descriptor for step in self.steps], len(self.images))
 
     def _choose(self) -> dict[int, int]:
         """First byte of the maps that stay on chip: those that save the most bytes."""
@@ -143,11 +138,16 @@ class Binding:
         residual = network.layers[index].residual
         return None if residual is None else network.shape(residual)
 
-    def _describe(self, index: int, part: Part, weights: int) -> dict[str, int]:
-        """Descriptor of a part, with addresses relative to those of its maps."""
-        plan = self.program.plans[index]
-        return {**describe(plan.layer, self._residual(index), self.program.config, part,
-                           len(self.images)), **plan.fields, "weights_address": weights}
+    def _step(self, index: int, weights: int) -> Step:
+        """A layer, with addresses relative to those of its maps."""
+        program, plan, residual = self.program, self.program.plans[index], self._residual(index)
+        tiling = divide_batch(plan, residual, program.config, len(self.images),
+                              program.images_per_tile)
+        if tiling.tiles > 0xFFFF:
+            raise UserError(f"Layer {plan.layer.name!r} must have at most {0xFFFF} tiles, not the "
+                            f"{tiling.tiles} of {len(self.images)} images")
+        return Step(plan, tiling, {**describe(plan.layer, residual, program.config, tiling),
+                                   **plan.fields, "weights_address": weights})
 
     def _place(self, index: int, fields: dict[str, int]) -> None:
         """Add where the maps of a layer are."""
@@ -182,8 +182,8 @@ class Binding:
             Off-chip memory after the run.
         index : int
         writes : structured array (n,), optional
-            What a simulation wrote to the on-chip map memory, in order: ``layer`` (number of the
-            step), ``address``, ``data`` (16 bytes).
+            What a simulation wrote to the on-chip map memory, in order: ``layer``, ``address``,
+            ``data`` (16 bytes).
 
         Raises
         ------
@@ -209,8 +209,7 @@ class Binding:
     def _written(self, index: int, writes: NDArray[Any]) -> NDArray[np.uint8]:
         """On-chip map memory with nothing but what layer ``index`` wrote."""
         config = self.program.config
-        steps = [step for step, layer in enumerate(self.step_layers) if layer == index]
-        own = writes[np.isin(writes["layer"], steps)]
+        own = writes[writes["layer"] == index]
         beats = np.zeros((config.buffers.map_bytes // config.bus.bytes, config.bus.bytes), np.uint8)
         beats[own["address"] // config.bus.bytes] = own["data"][:, :config.bus.bytes]
         return beats.reshape(-1)

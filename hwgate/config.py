@@ -277,7 +277,7 @@ class AcceleratorConfig:
 
 
 #: Version of the program format, part of every digest.
-PROGRAM_VERSION = 3
+PROGRAM_VERSION = 4
 
 _CIFAR = BufferConfig(window_words=1024, pixels=1024, output_words=2048, passes=128)
 

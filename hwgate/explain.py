@@ -10,8 +10,9 @@ import numpy as np
 from hwgate.compiler import Binding, Program
 from hwgate.config import MemoryTiming
 from hwgate.errors import CompileError, UserError
-from hwgate.geometry import Part, describe, map_bytes, shortage, split_rows
-from hwgate.plan import Band, LayerPlan
+from hwgate.geometry import Band, map_bytes, shortage, split_rows
+from hwgate.layouts import tiles_of
+from hwgate.plan import LayerPlan
 from hwgate.residency import uses
 from hwgate.schedule import LayerSchedule, OpenPixels, schedule_layer
 from hwgate.tiling import alternatives
@@ -134,10 +135,10 @@ class _Costs:
 
     @cached_property
     def before(self) -> list[LayerSchedule | None]:
-        """Schedule of the last descriptor before each layer, as chosen."""
+        """Schedule of the layer before each one, as chosen."""
         ends: list[LayerSchedule | None] = [None]
         for index in range(len(self.program.plans)):
-            ends.append(self._schedules(self.binding, index, ends[-1])[-1])
+            ends.append(self._schedule(self.binding, index, ends[-1]))
         return ends
 
     def bind(self, chip: Mapping[int, int], plans: Mapping[int, LayerPlan] | None = None,
@@ -152,28 +153,26 @@ class _Costs:
 
     def of(self, binding: Binding, layers: Sequence[int]) -> _Cost:
         """Cost of some layers, each after the layer before it as chosen."""
-        schedules = [schedule for index in layers
-                     for schedule in self._schedules(binding, index, self.before[index])]
+        schedules = [self._schedule(binding, index, self.before[index]) for index in layers]
         return _Cost(sum(sum(schedule.bytes.values()) for schedule in schedules),
                      sum(schedule.cycles for schedule in schedules))
 
-    def _schedules(self, binding: Binding, index: int,
-                   last: LayerSchedule | None) -> list[LayerSchedule]:
-        schedules: list[LayerSchedule] = []
-        for layer, (plan, _, fields) in zip(binding.step_layers, binding.steps, strict=True):
-            if layer == index:
-                opened = self._opened(fields) if plan.layer.gated else None
-                last = schedule_layer(self.program.config, self.timing, plan, fields, opened, last)
-                schedules.append(last)
-        return schedules
+    def _schedule(self, binding: Binding, index: int, last: LayerSchedule | None) -> LayerSchedule:
+        plan, _, fields = binding.steps[index]
+        opened = self._opened(fields) if plan.layer.gated else None
+        return schedule_layer(self.program.config, self.timing, plan, fields, opened, last)
 
     def _opened(self, fields: Mapping[str, int]) -> OpenPixels:
         """The assumed share of a tile's pixels, from the first one on at even distances."""
-        pixels = fields["images"] * fields["out_pixels"]
-        count = round(self.density * pixels)
-        last = (count - 1) * pixels // count if count else pixels - 1
+        found = []
+        for tile in tiles_of(fields):
+            pixels = tile["images"] * tile["out_pixels"]
+            count = round(self.density * pixels)
+            last = (count - 1) * pixels // count if count else pixels - 1
+            found.append((count, 0, last))
         shape = fields["tiles"], fields["out_channels"]
-        return OpenPixels(*(np.full(shape, value) for value in (count, 0, last)))
+        return OpenPixels(*(np.broadcast_to(np.array(values)[:, None], shape)
+                            for values in zip(*found, strict=True)))
 
 
 def _alternative(layer: str, choice: str, words: str, cost: _Cost | None, chosen: bool,
@@ -190,31 +189,29 @@ def _rows(costs: _Costs, index: int) -> Iterator[Alternative]:
     residual = None if layer.residual is None else program.network.shape(layer.residual)
     height = layer.conv_shape[1]
 
-    def row(bands: Sequence[tuple[int, int]], cost: _Cost | None, taken: bool,
+    def row(bands: Sequence[Band], cost: _Cost | None, taken: bool,
             reason: str) -> Alternative:
         words = (f"all {height} rows" if len(bands) == 1
-                 else f"{len(bands)} bands of {bands[0][1]} rows")
+                 else f"{len(bands)} bands of {bands[0].rows} rows")
         return _alternative(layer.name, "rows", words, cost, taken, reason)
 
-    chosen = [(band.first, band.rows) for band in plan.bands]
+    chosen = plan.bands
     cost = costs.of(costs.binding, [index])
     if len(chosen) == 1:
         yield row(chosen, cost, True, "the buffers hold the whole map")
     else:
-        yield row([(0, height)], None, False,
+        yield row([Band(0, height)], None, False,
                   f"needs {shortage(layer, residual, config, height)}")
         yield row(chosen, cost, True, "the fewest bands that fit the buffers")
     # A psum memory of half the depth or less divides further.
     pixels = 1 << (plan.bands[0].rows * layer.conv_shape[2] - 1).bit_length() >> 1
     smaller = replace(config, buffers=replace(config.buffers, pixels=max(16, pixels)))
     try:
-        division = list(split_rows(layer, residual, smaller))
+        division = split_rows(layer, residual, smaller)
     except CompileError:
         return
     if len(division) > len(chosen):
-        bands = tuple(Band(top, rows, describe(layer, residual, config, Part(top, rows)))
-                      for top, rows in division)
-        other = costs.of(costs.bind(costs.binding.chip, {index: replace(plan, bands=bands)}),
+        other = costs.of(costs.bind(costs.binding.chip, {index: replace(plan, bands=division)}),
                          [index])
         yield row(division, other, False, other.against(cost))
 
@@ -224,12 +221,10 @@ def _images(costs: _Costs, index: int) -> Iterator[Alternative]:
     program, plan = costs.program, costs.program.plans[index]
     residual = plan.layer.residual
     shape = None if residual is None else program.network.shape(residual)
-    parts = tuple(step.part for layer, step in zip(costs.binding.step_layers, costs.binding.steps,
-                                                   strict=True) if layer == index)
     cost = costs.of(costs.binding, [index])
     found = alternatives(plan, shape, program.config, len(costs.batch))
     for choice in found if len(costs.batch) > 1 else ():
-        taken = choice.parts == parts
+        taken = choice.tiling == costs.binding.steps[index].tiling
         other = costs.of(costs.bind(costs.binding.chip, per_tile=choice.per_tile), [index])
         reason = "the fewest bytes of those about as fast as the fastest" if taken else (
             other.against(cost))

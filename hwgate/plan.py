@@ -7,11 +7,11 @@ import numpy as np
 
 from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 from hwgate.errors import CompileError
-from hwgate.geometry import Part, Shape, describe, kernel_blocks, split_rows
+from hwgate.geometry import Band, Shape, kernel_blocks, split_rows
 from hwgate.layouts import Layout, Opcode, header_layout
 from hwgate.quant.network import QuantizedLayer
 
-__all__ = ["Band", "Job", "LayerPlan", "plan_layer"]
+__all__ = ["Job", "LayerPlan", "plan_layer"]
 
 
 def _ceil(value: int, unit: int) -> int:
@@ -36,23 +36,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Band:
-    """Rows of a layer that a tile has: all of them, if the buffers hold them.
-
-    Parameters
-    ----------
-    first, rows : int
-        Rows of the convolution's output, before pooling.
-    descriptor : mapping
-        Descriptor fields for a single image, with addresses relative to those of whole maps.
-    """
-
-    first: int
-    rows: int
-    descriptor: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class LayerPlan:
     """How one layer runs.
 
@@ -60,13 +43,13 @@ class LayerPlan:
     ----------
     layer : QuantizedLayer
     bands : tuple of Band
-        From top to bottom.
+        Rows that a tile has, from top to bottom; one with all of them, if the buffers hold them.
     jobs : tuple of Job
         One per output channel.
     stream : bytes
         Weight stream: the jobs, ``job_stride`` bytes apart.
     fields : mapping
-        Descriptor fields of the weight stream, the same for every part of the layer.
+        Descriptor fields of the weight stream.
     """
 
     layer: QuantizedLayer
@@ -119,9 +102,7 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
     fields = {"opcode": Opcode.LAYER, "digest": config.digest, "job_stride": stride,
               "cond_offset": cond_offset, "first_blocks": first,
               "first_beats": _ceil(first_bytes, config.bus.bytes)}
-    bands = tuple(Band(top, rows, describe(layer, residual, config, Part(top, rows)) | fields)
-                  for top, rows in split_rows(layer, residual, config))
-    return LayerPlan(layer, bands, jobs, stream, fields)
+    return LayerPlan(layer, split_rows(layer, residual, config), jobs, stream, fields)
 
 
 def _job(layer: QuantizedLayer, residual: Shape | None,

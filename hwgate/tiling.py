@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from hwgate.config import AcceleratorConfig
 from hwgate.errors import UserError
-from hwgate.geometry import Part, Shape, describe, most_images
-from hwgate.layouts import descriptor_layout
+from hwgate.geometry import Shape, Tiling, describe, most_images
+from hwgate.layouts import descriptor_layout, tiles_of
 from hwgate.plan import LayerPlan
 
 __all__ = ["Alternative", "alternatives", "check_images_per_tile", "divide_batch"]
@@ -25,8 +25,7 @@ class Alternative:
         Images of a tile; the last tile may have fewer.
     tiles : int
         Tiles of the batch: how often weights are read.
-    parts : tuple of Part
-        What each descriptor computes; a tile of fewer images has its own.
+    tiling : Tiling
     bytes : int
         Off-chip traffic with every gate open.
     cycles : int
@@ -38,7 +37,7 @@ class Alternative:
 
     per_tile: int
     tiles: int
-    parts: tuple[Part, ...]
+    tiling: Tiling
     bytes: int
     cycles: int
     limit: str
@@ -58,19 +57,19 @@ def check_images_per_tile(images: int | None) -> None:
 
 
 def divide_batch(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfig, batch: int,
-                 per_tile: int | None = None) -> tuple[Part, ...]:
-    """Parts of a layer for ``batch`` images: its bands of rows, or else groups of images.
+                 per_tile: int | None = None) -> Tiling:
+    """Tiles of a layer for ``batch`` images: its bands of rows, or else groups of images.
 
     With ``per_tile``, the tiles are as few as they can be with at most so many images. Without,
     the alternative with the fewest bytes wins among those about as fast as the fastest.
     """
     if batch == 1:
-        return _parts(plan, batch, 1)
+        return Tiling(plan.bands, batch)
     found = alternatives(plan, residual, config, batch)
     if per_tile is not None:
-        return max((a for a in found if a.per_tile <= per_tile), key=lambda a: a.per_tile).parts
+        return max((a for a in found if a.per_tile <= per_tile), key=lambda a: a.per_tile).tiling
     limit = (1 + _BYTES_ARE_WORTH) * min(a.cycles for a in found)
-    return min((a for a in found if a.cycles <= limit), key=lambda a: (a.bytes, a.cycles)).parts
+    return min((a for a in found if a.cycles <= limit), key=lambda a: (a.bytes, a.cycles)).tiling
 
 
 def alternatives(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfig,
@@ -97,35 +96,26 @@ def alternatives(plan: LayerPlan, residual: Shape | None, config: AcceleratorCon
 
 def _alternative(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfig, batch: int,
                  number: int, limit: str) -> Alternative:
-    parts = _parts(plan, batch, number)
-    tiles, beats, cycles = 0, 0, 0
-    for part in parts:
-        d = describe(plan.layer, residual, config, part, batch)
-        tile = (plan.weight_beats(config) + d["in_runs"] * d["in_run_beats"]
+    tiling = Tiling(plan.bands, batch, number)
+    beats, cycles, weights = 0, 0, plan.weight_beats(config)
+    for d in tiles_of(describe(plan.layer, residual, config, tiling)):
+        tile = (weights + d["in_runs"] * d["in_run_beats"]
                 + d["res_runs"] * d["res_run_beats"] + d["out_planes"] * d["out_run_beats"])
-        tiles += d["tiles"]
-        beats += d["tiles"] * tile
-        cycles += _cycles(plan, config, d, tile)
-    traffic = beats * config.bus.bytes + len(parts) * descriptor_layout().size_bytes
-    return Alternative(number, tiles, parts, traffic, cycles, limit)
+        cycles += _cycles(plan, config, d, tile, beats == 0)
+        beats += tile
+    traffic = beats * config.bus.bytes + descriptor_layout().size_bytes
+    return Alternative(number, tiling.tiles, tiling, traffic, cycles, limit)
 
 
-def _parts(plan: LayerPlan, batch: int, number: int) -> tuple[Part, ...]:
-    """Tiles of ``number`` images, and one of those that are left."""
-    rest = batch % number
-    parts = [Part(band.first, band.rows, 0, batch - rest, number) for band in plan.bands]
-    if rest:
-        parts.append(Part(parts[0].first, parts[0].rows, batch - rest, rest, rest))
-    return tuple(parts)
-
-
-def _cycles(plan: LayerPlan, config: AcceleratorConfig, d: Mapping[str, int], bus: int) -> int:
-    """Rough cycles of one descriptor, whose tiles move ``bus`` beats each."""
+def _cycles(plan: LayerPlan, config: AcceleratorConfig, d: Mapping[str, int], bus: int,
+            begins: bool) -> int:
+    """Rough cycles of one tile, which moves ``bus`` beats; of the first one if it ``begins``."""
     images = d["images"]
     first = max(len(job.base) for job in plan.jobs) * d["out_pixels"]  # of an image, in one job
     windows = -(-d["out_channels"] // config.lanes) * first
     plane = d["plane_beats"] * config.beat_pixels // (1 if d["bank_mode"] else config.write_words)
     load = d["in_planes"] * plane
     # The first jobs of the first tile follow its planes; later tiles load while others compute.
-    start = images * (plane + max(load, first) + windows - first)
-    return max(start, bus) + (d["tiles"] - 1) * max(images * max(windows, load), bus)
+    if begins:
+        return max(images * (plane + max(load, first) + windows - first), bus)
+    return max(images * max(windows, load), bus)

@@ -1,12 +1,12 @@
 """What random cases have exercised, counted, so that nobody believes in what was never drawn."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from hwgate.compiler import Program
+from hwgate.compiler import Program, Step
 from hwgate.config import TAPS, AcceleratorConfig, FormatConfig
 from hwgate.plan import LayerPlan
 from hwgate.quant.network import IMAGE, QuantizedLayer
@@ -22,7 +22,7 @@ class _Seen:
     program: Program
     index: int
     result: LayerResult
-    descriptors: list[Mapping[str, int]]
+    step: Step
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -53,7 +53,12 @@ class _Seen:
     @property
     def shared(self) -> bool:
         """Images that share a tile."""
-        return any(d["images"] > 1 for d in self.descriptors)
+        return self.step.tiling.per_tile > 1
+
+    @property
+    def fewer(self) -> bool:
+        """A last tile of fewer images."""
+        return len({part.images for part in self.step.tiling.parts()}) > 1
 
     @property
     def mixed(self) -> bool:
@@ -108,6 +113,8 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "bands of stride 2": lambda s: len(s.plan.bands) > 1 and s.layer.stride == 2,
     "bands of a larger kernel": lambda s: len(s.plan.bands) > 1 and s.layer.kernel > 3,
     "bands of a 1x1 kernel": lambda s: len(s.plan.bands) > 1 and s.layer.kernel == 1,
+    "bands of several images": lambda s: len(s.plan.bands) > 1 and s.images > 1,
+    "bands, one image": lambda s: len(s.plan.bands) > 1 and s.images == 1,
     "bands and pooling": lambda s: len(s.plan.bands) > 1 and s.layer.pool > 1,
     "weights for more than one request": lambda s: any(
         len(job.base) > s.config.request_blocks for job in s.plan.jobs),
@@ -120,8 +127,10 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "images that share a tile, kernel 1x1": lambda s: s.shared and s.layer.kernel == 1,
     "images that share a tile, residual": lambda s: s.shared and s.adds,
     "images that share a tile, pooling": lambda s: s.shared and s.layer.pool > 1,
-    "a last tile of fewer images": lambda s: len({d["images"] for d in s.descriptors}) > 1,
-    **{f"{name} on chip": lambda s, prefix=prefix: any(d[f"{prefix}_chip"] for d in s.descriptors)
+    "a last tile of fewer images": lambda s: s.fewer,
+    "a last tile of fewer images, open and closed": lambda s: s.fewer and s.mixed,
+    "a last tile of fewer images, residual": lambda s: s.fewer and s.adds,
+    **{f"{name} on chip": lambda s, prefix=prefix: bool(s.step.descriptor[f"{prefix}_chip"])
        for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
     "narrow formats": lambda s: s.config.formats != FormatConfig(),
     "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
@@ -133,8 +142,6 @@ def features_of(program: Program, result: RunResult) -> Counter[str]:
     """Layers of a run that have each of :data:`FEATURES`; those that none has are left out."""
     images = len(result.layers[0].activations.output)
     binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
-    placed = list(zip(binding.step_layers, binding.steps, strict=True))
-    seen = [_Seen(program, index, layer,
-                  [step.descriptor for number, step in placed if number == index])
-            for index, layer in enumerate(result.layers)]
+    seen = [_Seen(program, index, layer, step)
+            for index, (layer, step) in enumerate(zip(result.layers, binding.steps, strict=True))]
     return Counter(name for layer in seen for name, has in FEATURES.items() if has(layer))

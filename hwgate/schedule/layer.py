@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.counters import STREAMS
+from hwgate.geometry import Tiling
 from hwgate.layouts import descriptor_layout
 from hwgate.plan import LayerPlan
 from hwgate.rtl.reader import GRANT_LATENCY, READ_BEAT_LATENCY
@@ -38,13 +39,16 @@ class OpenPixels:
     last: NDArray[np.int64]
 
     @classmethod
-    def of(cls, decision: NDArray[np.bool_], per_tile: int = 1) -> "OpenPixels":
-        """Summary of decisions (N, Co, H, W), so many images of which share a tile."""
-        images, channels = decision.shape[:2]
-        tiles = decision.reshape(images // per_tile, per_tile, channels, -1)
-        flat = tiles.transpose(0, 2, 1, 3).reshape(len(tiles), channels, -1)
-        return cls(flat.sum(axis=2), flat.argmax(axis=2),
-                   flat.shape[2] - 1 - flat[:, :, ::-1].argmax(axis=2))
+    def of(cls, decision: NDArray[np.bool_], tiling: Tiling) -> "OpenPixels":
+        """Summary of decisions (N, Co, H, W) of a layer in such tiles."""
+        found = []
+        for part in tiling.parts():
+            own = decision[part.image:part.image + part.images, :,
+                           part.first:part.first + part.rows]
+            flat = own.swapaxes(0, 1).reshape(own.shape[1], -1)
+            found.append((flat.sum(axis=1), flat.argmax(axis=1),
+                          flat.shape[1] - 1 - flat[:, ::-1].argmax(axis=1)))
+        return cls(*map(np.array, zip(*found, strict=True)))
 
 
 @dataclass
@@ -93,7 +97,7 @@ def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming,
 def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
                    descriptor: Mapping[str, int], opened: OpenPixels | None,
                    previous: LayerSchedule | None) -> LayerSchedule:
-    """Schedule one descriptor: a layer, or a part of it.
+    """Schedule a layer.
 
     Parameters
     ----------
@@ -103,9 +107,9 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
     descriptor : mapping
         Descriptor fields with addresses and tile count, see :class:`hwgate.compiler.Binding`.
     opened : OpenPixels or None
-        Decisions of the part; None for an ungated layer.
+        Decisions of the layer; None for an ungated layer.
     previous : LayerSchedule or None
-        Of the descriptor before; None for the first of the program.
+        Of the layer before; None for the first of the program.
     """
     before = _descriptor_cycles(config, timing, previous)
     layer = LayerState(config, timing, plan, descriptor, opened)
