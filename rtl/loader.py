@@ -76,7 +76,7 @@ class Loader(wiring.Component):
         words, width = config.write_words, 8 * config.channels
         beat = Signal(16)
         group, bank = Signal.like(layer.group_words), Signal(range(TAPS))
-        image, nine = Signal(16), Signal.like(layer.group_words)
+        image, origin = Signal(16), Signal.like(layer.group_words)
         m.submodules.counter = counter = TileCounter()
         tile, plane = counter.tile, Signal.like(self.plane)
         column, xm, ym = Signal(16), Signal(2), Signal(2)
@@ -161,12 +161,12 @@ class Loader(wiring.Component):
         with m.If(end_plane):
             m.d.sync += [image.eq(0), plane.eq(plane + 1), bank.eq(bank + 1)]
             with m.If(~bank_mode | (bank == TAPS - 1)):
-                m.d.sync += [bank.eq(0), nine.eq(nine + layer.group_words),
-                             group.eq(nine + layer.group_words)]
+                m.d.sync += [bank.eq(0), origin.eq(origin + layer.group_words),
+                             group.eq(origin + layer.group_words)]
             with m.Else():  # nine planes share their addresses
-                m.d.sync += group.eq(nine)
+                m.d.sync += group.eq(origin)
             with m.If(end_tile):
-                m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), nine.eq(0)]
+                m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), origin.eq(0)]
         with m.If(self.start):
             m.d.sync += plane.eq(0)
         with m.If(self.start | end_image):
