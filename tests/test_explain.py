@@ -46,9 +46,8 @@ def test_one_alternative_of_each_choice_is_taken(made):
 def whole(binding):
     """Bytes of a whole program with every gate open."""
     total = 0
-    for plan, band, d in binding.steps:
-        opened = OpenPixels.of(np.ones((d["tiles"], d["out_channels"], band.rows,
-                                        plan.layer.conv_shape[2]), bool))
+    for plan, tiling, d in binding.steps:
+        opened = OpenPixels.of(np.ones((tiling.images, *plan.layer.conv_shape), bool), tiling)
         total += sum(schedule_layer(binding.program.config, MemoryTiming(), plan, d,
                                     opened if plan.layer.gated else None, None).bytes.values())
     return total

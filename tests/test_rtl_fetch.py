@@ -8,7 +8,7 @@ import pytest
 import hwgate
 from control_helpers import CONFIGS, Together
 from hwgate.quant.fetch import LaneJob, lane_jobs, requests
-from hwgate.quant.random_layers import random_network
+from hwgate.quant.random_layers import random_images, random_network
 from hwgate.rtl.fetch import BlockFetch, JobFetch
 from hwgate.sim.block import run_block
 
@@ -37,9 +37,10 @@ def test_requests_cover_the_run(config):
 
 @each_config
 def test_lanes_share_the_jobs_of_the_compiler(config):
-    network = random_network(np.random.default_rng(3), config, layers=1, reduce=False)
-    plan = hwgate.compile(network, config).plans[0]
-    d = plan.bands[0].descriptor
+    rng = np.random.default_rng(3)
+    network = random_network(rng, config, layers=1, reduce=False)
+    binding = hwgate.compile(network, config).bind(random_images(rng, network, 1))
+    plan, _, d = binding.steps[0]
     layer = {**d, "tiles": 2, "weights_address": 4096}
     jobs = [lane_jobs(config, layer, lane) for lane in range(config.lanes)]
     places = sorted((job.tile, job.channel) for lane in jobs for job in lane)
