@@ -239,7 +239,7 @@ def _describe_tile(layer: QuantizedLayer, residual: Shape | None, config: Accele
                    tiling: Tiling, tile: int) -> dict[str, int]:
     """Fields under their plain names, as one tile has them."""
     beat_pixels, size, part = config.beat_pixels, config.bus.bytes, tiling.part(tile)
-    channels, height, width = layer.in_shape
+    channels, _, width = layer.in_shape
     out_channels, out_height, out_width = layer.conv_shape
     _, store_height, store_width = layer.out_shape
     groups, out_planes = _ceil(channels, config.channels), _ceil(out_channels, config.channels)

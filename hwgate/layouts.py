@@ -13,10 +13,10 @@ from hwgate.config import AcceleratorConfig
 __all__ = ["FIRST", "LAST", "Field", "Layout", "Opcode", "descriptor_layout", "header_layout",
            "tiles_of"]
 
-#: Descriptor fields that have a value of their own for the first tile of a round, ``<name>_first``.
+#: Descriptor fields with a value of their own for the first tile of a round, ``<name>_first``.
 FIRST = ("pad_top", "in_stride", "plane_words", "plane_beats", "in_skip", "early_words",
          "in_run_beats", "row_end")
-#: Those that have one for the last tile, ``<name>_last``; it goes before that for the first one.
+#: Those with one for the last tile, ``<name>_last``, which is also that of an only tile.
 LAST = (*FIRST, "images", "out_pixels", "job_outputs", "out_stride", "out_beats", "out_run_beats",
         "store_pixels", "res_stride", "res_beats", "res_run_beats", "res_words")
 
@@ -99,8 +99,8 @@ class Layout:
 def descriptor_layout() -> Layout:
     """Descriptor of one layer; a program is a run of them that ends with ``Opcode.END``.
 
-    Tiles come in rounds of ``round_tiles`` tiles, in which the first and the last one may differ from
-    those between them: the bands of rows of an image, or all tiles of a batch whose last one has
+    Tiles come in rounds of ``round_tiles``, in which the first and the last one may differ from
+    those between them: the bands of rows of an image, or all tiles of a batch, the last one with
     fewer images.
     """
     fields = (

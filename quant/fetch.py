@@ -24,6 +24,8 @@ class LaneJob:
         First byte of its conditional blocks.
     tile_last, last : bool
         The lane's last job of the tile, of the layer.
+    round_first, round_last : bool
+        The tile is the first, the last one of its round.
     """
 
     tile: int
@@ -33,6 +35,8 @@ class LaneJob:
     conditional: int
     tile_last: bool
     last: bool
+    round_first: bool
+    round_last: bool
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,14 @@ def lane_jobs(config: AcceleratorConfig, layer: Mapping[str, int], lane: int) ->
     channels = range(lane, layer["out_channels"], config.lanes)
     jobs = []
     for tile in range(layer["tiles"]):
+        number_in_round = tile % layer["round_tiles"]
         for number, channel in enumerate(channels):
             address = layer["weights_address"] + channel * layer["job_stride"]
             jobs.append(LaneJob(tile, channel, number * layer["slot_words"], address,
                                 address + layer["cond_offset"], channel == channels[-1],
-                                channel == channels[-1] and tile == layer["tiles"] - 1))
+                                channel == channels[-1] and tile == layer["tiles"] - 1,
+                                number_in_round == 0,
+                                number_in_round == layer["round_tiles"] - 1))
     return jobs
 
 

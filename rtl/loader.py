@@ -119,7 +119,7 @@ class Loader(wiring.Component):
         with m.If(take):
             m.d.sync += [beat.eq(beat + 1), flush.eq(beat == last_beat)]
 
-        # The first pixel is at (pad_top, pad), which may be 3; the next image may be the next tile's.
+        # The first pixel is at (pad_top, pad), which may be 3, of this tile or of the next one.
         first_xq, first_xm, first_ym = Signal(1), Signal(2), Signal(2)
         above, end_tile = Signal(2), Signal()
         m.d.comb += [end_tile.eq(end_plane & (plane == layer.in_planes - 1)),

@@ -83,7 +83,8 @@ class ResidualLoader(wiring.Component):
         word, column, odd_row, target = Signal(16), Signal(16), Signal(), Signal(16)
         part, slot, offset = Signal(range(max(2, config.slot_groups))), Signal(16), Signal(16)
         keep, moved = Signal(), Signal(16)
-        m.d.comb += [keep.eq(~column[0] & ~odd_row & (word < of_tile(layer, "res_words", counter.place))),
+        m.d.comb += [keep.eq(~column[0] & ~odd_row
+                             & (word < of_tile(layer, "res_words", counter.place))),
                      moved.eq(target + Mux(sampled, keep, pixels))]
         with m.If(go):
             m.d.sync += [read.eq(read + 1), offset.eq(offset + layer.slot_words)]

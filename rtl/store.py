@@ -143,8 +143,8 @@ class Store(wiring.Component):
         return m
 
     def _walk(self, m, place, begin, slot, command, plane_end):
-        """Reads of a plane of the tile at ``place``: images, units (words, or pooled pixels), taps of a pooling window,
-        slots."""
+        """Reads of a plane of the tile at ``place``: images, units (words, or pooled pixels), taps
+        of a pooling window, slots."""
         layer, pixels = self.layer, self.config.beat_pixels
         plain = layer.pool == 1
         left, beats, image, origin = (Signal(16, name=name)
@@ -160,7 +160,8 @@ class Store(wiring.Component):
             end_tap.eq(end_read & (dx == layer.pool - 1)),
             end_unit.eq(end_tap & (dy == layer.pool - 1)),
             end_image.eq(end_unit & Mux(plain, beats == 1, left == 1)),
-            plane_end.eq(command.valid & end_image & (image == of_tile(layer, "images", place) - 1)),
+            plane_end.eq(command.valid & end_image
+                         & (image == of_tile(layer, "images", place) - 1)),
             self.address[:-1].eq(slot + offset + (source >> shift)),
             command.read.eq(read), command.first.eq((dx == 0) & (dy == 0)),
             command.last.eq((dx == layer.pool - 1) & (dy == layer.pool - 1)),

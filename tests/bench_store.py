@@ -58,7 +58,7 @@ class Layer:
         origins = accumulate((strides[place] for place in tile_places(tiles, round_tiles)),
                              initial=self.origin)
         self.requests = [(origin + plane * plane_stride, beats)
-                         for origin, beats in zip(origins, self.out_beats)
+                         for origin, beats in zip(origins, self.out_beats, strict=False)
                          for plane in range(self.planes)]
         self.beats = [int.from_bytes(raw.tobytes()[at:at + BEAT], "little")
                       for raw in stored for at in range(0, raw.size, BEAT)]

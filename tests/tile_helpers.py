@@ -54,5 +54,5 @@ def run_addresses(run: Mapping[str, int], beat: int, beats: Mapping[str, int],
     origins = accumulate((strides[place] for place in places), initial=run["address"])
     return [[origin + n * run["run_stride"] + at * beat
              for n in range(run["runs"]) for at in range(beats[place])]
-            for origin, place in zip(origins, places)]
+            for origin, place in zip(origins, places, strict=False)]
 

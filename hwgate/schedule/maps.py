@@ -54,7 +54,8 @@ def load_residual(layer: LayerState, source: int) -> Block:
 
 
 def _tiles(layer: LayerState, source: int, prefix: str, stream: str,
-           steps_of: Callable[[int], list[int]], loaded: Times, takes: Times | None = None) -> Block:
+           steps_of: Callable[[int], list[int]], loaded: Times,
+           takes: Times | None = None) -> Block:
     """A :class:`TileQueue`, whose user writes for so many cycles after each beat of a tile's
     plane, and takes the beat before them (then ``takes`` gets the cycles), or in the last one."""
     d, config = layer.d, layer.config
