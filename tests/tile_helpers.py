@@ -25,15 +25,15 @@ def tile_places(tiles: int, round_tiles: int) -> list[str]:
 
 def descriptor_bits(fields: Mapping[str, int],
                     places: Mapping[str, Mapping[str, int]] | None = None) -> int:
-    """Bits of a descriptor with these fields, of which tiles at some places have others.
+    """Bits of a descriptor with these fields, of which tiles at some places have others: those
+    given for a place, or ``<name>_first`` and ``<name>_last`` among the fields.
 
     Every tile is at a last place unless ``round_tiles`` is among the fields.
     """
     own = {place: {**fields, **(places or {}).get(place, {})} for place in PLACES}
     assert all(own["first"].get(name) == own["middle"].get(name) for name in {*LAST} - {*FIRST})
-    values = ({"round_tiles": 1} | own["middle"]
-              | {f"{name}_first": own["first"].get(name, 0) for name in FIRST}
-              | {f"{name}_last": own["last"].get(name, 0) for name in LAST})
+    values = ({"round_tiles": 1} | {f"{name}_first": own["first"].get(name, 0) for name in FIRST}
+              | {f"{name}_last": own["last"].get(name, 0) for name in LAST} | own["middle"])
     return int.from_bytes(descriptor_layout().pack(values), "little")
 
 
