@@ -191,7 +191,7 @@ def tiles_of(fields: Mapping[str, int]) -> list[Mapping[str, int]]:
     first = middle | {name: fields[f"{name}_first"] for name in FIRST}
     last = middle | {name: fields[f"{name}_last"] for name in LAST}
     length = fields["round_tiles"]
-    one = [last] if length == 1 else [first, *[middle] * (length - 2), last]
+    one: list[Mapping[str, int]] = [last] if length == 1 else [first, *[middle] * (length - 2), last]
     return one * (fields["tiles"] // length)
 
 
