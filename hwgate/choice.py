@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.goal import OBJECTIVES
-from hwgate.layouts import descriptor_layout
+from hwgate.layouts import descriptor_layout, tiles_of
 from hwgate.plan import LayerPlan
 from hwgate.quant.network import Activations, QuantizedNetwork
 from hwgate.schedule import LayerSchedule, OpenPixels, schedule_layer
@@ -50,7 +50,7 @@ class Case:
     config, timing
         Accelerator and memory.
     plan : LayerPlan
-    descriptors : tuple of mappings
+    descriptor : mapping
         With addresses relative to the maps and the weights, and where the maps are.
     density : float
         Share of open gates.
@@ -59,7 +59,7 @@ class Case:
     config: AcceleratorConfig
     timing: MemoryTiming
     plan: LayerPlan
-    descriptors: tuple[Mapping[str, int], ...]
+    descriptor: Mapping[str, int]
     density: float
 
     def bound(self) -> Cost:
@@ -75,44 +75,40 @@ class Case:
                                   for blocks in (base - first, conditional))
         # Times that the base and the conditional weights of each channel are read.
         asked = np.zeros((2, len(base)), np.int64)
-        for d in self.descriptors:
-            opened = self.opened(d)
-            count = opened.count if opened else np.zeros((d["tiles"], len(base)), np.int64)
-            windows = (d["images"] * d["out_pixels"] * base * d["tiles"]
-                       + count.sum(axis=0) * conditional)
-            asked += [np.full(len(base), d["tiles"]), (count > 0).sum(axis=0)]
-            maps = sum(d["tiles"] * d[f"{prefix}_runs"] * d[f"{prefix}_run_beats"]
+        opened = self.opened()
+        for tile, d in enumerate(tiles_of(self.descriptor)):
+            count = opened.count[tile] if opened else np.zeros(len(base), np.int64)
+            windows = d["images"] * d["out_pixels"] * base + count * conditional
+            asked += [np.ones(len(base), np.int64), count > 0]
+            maps = sum(d[f"{prefix}_runs"] * d[f"{prefix}_run_beats"]
                        for prefix in ("in", "res") if not d[f"{prefix}_chip"])
             reads += maps
-            writes = 0 if d["out_chip"] else d["tiles"] * d["out_planes"] * d["out_run_beats"]
+            writes = 0 if d["out_chip"] else d["out_planes"] * d["out_run_beats"]
             words = 1 if d["bank_mode"] else config.write_words
             load = d["plane_beats"] * config.beat_pixels // words * d["images"] * d["in_planes"]
-            least += int(max(maps * self.timing.beat_interval, d["tiles"] * load, *(
+            least += int(max(maps * self.timing.beat_interval, load, *(
                 windows[lane::config.lanes].sum() for lane in range(config.lanes))))
-            traffic += int(writes) * config.bus.bytes + descriptor_layout().size_bytes
-        kept = self.descriptors[0]["kept_channels"]
+            traffic += writes * config.bus.bytes
+        kept = self.descriptor["kept_channels"]
         asked[:, :kept] = np.minimum(asked[:, :kept], 1)
         reads += int((asked * [plan.fields["first_beats"] + base_beats, cond_beats]).sum())
-        return Cost(traffic + reads * config.bus.bytes,
+        return Cost(traffic + reads * config.bus.bytes + descriptor_layout().size_bytes,
                     max(least, reads * self.timing.beat_interval))
 
-    def opened(self, d: Mapping[str, int]) -> OpenPixels | None:
-        """Decisions that are assumed for a descriptor; None for a layer without gates."""
-        return assumed(self.density, d) if self.plan.layer.gated else None
+    def opened(self) -> OpenPixels | None:
+        """Decisions that are assumed; None for a layer without gates."""
+        return assumed(self.density, self.descriptor) if self.plan.layer.gated else None
 
-    def schedules(self) -> list[LayerSchedule]:
-        """Exact schedule of each descriptor, at the start of a program."""
-        done: list[LayerSchedule] = []
-        for d in self.descriptors:
-            done.append(schedule_layer(self.config, self.timing, self.plan, d, self.opened(d),
-                                       done[-1] if done else None))
-        return done
+    def schedule(self) -> LayerSchedule:
+        """Exact schedule, at the start of a program."""
+        return schedule_layer(self.config, self.timing, self.plan, self.descriptor, self.opened(),
+                              None)
 
     def key(self) -> bytes:
         """Digest of all that its schedule depends on."""
         layer, factors = self.plan.layer, self.plan.layer.mult_residual
         text = repr((self.config.digest, self.timing, sorted(self.plan.fields.items()),
-                     [sorted(d.items()) for d in self.descriptors], self.plan.jobs, layer.gated,
+                     sorted(self.descriptor.items()), self.plan.jobs, layer.gated,
                      self.density, None if factors is None else (factors != 0).tolist()))
         return hashlib.sha256(text.encode()).digest()
 
@@ -158,9 +154,8 @@ def measure(case: Case) -> Cost:
     """Exact cost of a case, from the cost model; remembered."""
     key = case.key()
     if key not in _measured:
-        schedules = case.schedules()
-        _measured[key] = Cost(sum(sum(one.bytes.values()) for one in schedules),
-                              sum(one.cycles for one in schedules))
+        schedule = case.schedule()
+        _measured[key] = Cost(sum(schedule.bytes.values()), schedule.cycles)
     return _measured[key]
 
 
@@ -202,11 +197,11 @@ def choose(candidates: Sequence[Candidate], case_of: Callable[[Candidate], Case]
 def assumed(density: float, d: Mapping[str, int]) -> OpenPixels:
     """Decisions of a density: open pixels at even distances in each tile and channel, and what is
     left of a pixel spread evenly over the channels."""
-    tiles, channels = d["tiles"], d["out_channels"]
-    pixels = np.full((tiles, 1), d["images"] * d["out_pixels"])
-    turns = np.arange(tiles * channels).reshape(tiles, channels) * _GOLDEN % 1
+    tiles, channels = tiles_of(d), d["out_channels"]
+    pixels = np.array([[tile["images"] * tile["out_pixels"]] for tile in tiles])
+    turns = np.arange(len(tiles) * channels).reshape(len(tiles), channels) * _GOLDEN % 1
     count: NDArray[np.int64] = np.minimum(pixels, density * pixels + turns).astype(np.int64)
-    count[count <= d["images"] * d["gate_limit"]] = 0
+    count[count <= np.array([[tile["images"]] for tile in tiles]) * d["gate_limit"]] = 0
     some = np.maximum(count, 1)
     return OpenPixels(count, np.where(count > 0, pixels // (2 * some), 0),
                       np.where(count > 0, (2 * some - 1) * pixels // (2 * some), pixels - 1))

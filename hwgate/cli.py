@@ -180,10 +180,10 @@ def compile(
     binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
     if not write_json(json_file, {
             "images": images, "dense": dense, "memory_bytes": binding.bytes,
-            "layers": [{"name": plan.layer.name, "descriptors": binding.step_layers.count(index),
+            "layers": [{"name": plan.layer.name, "tiles": tiling.tiles,
                         "jobs": len(plan.jobs), "weight_bytes": len(plan.stream),
                         "on_chip": index in binding.chip}
-                       for index, plan in enumerate(program.plans)]}):
+                       for index, (plan, tiling, _) in enumerate(binding.steps)]}):
         display(program_table(binding), f"{images} image{'s' * (images > 1)} on "
               f"{program.config.describe()}",
               f"Program, weights and room for every map: {binding.bytes:,} bytes of memory")

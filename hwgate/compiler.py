@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwgate.choice import Case, choose
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.errors import UserError
-from hwgate.geometry import Part, Shape, describe, map_bytes, plane_beats
+from hwgate.geometry import Shape, Tiling, describe, map_bytes, plane_beats
 from hwgate.goal import DENSITY, Goal
 from hwgate.layouts import Opcode, descriptor_layout
 from hwgate.plan import LayerPlan, plan_layer
@@ -71,10 +71,10 @@ class Program:
 
 
 class Step(NamedTuple):
-    """What one descriptor runs: some rows of a layer, or all rows for some images of the batch."""
+    """What one descriptor runs: a layer, tile after tile."""
 
     plan: LayerPlan
-    part: Part
+    tiling: Tiling
     descriptor: dict[str, int]
 
 
@@ -88,7 +88,7 @@ class Binding:
     program_address : int
         Byte address of the first descriptor.
     steps : list of Step
-        One per descriptor, in order.
+        One per layer, in order.
     chip : mapping of layer index to int
         Outputs that stay on chip, and their first byte in the map memory.
     choices : list of Choice
@@ -114,9 +114,7 @@ class Binding:
         self.chip = self._choose_maps() if chip is None else chip
         self.choices = [choose(found, partial(self.case, index), program.goal.objective)
                         for index, found in enumerate(self._candidates)]
-        taken = [choice.candidate for choice in self.choices]
-        descriptors = sum(len(candidate.parts) for candidate in taken) + 1
-        at = _ceil(descriptors * descriptor_layout().size_bytes, REGION_BYTES)
+        at = _ceil((len(plans) + 1) * descriptor_layout().size_bytes, REGION_BYTES)
         weights = []
         for plan in plans:
             weights.append(at * REGION_BYTES)
@@ -129,18 +127,17 @@ class Binding:
         if self.bytes > 1 << config.bus.address_bits:
             raise UserError(f"{count} images need {self.bytes} bytes of memory, but the bus "
                             f"reaches {1 << config.bus.address_bits}")
-        self.step_layers = [index for index, candidate in enumerate(taken)
-                            for _ in candidate.parts]
-        self.steps = [Step(plan, part, self._describe(index, taken[index], part, weights[index]))
-                      for index, plan in enumerate(plans) for part in taken[index].parts]
-        for index, step in zip(self.step_layers, self.steps, strict=True):
+        self.steps = [Step(plan, choice.candidate.tiling,
+                           self._describe(index, choice.candidate, weights[index]))
+                      for index, (plan, choice) in enumerate(zip(plans, self.choices, strict=True))]
+        for index, step in enumerate(self.steps):
             self._place(index, step.descriptor)
 
     def lifetimes(self) -> dict[int, Lifetime]:
         """Outputs that could stay on chip, by layer; the same for every choice of tiles."""
-        steps = ((index, self._describe(index, found[0], part, 0))
-                 for index, found in enumerate(self._candidates) for part in found[0].parts)
-        return lifetimes(self.program.network, self.program.config, steps, len(self.images))
+        return lifetimes(self.program.network, self.program.config,
+                         [self._describe(index, found[0], 0)
+                          for index, found in enumerate(self._candidates)], len(self.images))
 
     def case(self, index: int, candidate: Candidate,
              chip: Collection[int] | None = None) -> Case:
@@ -158,9 +155,7 @@ class Binding:
         plan, goal = program.plans[index], program.goal
         flags = {f"{prefix}_chip": use in on_chip
                  for prefix, use in uses(program.network, index).items()}
-        return Case(program.config, goal.timing, plan,
-                    tuple(self._describe(index, candidate, part, 0) | flags
-                          for part in candidate.parts),
+        return Case(program.config, goal.timing, plan, self._describe(index, candidate, 0) | flags,
                     goal.density_of(plan.layer.name) if plan.layer.gated else 1.0)
 
     def _choose_maps(self) -> dict[int, int]:
@@ -176,13 +171,13 @@ class Binding:
         residual = network.layers[index].residual
         return None if residual is None else network.shape(residual)
 
-    def _describe(self, index: int, candidate: Candidate, part: Part,
-                  weights: int) -> dict[str, int]:
-        """Descriptor of a part, with addresses relative to those of its maps."""
+    def _describe(self, index: int, candidate: Candidate, weights: int) -> dict[str, int]:
+        """Descriptor of a layer, with addresses relative to those of its maps."""
         plan = self.program.plans[index]
-        return {**describe(plan.layer, self._residual(index), self.program.config, part,
-                           len(self.images)), **plan.fields, **candidate.fields,
-                "kept": part != candidate.parts[0], "weights_address": weights}
+        return {**describe(plan.layer, self._residual(index), self.program.config,
+                           candidate.tiling), **plan.fields,
+                "kept_channels": plan.kept_channels(self.program.config, candidate.tiling.tiles),
+                "weights_address": weights}
 
     def _place(self, index: int, fields: dict[str, int]) -> None:
         """Add where the maps of a layer are."""
@@ -217,8 +212,8 @@ class Binding:
             Off-chip memory after the run.
         index : int
         writes : structured array (n,), optional
-            What a simulation wrote to the on-chip map memory, in order: ``layer`` (number of the
-            step), ``address``, ``data`` (16 bytes).
+            What a simulation wrote to the on-chip map memory, in order: ``layer``, ``address``,
+            ``data`` (16 bytes).
 
         Raises
         ------
@@ -244,8 +239,7 @@ class Binding:
     def _written(self, index: int, writes: NDArray[Any]) -> NDArray[np.uint8]:
         """On-chip map memory with nothing but what layer ``index`` wrote."""
         config = self.program.config
-        steps = [step for step, layer in enumerate(self.step_layers) if layer == index]
-        own = writes[np.isin(writes["layer"], steps)]
+        own = writes[writes["layer"] == index]
         beats = np.zeros((config.buffers.map_bytes // config.bus.bytes, config.bus.bytes), np.uint8)
         beats[own["address"] // config.bus.bytes] = own["data"][:, :config.bus.bytes]
         return beats.reshape(-1)

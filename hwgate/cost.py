@@ -50,39 +50,29 @@ def estimate(program: Program, images: NDArray[Any],
     binding = program.bind(images)
     activations = program.network.run(binding.images)
     begin = time.perf_counter()
-    schedules: dict[str, list[LayerSchedule]] = {}
+    schedules: list[LayerSchedule] = []
     seen = dict(zip((plan.layer.name for plan in program.plans), activations, strict=True))
     last: LayerSchedule | None = None
-    for plan, part, descriptor in binding.steps:
-        name, opened = plan.layer.name, None
+    for plan, tiling, descriptor in binding.steps:
+        opened = None
         if plan.layer.gated:
-            decision = seen[name].decision[part.image:part.image + part.images]
-            opened = OpenPixels.of(decision[:, :, part.first:part.first + part.rows],
-                                   part.per_tile, plan.layer.limit)
+            opened = OpenPixels.of(seen[plan.layer.name].decision, tiling, plan.layer.limit)
         last = schedule_layer(config, timing, plan, descriptor, opened, last)
-        schedules.setdefault(name, []).append(last)
+        schedules.append(last)
     assert last is not None
     layers = []
-    for plan in program.plans:
-        layer, parts = plan.layer, schedules[plan.layer.name]
+    for plan, schedule in zip(program.plans, schedules, strict=True):
+        layer = plan.layer
         layers.append(LayerResult(
             name=layer.name, macs_dense=layer.macs * len(binding.images),
             macs=layer_macs(layer, seen[layer.name].decision),
-            cycles=sum(part.cycles for part in parts),
-            bytes=_sum([part.bytes for part in parts]),
-            lanes=tuple(_sum([part.lanes[lane] for part in parts])
-                        for lane in range(config.lanes)),
+            cycles=schedule.cycles, bytes=schedule.bytes, lanes=tuple(schedule.lanes),
             activations=seen[layer.name], gated=layer.gated))
     return RunResult(
         source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing, last),
         end_bytes=descriptor_layout().size_bytes, multipliers=config.multipliers,
         seconds=time.perf_counter() - begin, energy=_energy(
-            config, layers, [band for bands in schedules.values() for band in bands]))
-
-
-def _sum(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    """Counters of several parts together."""
-    return {name: sum(count[name] for count in counts) for name in counts[0]}
+            config, layers, schedules))
 
 
 def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult],

@@ -10,7 +10,15 @@ from enum import IntEnum
 
 from hwgate.config import AcceleratorConfig
 
-__all__ = ["Field", "Layout", "Opcode", "descriptor_layout", "header_layout"]
+__all__ = ["FIRST", "LAST", "Field", "Layout", "Opcode", "descriptor_layout", "header_layout",
+           "tiles_of"]
+
+#: Descriptor fields with a value of their own for the first tile of a round, ``<name>_first``.
+FIRST = ("pad_top", "in_stride", "plane_words", "plane_beats", "in_skip", "early_words",
+         "in_run_beats", "row_end")
+#: Those with one for the last tile, ``<name>_last``, which is also that of an only tile.
+LAST = (*FIRST, "images", "out_pixels", "job_outputs", "out_stride", "out_beats", "out_run_beats",
+        "store_pixels", "res_stride", "res_beats", "res_run_beats", "res_words")
 
 
 class Opcode(IntEnum):
@@ -89,8 +97,13 @@ class Layout:
 
 
 def descriptor_layout() -> Layout:
-    """Descriptor of one layer; a program is a run of them that ends with ``Opcode.END``."""
-    return Layout("layer descriptor", (
+    """Descriptor of one layer; a program is a run of them that ends with ``Opcode.END``.
+
+    Tiles come in rounds of ``round_tiles``, in which the first and the last one may differ from
+    those between them: the bands of rows of an image, or all tiles of a batch, the last one with
+    fewer images.
+    """
+    fields = (
         Field("opcode", 8, "1: run a layer, 2: end of the program"),
         Field("bank_mode", 8, "1: 1x1 kernel, the nine banks hold nine channel groups of a pixel"),
         Field("reduce", 8, "1: all pixels accumulate into one psum (folded average pooling)"),
@@ -104,6 +117,7 @@ def descriptor_layout() -> Layout:
         Field("step_m", 8, "... and in pixels besides"),
         Field("row_step", 16, "step_q x row_words: window memory words between rows of windows"),
         Field("tiles", 16, "tiles of the layer"),
+        Field("round_tiles", 16, "tiles of a round, of which the layer has a whole number"),
         Field("images", 16, "images of a tile"),
         Field("in_address", 32, "first byte of the input feature maps"),
         Field("in_stride", 32, "bytes from one tile's input to the next one's"),
@@ -123,7 +137,7 @@ def descriptor_layout() -> Layout:
         Field("row_words", 16, "window memory words of one row of a bank"),
         Field("image_words", 16, "window memory words of one channel group (bank mode: of nine) "
                                  "of an image"),
-        Field("group_words", 16, "images x image_words: of a tile"),
+        Field("group_words", 16, "images x image_words: of the largest tile"),
         Field("out_width", 16, "windows of a row"),
         Field("out_pixels", 16, "windows of an image"),
         Field("job_outputs", 16, "outputs of a job: images x out_pixels, if it does not reduce"),
@@ -138,7 +152,6 @@ def descriptor_layout() -> Layout:
         Field("first_beats", 16, "beats of a job's first request: header and first base blocks"),
         Field("kept_channels", 16, "output channels whose weights stay in the on-chip weight "
                                    "memory, from channel 0 on"),
-        Field("kept", 8, "1: they are there, from the descriptor before"),
         Field("out_address", 32, "first byte of the output feature maps"),
         Field("out_stride", 32, "bytes from one tile's output to the next one's"),
         Field("out_planes", 16, "channel groups of the output"),
@@ -166,7 +179,25 @@ def descriptor_layout() -> Layout:
         Field("in_chip", 8, "1: the input is in the on-chip map memory, at byte `in_address`"),
         Field("res_chip", 8, "1: so is the residual operand"),
         Field("out_chip", 8, "1: the output goes there"),
-    ), align=16)
+    )
+    bits = {field.name: field.bits for field in fields}
+    own = [Field(f"{name}_{which}", bits[name], f"... of the {which} tile of a round")
+           for which, names in (("first", FIRST), ("last", LAST)) for name in names]
+    return Layout("layer descriptor", (*fields, *own), align=16)
+
+
+def tiles_of(fields: Mapping[str, int]) -> list[Mapping[str, int]]:
+    """Descriptor fields of each tile of a layer, those of the first and last tile of a round under
+    their plain names."""
+    own = {f"{name}_first" for name in FIRST} | {f"{name}_last" for name in LAST}
+    middle = {name: value for name, value in fields.items() if name not in own}
+    first = middle | {name: fields[f"{name}_first"] for name in FIRST}
+    last = middle | {name: fields[f"{name}_last"] for name in LAST}
+    length = fields["round_tiles"]
+    tiles: list[Mapping[str, int]] = [last]
+    if length > 1:
+        tiles = [first, *[middle] * (length - 2), last]
+    return tiles * (fields["tiles"] // length)
 
 
 def header_layout(config: AcceleratorConfig) -> Layout:

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 from hwgate.errors import CompileError
-from hwgate.geometry import Part, Shape, describe, kernel_blocks, split_rows
+from hwgate.geometry import Band, Shape, kernel_blocks, split_rows
 from hwgate.layouts import Layout, Opcode, header_layout
 from hwgate.quant.network import QuantizedLayer
 
-__all__ = ["Band", "Job", "LayerPlan", "plan_layer"]
+__all__ = ["Job", "LayerPlan", "plan_layer"]
 
 
 def _ceil(value: int, unit: int) -> int:
@@ -37,23 +37,6 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Band:
-    """Rows of a layer that a tile has: all of them, if the buffers hold them.
-
-    Parameters
-    ----------
-    first, rows : int
-        Rows of the convolution's output, before pooling.
-    descriptor : mapping
-        Descriptor fields for a single image, with addresses relative to those of whole maps.
-    """
-
-    first: int
-    rows: int
-    descriptor: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class LayerPlan:
     """How one layer runs.
 
@@ -61,13 +44,13 @@ class LayerPlan:
     ----------
     layer : QuantizedLayer
     bands : tuple of Band
-        From top to bottom.
+        Rows that a tile has, from top to bottom; one with all of them, if the buffers hold them.
     jobs : tuple of Job
         One per output channel.
     stream : bytes
         Weight stream: the jobs, ``job_stride`` bytes apart.
     fields : mapping
-        Descriptor fields of the weight stream, the same for every part of the layer.
+        Descriptor fields of the weight stream.
     """
 
     layer: QuantizedLayer
@@ -82,18 +65,9 @@ class LayerPlan:
                  for done in range(0, blocks, config.request_blocks)]
         return [(size, _ceil(size * config.block_bytes, config.bus.bytes)) for size in sizes]
 
-    def weight_beats(self, config: AcceleratorConfig, channels: int | None = None) -> int:
-        """Beats of headers and weights that a tile reads if every job opens a gate, of the first
-        ``channels`` channels or of all."""
-        first = self.fields["first_blocks"]
-        return sum(self.fields["first_beats"]
-                   + sum(beats for blocks in (len(job.base) - first, len(job.conditional))
-                         for _, beats in self.chunks(blocks, config))
-                   for job in self.jobs[:channels])
-
     def kept_channels(self, config: AcceleratorConfig, tiles: int) -> int:
-        """Channels whose weights stay on chip while so many tiles of the layer run, all parts
-        together: those that fit the weight memory."""
+        """Channels whose weights stay on chip while so many tiles of the layer run: those that
+        fit the weight memory."""
         if tiles == 1 or not config.buffers.weight_bytes:
             return 0
         return min(config.buffers.weight_bytes // self.fields["job_stride"], len(self.jobs))
@@ -130,13 +104,11 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
     fields = {"opcode": Opcode.LAYER, "digest": config.digest, "job_stride": stride,
               "cond_offset": cond_offset, "first_blocks": first, "gate_limit": layer.limit,
               "first_beats": _ceil(first_bytes, config.bus.bytes)}
-    parts = list(split_rows(layer, residual, config))
-    if layer.limit and len(parts) > 1:
+    bands = split_rows(layer, residual, config)
+    if layer.limit and len(bands) > 1:
         raise CompileError(f"Layer {layer.name!r} has a tau, which counts the open gates of whole "
-                           f"maps, but its maps run in {len(parts)} bands of rows; train it with "
+                           f"maps, but its maps run in {len(bands)} bands of rows; train it with "
                            "tau=0, or give the accelerator larger buffers")
-    bands = tuple(Band(top, rows, describe(layer, residual, config, Part(top, rows)) | fields)
-                  for top, rows in parts)
     return LayerPlan(layer, bands, jobs, stream, fields)
 
 

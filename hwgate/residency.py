@@ -1,10 +1,11 @@
 """Residency: which feature maps stay in the on-chip map memory between layers, and where."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwgate.config import AcceleratorConfig
 from hwgate.geometry import map_bytes
+from hwgate.layouts import tiles_of
 from hwgate.quant.network import QuantizedNetwork
 
 __all__ = ["Lifetime", "lifetimes", "place", "uses"]
@@ -46,7 +47,7 @@ def uses(network: QuantizedNetwork, index: int) -> dict[str, int]:
 
 
 def lifetimes(network: QuantizedNetwork, config: AcceleratorConfig,
-              steps: Iterable[tuple[int, Mapping[str, int]]], images: int) -> dict[int, Lifetime]:
+              steps: Sequence[Mapping[str, int]], images: int) -> dict[int, Lifetime]:
     """Maps that could stay on chip, by the layer that writes them: those that some layer takes.
 
     Images come from off-chip memory, and the last output goes there.
@@ -54,21 +55,22 @@ def lifetimes(network: QuantizedNetwork, config: AcceleratorConfig,
     Parameters
     ----------
     network, config
-    steps : iterable of (layer index, descriptor fields)
-        With their number of tiles.
+    steps : sequence of descriptor fields
+        One per layer.
     images : int
         In the batch, whose maps stay on chip together.
     """
     saved: dict[int, int] = {}
     last: dict[int, int] = {}
-    for index, d in steps:
+    for index, d in enumerate(steps):
+        tiles = tiles_of(d)
         for prefix, use in uses(network, index).items():
             if prefix == "out":
-                beats = d["out_planes"] * d["out_run_beats"]
+                runs = d["out_planes"]
             else:
-                beats = d[f"{prefix}_runs"] * d[f"{prefix}_run_beats"]
-                last[use] = index
-            saved[use] = saved.get(use, 0) + d["tiles"] * beats * config.bus.bytes
+                runs, last[use] = d[f"{prefix}_runs"], index
+            beats = runs * sum(tile[f"{prefix}_run_beats"] for tile in tiles)
+            saved[use] = saved.get(use, 0) + beats * config.bus.bytes
     return {use: Lifetime(size=images * map_bytes(config, network.shape(use)), first=use,
                           last=last[use], saved=saved[use])
             for use in range(len(network.layers) - 1) if use in last}

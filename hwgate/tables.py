@@ -100,12 +100,11 @@ def run_table(run: RunResult, *, images: int) -> Table:
 
 def program_table(binding: Binding) -> Table:
     """What a program runs: one row per layer."""
-    table = new_table("The program, layer by layer", "Layer", "Output", "MACs", "Descriptors",
+    table = new_table("The program, layer by layer", "Layer", "Output", "MACs", "Tiles",
                       "Jobs", "Weight bytes", "Output is")
-    layers = binding.step_layers
-    for index, plan in enumerate(binding.program.plans):
+    for index, (plan, tiling, _) in enumerate(binding.steps):
         table.add_row(plan.layer.name, "x".join(map(str, plan.layer.out_shape)),
-                      f"{plan.layer.macs * len(binding.images):,}", str(layers.count(index)),
+                      f"{plan.layer.macs * len(binding.images):,}", f"{tiling.tiles:,}",
                       f"{len(plan.jobs):,}", f"{len(plan.stream):,}",
                       "on chip" if index in binding.chip else "off chip",
                       end_section=index == len(binding.program.plans) - 1)

@@ -1,11 +1,10 @@
 """Images of a batch in tiles: images that share a tile share its weights."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hwgate.config import AcceleratorConfig
 from hwgate.errors import UserError
-from hwgate.geometry import Part, Shape, most_images
+from hwgate.geometry import Shape, Tiling, most_images
 from hwgate.plan import LayerPlan
 
 __all__ = ["Candidate", "candidates", "check_images_per_tile"]
@@ -17,25 +16,18 @@ class Candidate:
 
     Parameters
     ----------
-    words : str
-        For people: how it differs from the others.
-    parts : tuple of Part
-        What each descriptor computes; a tile of fewer images has its own.
-    fields : mapping
-        Descriptor fields that it sets besides those of its parts.
+    tiling : Tiling
     limit : str
         Why a tile cannot hold more images; empty if it can.
     """
 
-    words: str
-    parts: tuple[Part, ...]
-    fields: Mapping[str, int] = field(default_factory=dict)
+    tiling: Tiling
     limit: str = ""
 
     @property
-    def per_tile(self) -> int:
-        """Images of a tile; the last tile may have fewer."""
-        return max(part.per_tile for part in self.parts)
+    def words(self) -> str:
+        """How it differs from the others, for people."""
+        return f"{self.tiling.per_tile} per tile"
 
 
 def check_images_per_tile(images: int | None) -> None:
@@ -71,24 +63,11 @@ def candidates(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfi
     """
     fit, limit = most_images(plan.layer, residual, config, batch)
     numbers = sorted({-(-batch // -(-batch // count)) for count in range(1, fit + 1)})
-    found = tuple(_candidate(plan, config, batch, number, limit if number == numbers[-1] else "")
-                  for number in numbers)
-    return found if most is None else tuple(c for c in found if c.per_tile <= most)[-1:]
-
-
-def _candidate(plan: LayerPlan, config: AcceleratorConfig, batch: int, number: int,
-               limit: str) -> Candidate:
-    """Tiles of ``number`` images, and the weights that stay on chip between them."""
-    parts = _parts(plan, batch, number)
-    tiles = sum(-(-part.images // part.per_tile) for part in parts)
-    return Candidate(f"{number} per tile", parts,
-                     {"kept_channels": plan.kept_channels(config, tiles)}, limit)
-
-
-def _parts(plan: LayerPlan, batch: int, number: int) -> tuple[Part, ...]:
-    """Tiles of ``number`` images, and one of those that are left."""
-    rest = batch % number
-    parts = [Part(band.first, band.rows, 0, batch - rest, number) for band in plan.bands]
-    if rest:
-        parts.append(Part(parts[0].first, parts[0].rows, batch - rest, rest, rest))
-    return tuple(parts)
+    found = tuple(Candidate(Tiling(plan.bands, batch, number),
+                            limit if number == numbers[-1] else "") for number in numbers)
+    if any(one.tiling.tiles > 0xFFFF for one in found):
+        found = tuple(one for one in found if one.tiling.tiles <= 0xFFFF)
+        if not found:
+            raise UserError(f"Layer {plan.layer.name!r} must have at most {0xFFFF} tiles, not the "
+                            f"{len(plan.bands) * batch} of {batch} images")
+    return found if most is None else tuple(c for c in found if c.tiling.per_tile <= most)[-1:]

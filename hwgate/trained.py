@@ -105,26 +105,43 @@ def load_teacher(source: str) -> nn.Module:
 def start_from(model: nn.Module, source: str) -> None:
     """Give a network the weights of a trained one; gates that it lacks keep theirs.
 
+    Where the network shuffles channels and the trained one does not, the inputs of the layer
+    behind are reordered, so that both compute the same with every gate open.
+
     Raises
     ------
     UserError
         If the networks differ in more than their gates.
     """
     teacher = load_teacher(source)
-    if _shuffles(teacher) != _shuffles(model):
-        raise UserError(f"Network {source} shuffles its channels otherwise than the one to train; "
-                        "take one with the same grouping, or no grouping for an ungated one")
-    state = teacher.state_dict()
-    own = {name for layer, _ in gated_layers(model) for name in model.state_dict()
+    given, wanted = teacher.state_dict(), model.state_dict()
+    own = {name for layer, _ in gated_layers(model) for name in wanted
            if name.startswith((f"{layer}.delta", f"{layer}.gate_norm."))}
-    wanted = model.state_dict()
-    missing = set(wanted) - set(state) - own
-    if missing or any(name not in wanted or wanted[name].shape != tensor.shape
-                      for name, tensor in state.items()):
+    # Names may count the shuffles between layers, so it is the order that tells which is which.
+    names = [name for name in wanted if name in given or name not in own]
+    if len(names) != len(given) or any(wanted[name].shape != tensor.shape for name, tensor in zip(
+            names, given.values(), strict=True)):
         raise UserError(f"Network {source} has other layers than the one to train; take one of "
                         "the same name and width, gated alike or not at all")
+    state = dict(zip(names, given.values(), strict=True))
+    shuffles = _shuffles(model)
+    if not _shuffles(teacher):
+        for name, shuffle in shuffles.items():
+            weight = state[f"{name}.weight"]
+            order = shuffle(torch.arange(weight.shape[1])[None, :, None, None]).flatten()
+            state[f"{name}.weight"] = weight[:, order]
+    elif list(_shuffles(teacher)) != list(shuffles):
+        raise UserError(f"Network {source} shuffles its channels otherwise than the one to train; "
+                        "take one with the same grouping, or an ungated one")
     model.load_state_dict(state, strict=False)
 
 
-def _shuffles(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, ChannelShuffle)]
+def _shuffles(model: nn.Module) -> dict[str, ChannelShuffle]:
+    """Shuffles of channels, by the name of the layer that follows."""
+    found, last = {}, None
+    for name, module in model.named_modules():
+        if isinstance(module, ChannelShuffle):
+            last = module
+        elif isinstance(module, (nn.Conv2d, nn.Linear)) and last is not None:
+            found[name], last = last, None
+    return found

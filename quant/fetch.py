@@ -24,6 +24,8 @@ class LaneJob:
         First byte of its conditional blocks.
     tile_last, last : bool
         The lane's last job of the tile, of the layer.
+    round_first, round_last : bool
+        The tile is the first, the last one of its round.
     keep, there : bool
         Its weights have a place in the weight memory; header and base weights are in it already.
     """
@@ -35,6 +37,8 @@ class LaneJob:
     conditional: int
     tile_last: bool
     last: bool
+    round_first: bool
+    round_last: bool
     keep: bool = False
     there: bool = False
 
@@ -62,13 +66,16 @@ def lane_jobs(config: AcceleratorConfig, layer: Mapping[str, int], lane: int) ->
     channels = range(lane, layer["out_channels"], config.lanes)
     jobs = []
     for tile in range(layer["tiles"]):
+        number_in_round = tile % layer["round_tiles"]
         for number, channel in enumerate(channels):
             address = layer["weights_address"] + channel * layer["job_stride"]
             keep = channel < layer["kept_channels"]
             jobs.append(LaneJob(tile, channel, number * layer["slot_words"], address,
                                 address + layer["cond_offset"], channel == channels[-1],
                                 channel == channels[-1] and tile == layer["tiles"] - 1,
-                                keep, keep and bool(tile or layer["kept"])))
+                                number_in_round == 0,
+                                number_in_round == layer["round_tiles"] - 1,
+                                keep, keep and tile > 0))
     return jobs
 
 

@@ -9,7 +9,8 @@ from amaranth.lib.wiring import In, Out
 from hwgate.config import AcceleratorConfig
 from hwgate.layouts import header_layout
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import descriptor_struct, header_struct
+from hwgate.rtl.structs import descriptor_struct, header_struct, place_layout
+from hwgate.rtl.tiles import TileCounter
 
 __all__ = ["JOBS_ALIVE", "BlockFetch", "JobFetch", "job_layout", "kept_jobs", "kept_member",
            "run_layout"]
@@ -41,10 +42,12 @@ def run_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def job_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """A job: its header, place in the layer (the last one of its tile, of the lane's jobs), and
-    first word in the output column; ``kept`` is that of its base weights."""
+    """A job: its header, place in the layer (the last one of its tile, of the lane's jobs), place
+    of its tile in the round, and first word in the output column; ``kept`` is that of its base
+    weights."""
     return data.StructLayout({
-        "header": header_struct(config), "channel": 16, "tile": 16, "tile_last": 1, "last": 1,
+        "header": header_struct(config), "channel": 16, "tile": 16, "place": place_layout(),
+        "tile_last": 1, "last": 1,
         "column": (config.buffers.output_words - 1).bit_length(),
         "conditional": config.bus.address_bits, **kept_member(config)})
 
@@ -163,6 +166,8 @@ class JobFetch(wiring.Component):
         first = layer.weights_address + lane * layer.job_stride
         claim = Signal()
         m.d.sync += alive.eq(alive + claim - self.done)
+        m.submodules.counter = counter = TileCounter()
+        m.d.comb += [counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles)]
         tile_last = Signal()
         m.d.comb += tile_last.eq(job.channel + lanes >= layer.out_channels)
         m.d.sync += self.fresh.eq(self.fresh & ~self.take)
@@ -170,12 +175,12 @@ class JobFetch(wiring.Component):
             kept = self.o.payload.kept
             m.d.comb += [  # every tile but the first one finds what is kept
                 kept.keep.eq(job.channel < layer.kept_channels),
-                kept.there.eq(kept.keep & ((job.tile != 0) | layer.kept[0]))]
+                kept.there.eq(kept.keep & (counter.tile != 0))]
 
         with m.FSM():
             with m.State("Idle"):
                 with m.If(self.start):
-                    m.d.sync += [job.channel.eq(lane), job.tile.eq(0), job.column.eq(0),
+                    m.d.sync += [job.channel.eq(lane), job.column.eq(0),
                                  address.eq(first), slot.eq(0), self.fresh.eq(0)]
                     with m.If(layer.out_channels > lane):
                         m.d.sync += self.finished.eq(0)
@@ -192,8 +197,9 @@ class JobFetch(wiring.Component):
                     target = self.jobs[slot]
                     m.d.sync += [
                         target.eq(job), target.header.eq(self.header),
+                        target.tile.eq(counter.tile), target.place.eq(counter.place),
                         target.tile_last.eq(tile_last),
-                        target.last.eq(tile_last & (job.tile == layer.tiles - 1)),
+                        target.last.eq(tile_last & (counter.tile == layer.tiles - 1)),
                         target.conditional.eq(address + layer.cond_offset),
                         self.fresh.bit_select(slot, 1).eq(1), slot.eq(slot + 1),
                         rest.eq(self.header.base_blocks - layer.first_blocks)]
@@ -211,9 +217,9 @@ class JobFetch(wiring.Component):
                                      job.column.eq(job.column + layer.slot_words),
                                      address.eq(address + layer.job_stride * lanes)]
                     with m.Else():
-                        m.d.sync += [job.channel.eq(lane), job.tile.eq(job.tile + 1),
-                                     job.column.eq(0), address.eq(first)]
-                        with m.If(job.tile == layer.tiles - 1):
+                        m.d.comb += counter.next.eq(1)
+                        m.d.sync += [job.channel.eq(lane), job.column.eq(0), address.eq(first)]
+                        with m.If(counter.tile == layer.tiles - 1):
                             m.d.sync += self.finished.eq(1)
                             m.next = "Idle"
         return m

@@ -8,7 +8,13 @@ from hwgate.config import AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.pixels import PixelCounter
-from hwgate.rtl.structs import CONTEXTS, descriptor_struct, pixel_layout
+from hwgate.rtl.structs import (
+    CONTEXTS,
+    descriptor_struct,
+    of_tile,
+    pixel_layout,
+    place_layout,
+)
 from hwgate.rtl.weights import pass_layout
 
 __all__ = ["ISSUE_LATENCY", "Activity", "Issue", "progress_layout", "tag_layout"]
@@ -98,7 +104,7 @@ class Issue(wiring.Component):
 
         # The pass that runs, and the rows that it may read.
         running, begun, tag = Signal(), Signal(), Signal(tag_layout(self.config))
-        block, tile = Signal.like(self.block), Signal(16)
+        block, tile, place = Signal.like(self.block), Signal(16), Signal(place_layout())
         issue_base, issue_cond, last, end = Signal(), Signal(), Signal(), Signal()
         listed, drained = Signal.like(self.task_position), Signal()
         needed, whole, rows = Signal(17), Signal(), Signal()
@@ -116,8 +122,9 @@ class Issue(wiring.Component):
             self.task_next.eq(issue_cond), raster.next.eq(issue_base),
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
-            raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
-            raster.image_words.eq(layer.image_words), raster.images.eq(layer.images),
+            raster.width.eq(layer.out_width), raster.image_words.eq(layer.image_words),
+            raster.count.eq(of_tile(layer, "out_pixels", place)),
+            raster.images.eq(of_tile(layer, "images", place)),
             raster.reduce.eq(layer.reduce[0])]
         with m.If(issue_base & raster.row_end):
             m.d.sync += needed.eq(needed + layer.early_step)
@@ -132,9 +139,10 @@ class Issue(wiring.Component):
         head = pass_layout(self.config)(head)
         weights, windows, output, tasks = Signal(), Signal(), Signal(), Signal()
         final, gate, operand, group = Signal(), Signal(), Signal(), Signal(16)
-        decided = Signal()
+        decided, early = Signal(), Signal(16)
         m.d.comb += [
             slot.eq(Mux(cond, back, fore)), job.eq(self.jobs[slot]),
+            early.eq(of_tile(layer, "early_words", job.place)),
             self.context.eq(slot % CONTEXTS),
             final.eq(index + 1 == Mux(cond, job.header.cond_blocks, job.header.base_blocks)),
             gate.eq(final & ~cond & job.header.gated[0]),
@@ -148,7 +156,7 @@ class Issue(wiring.Component):
                 _passed(progress.loaded_tile, progress.loaded_plane, job.tile, head.plane)
                 | ~cond & (progress.loaded_tile == job.tile)
                 & (progress.loaded_plane == head.plane)
-                & (progress.loaded_words >= layer.early_words))),
+                & (progress.loaded_words >= early))),
             output.eq((index != 0) | cond | (job.tile < progress.stored_tile + 2)),
             tasks.eq(~cond | (index != 0) | (self.task_counts[self.context] != 0)),
             decided.eq(self.drained.bit_select(self.context, 1))]
@@ -162,8 +170,8 @@ class Issue(wiring.Component):
                          self.task_clear.eq(gate),
                          self.take.eq((~cond & (index == 0)) << slot)]
             m.d.sync += [
-                running.eq(1), begun.eq(0), block.eq(head), tile.eq(job.tile),
-                needed.eq(layer.early_words),
+                running.eq(1), begun.eq(0), block.eq(head), tile.eq(job.tile), place.eq(job.place),
+                needed.eq(early),
                 tag.cond.eq(cond), tag.slot.eq(slot), tag.init.eq(~cond & (index == 0)),
                 tag.gate.eq(gate), tag.emit.eq(final & ~gate),
                 index.eq(Mux(final, 0, index + 1))]

@@ -21,6 +21,7 @@ from hwgate.rtl.structs import (
     descriptor_struct,
     event_layout,
     header_struct,
+    of_tile,
     residual_write_layout,
     status_layout,
     window_write_layout,
@@ -157,7 +158,8 @@ class Lane(wiring.Component):
             raster.restart.eq(self.start | deciding & tag.last), raster.next.eq(deciding),
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
-            raster.width.eq(layer.out_width), raster.count.eq(layer.out_pixels),
+            raster.width.eq(layer.out_width),
+            raster.count.eq(of_tile(layer, "out_pixels", job.place)),
             raster.image_words.eq(layer.image_words),
             tasks.append.eq(deciding & opened), tasks.append_context.eq(context),
             tasks.pixel.eq(raster.o), tasks.limit.eq(layer.gate_limit),
@@ -178,7 +180,7 @@ class Lane(wiring.Component):
             cond_queue.load.eq(first), cond_queue.bitmap.eq(job.header.cond_bitmap)]
         if config.buffers.weight_bytes:
             kept, undecided = cond_fetch.i.payload.kept, deciding & (tasks.count[context] == 0)
-            there = self._asked(m, job, undecided, tasks.append)
+            there = self._asked(m, job, undecided, tasks.counted)
             m.d.comb += [
                 self.base_kept.eq(base_fetch.kept), self.cond_kept.eq(cond_fetch.kept),
                 kept.keep.eq(Mux(waits, waiting.kept.keep, job.kept.keep)),
@@ -200,7 +202,7 @@ class Lane(wiring.Component):
             m.d.sync += [oldest.eq(oldest + 1), ended.bit_select(oldest % CONTEXTS, 1).eq(0)]
         # The next job of a context may end in the cycle in which this one retires.
         with m.If(final | (tasks.dropped != 0)):
-            with m.If(total == layer.job_outputs):
+            with m.If(total == of_tile(layer, "job_outputs", job.place)):
                 m.d.sync += [emitted[context].eq(0), ended.bit_select(context, 1).eq(1)]
             with m.Else():
                 m.d.sync += emitted[context].eq(total)
@@ -251,12 +253,14 @@ class Lane(wiring.Component):
         m.submodules.dot = dot = DotProduct(config)
         m.submodules.psum = psum = PsumMemory(config)
         m.submodules.gate = gate = Gate(config)
+        place = jobs[issue.o.slot].place
         m.d.comb += [
             window.write.eq(self.write), window.pixel.eq(issue.pixel),
             window.base.eq(issue.block.base), window.row.eq(issue.block.row),
             window.column.eq(issue.block.column), window.half.eq(issue.half),
-            window.pad.eq(layer.pad), window.pad_top.eq(layer.pad_top),
-            window.row_end.eq(layer.row_end), window.col_end.eq(layer.col_end),
+            window.pad_top.eq(of_tile(layer, "pad_top", place)),
+            window.row_end.eq(of_tile(layer, "row_end", place)),
+            window.pad.eq(layer.pad), window.col_end.eq(layer.col_end),
             window.row_words.eq(layer.row_words), window.bank_mode.eq(layer.bank_mode)]
 
         swap = delay(m, issue.o, WINDOW_LATENCY - 1, name="at_swap")

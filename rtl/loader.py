@@ -6,8 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import descriptor_struct, status_layout, window_write_layout
-from hwgate.rtl.tiles import TileQueue
+from hwgate.rtl.structs import descriptor_struct, of_tile, status_layout, window_write_layout
+from hwgate.rtl.tiles import TileCounter, TileQueue
 
 __all__ = ["LOADED_LATENCY", "Loader"]
 
@@ -62,9 +62,10 @@ class Loader(wiring.Component):
         m.d.comb += [
             queue.start.eq(self.start), queue.lanes.eq(self.lanes), queue.valid.eq(self.valid),
             queue.data.eq(self.data), queue.i.tiles.eq(layer.tiles),
-            queue.i.address.eq(layer.in_address), queue.i.tile_stride.eq(layer.in_stride),
+            queue.i.round_tiles.eq(layer.round_tiles), queue.i.address.eq(layer.in_address),
             queue.i.runs.eq(layer.in_runs), queue.i.run_stride.eq(layer.in_run_stride),
-            queue.i.beats.eq(layer.in_run_beats)]
+            queue.tile_stride.eq(of_tile(layer, "in_stride", queue.place)),
+            queue.beats.eq(of_tile(layer, "in_run_beats", queue.place))]
         self._place(m, queue)
         return m
 
@@ -75,12 +76,20 @@ class Loader(wiring.Component):
         words, width = config.write_words, 8 * config.channels
         beat = Signal(16)
         group, bank = Signal.like(layer.group_words), Signal(range(TAPS))
-        image, nine = Signal(16), Signal.like(layer.group_words)
-        tile, plane = Signal.like(self.tile), Signal.like(self.plane)
+        image, origin = Signal(16), Signal.like(layer.group_words)
+        m.submodules.counter = counter = TileCounter()
+        tile, plane = counter.tile, Signal.like(self.plane)
         column, xm, ym = Signal(16), Signal(2), Signal(2)
         xq, ya = (Signal(layout.elem_shape["address"].shape, name=name) for name in ("xq", "ya"))
         word = Signal(16)
         bank_mode = layer.bank_mode[0]
+        plane_words, last_beat, skip = (Signal(16, name=name)
+                                        for name in ("plane_words", "last_beat", "skip"))
+        m.d.comb += [
+            plane_words.eq(of_tile(layer, "plane_words", counter.place)),
+            last_beat.eq(of_tile(layer, "plane_beats", counter.place) - 1),
+            skip.eq(of_tile(layer, "in_skip", counter.place)),
+            counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles)]
 
         # Pixels of beats that were taken and not written: fewer than a cycle writes, or a beat is
         # not needed. The last beat of an image's plane leaves nothing.
@@ -96,8 +105,8 @@ class Loader(wiring.Component):
             go.eq(take | (left >= step) | flush),
             count.eq(left + Mux(take, config.beat_pixels, 0)),
             ahead.eq(Mux(count > step, count - step, 0)),
-            end_image.eq(go & (ahead == 0) & (flush | take & (beat == layer.plane_beats - 1))),
-            end_plane.eq(end_image & (image == layer.images - 1)),
+            end_image.eq(go & (ahead == 0) & (flush | take & (beat == last_beat))),
+            end_plane.eq(end_image & (image == of_tile(layer, "images", counter.place) - 1)),
             self.idle.eq(queue.idle & (left == 0))]
         m.d.comb += chosen.eq(held)
         with m.Switch(Mux(take, left, words)):
@@ -108,25 +117,30 @@ class Loader(wiring.Component):
             m.d.sync += [left.eq(ahead), held.eq(Mux(bank_mode, chosen >> width,
                                                      chosen >> words * width))]
         with m.If(take):
-            m.d.sync += [beat.eq(beat + 1), flush.eq(beat == layer.plane_beats - 1)]
+            m.d.sync += [beat.eq(beat + 1), flush.eq(beat == last_beat)]
 
-        # The first pixel is at (pad_top, pad), which may be 3.
+        # The first pixel is at (pad_top, pad), which may be 3, of this tile or of the next one.
         first_xq, first_xm, first_ym = Signal(1), Signal(2), Signal(2)
-        m.d.comb += [first_xq.eq(layer.pad == 3), first_xm.eq(Mux(first_xq, 0, layer.pad)),
-                     first_ym.eq(Mux(layer.pad_top == 3, 0, layer.pad_top))]
+        above, end_tile = Signal(2), Signal()
+        m.d.comb += [end_tile.eq(end_plane & (plane == layer.in_planes - 1)),
+                     counter.next.eq(end_tile),
+                     above.eq(Mux(end_tile, of_tile(layer, "pad_top", counter.following),
+                                  of_tile(layer, "pad_top", counter.place))),
+                     first_xq.eq(layer.pad == 3), first_xm.eq(Mux(first_xq, 0, layer.pad)),
+                     first_ym.eq(Mux(above == 3, 0, above))]
 
         # Walk over the pixels of this cycle; beyond the plane there is only padding.
         place = (word, column, xq, xm, ya, ym)
         strobes = []
         for n in range(words):
             here_word, here_column, here_xq, here_xm, here_ya, here_ym = place
-            inside = here_word >= layer.in_skip
-            enable = go & inside & (here_word - layer.in_skip < layer.plane_words)
+            inside = here_word >= skip
+            enable = go & inside & (here_word - skip < plane_words)
             address = (group + here_xq + here_ya)[:len(xq) - 1]
             if n:
                 enable = enable & ~bank_mode
             strobes.append((enable, Mux(bank_mode, bank, 3 * here_ym + here_xm),
-                            Mux(bank_mode, group + here_word - layer.in_skip, address)))
+                            Mux(bank_mode, group + here_word - skip, address)))
             wrap = inside & (here_column == layer.in_width - 1)
             down = here_ym == 2
             carry = inside & (here_xm == 2)
@@ -147,16 +161,17 @@ class Loader(wiring.Component):
         with m.If(end_plane):
             m.d.sync += [image.eq(0), plane.eq(plane + 1), bank.eq(bank + 1)]
             with m.If(~bank_mode | (bank == TAPS - 1)):
-                m.d.sync += [bank.eq(0), nine.eq(group + layer.image_words)]
+                m.d.sync += [bank.eq(0), origin.eq(origin + layer.group_words),
+                             group.eq(origin + layer.group_words)]
             with m.Else():  # nine planes share their addresses
-                m.d.sync += group.eq(nine)
-            with m.If(plane == layer.in_planes - 1):
-                m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), nine.eq(0), tile.eq(tile + 1)]
+                m.d.sync += group.eq(origin)
+            with m.If(end_tile):
+                m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), origin.eq(0)]
         with m.If(self.start):
-            m.d.sync += [tile.eq(0), plane.eq(0)]
+            m.d.sync += plane.eq(0)
         with m.If(self.start | end_image):
             m.d.sync += [word.eq(0), column.eq(0), xq.eq(first_xq), xm.eq(first_xm),
-                         ya.eq(Mux(layer.pad_top == 3, layer.row_words, 0)), ym.eq(first_ym)]
+                         ya.eq(Mux(above == 3, layer.row_words, 0)), ym.eq(first_ym)]
 
         for bank_index in range(TAPS):
             port = self.write[bank_index]

@@ -6,8 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import descriptor_struct, residual_write_layout, status_layout
-from hwgate.rtl.tiles import TileQueue
+from hwgate.rtl.structs import descriptor_struct, of_tile, residual_write_layout, status_layout
+from hwgate.rtl.tiles import TileCounter, TileQueue
 
 __all__ = ["ResidualLoader"]
 
@@ -59,27 +59,33 @@ class ResidualLoader(wiring.Component):
         m.d.comb += [
             queue.start.eq(self.start), queue.lanes.eq(self.lanes), queue.valid.eq(self.valid),
             queue.data.eq(self.data), self.idle.eq(queue.idle), queue.i.tiles.eq(layer.tiles),
-            queue.i.address.eq(layer.res_address), queue.i.tile_stride.eq(layer.res_stride),
+            queue.i.round_tiles.eq(layer.round_tiles), queue.i.address.eq(layer.res_address),
             queue.i.runs.eq(layer.res_runs), queue.i.run_stride.eq(layer.res_run_stride),
-            queue.i.beats.eq(layer.res_run_beats)]
+            queue.tile_stride.eq(of_tile(layer, "res_stride", queue.place)),
+            queue.beats.eq(of_tile(layer, "res_run_beats", queue.place))]
 
         # Steps of a beat: its pixels, if they are sampled, and the reads of a group.
-        pixels, sampled = config.beat_pixels, layer.res_step == 2
+        pixels, sampled, go = config.beat_pixels, layer.res_step == 2, queue.o.valid
         pixel, read = Signal(range(max(2, pixels))), Signal(range(max(2, config.slot_reads)))
-        beat, image, tile, plane = Signal(16), Signal(16), Signal(16), Signal(16)
+        m.submodules.counter = counter = TileCounter()
+        beat, image, tile, plane = Signal(16), Signal(16), counter.tile, Signal(16)
+        end_tile = Signal()
         end_read, end_beat, end_image, end_plane = (Signal(), Signal(), Signal(), Signal())
         m.d.comb += [
             end_read.eq(read == config.slot_reads - 1),
             end_beat.eq(end_read & (~sampled | (pixel == pixels - 1))),
-            end_image.eq(end_beat & (beat == layer.res_beats - 1)),
-            end_plane.eq(end_image & (image == layer.images - 1)), queue.o.ready.eq(end_beat)]
+            counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles),
+            counter.next.eq(go & end_tile),
+            end_image.eq(end_beat & (beat == of_tile(layer, "res_beats", counter.place) - 1)),
+            end_plane.eq(end_image & (image == of_tile(layer, "images", counter.place) - 1)),
+            end_tile.eq(end_plane & (plane == layer.res_planes - 1)), queue.o.ready.eq(end_beat)]
         # Where the step goes: pixels are counted as they are kept.
         word, column, odd_row, target = Signal(16), Signal(16), Signal(), Signal(16)
         part, slot, offset = Signal(range(max(2, config.slot_groups))), Signal(16), Signal(16)
         keep, moved = Signal(), Signal(16)
-        m.d.comb += [keep.eq(~column[0] & ~odd_row & (word < layer.res_words)),
+        m.d.comb += [keep.eq(~column[0] & ~odd_row
+                             & (word < of_tile(layer, "res_words", counter.place))),
                      moved.eq(target + Mux(sampled, keep, pixels))]
-        go = queue.o.valid
         with m.If(go):
             m.d.sync += [read.eq(read + 1), offset.eq(offset + layer.slot_words)]
             with m.If(end_read):
@@ -98,11 +104,10 @@ class ResidualLoader(wiring.Component):
                 with m.If(part == config.slot_groups - 1):
                     m.d.sync += [part.eq(0),
                                  slot.eq(slot + config.slot_reads * layer.slot_words)]
-                with m.If(plane == layer.res_planes - 1):
-                    m.d.sync += [plane.eq(0), tile.eq(tile + 1), part.eq(layer.res_part),
-                                 slot.eq(layer.res_slot)]
+                with m.If(end_tile):
+                    m.d.sync += [plane.eq(0), part.eq(layer.res_part), slot.eq(layer.res_slot)]
         with m.If(self.start):
-            m.d.sync += [tile.eq(0), plane.eq(0), target.eq(0), part.eq(layer.res_part),
+            m.d.sync += [plane.eq(0), target.eq(0), part.eq(layer.res_part),
                          slot.eq(layer.res_slot)]
         with m.If(self.start | go & end_image):
             m.d.sync += [word.eq(0), column.eq(0), odd_row.eq(0)]

@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import descriptor_struct, status_layout
+from hwgate.rtl.structs import descriptor_struct, of_tile, status_layout
+from hwgate.rtl.tiles import TileCounter
 from hwgate.rtl.writer import BEAT_QUEUE
 
 __all__ = ["STORE_BEAT_LATENCY", "Store"]
@@ -74,12 +75,14 @@ class Store(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, layer = self.config, self.layer
-        tile, plane, part = Signal(16), Signal(16), Signal(range(max(2, self.config.slot_groups)))
+        m.submodules.counter = counter = TileCounter()
+        tile, place, plane = counter.tile, counter.place, Signal(16)
+        part = Signal(range(max(2, self.config.slot_groups)))
         need, slot, target = Signal(16), Signal(16), Signal(config.bus.address_bits)
         origin = Signal(config.bus.address_bits)
         command, plane_end = Signal(self._tag_layout()), Signal()
         begin = Signal()
-        self._walk(m, begin, slot, command, plane_end)
+        self._walk(m, place, begin, slot, command, plane_end)
 
         ready = Signal()
         m.d.comb += ready.eq(1)
@@ -89,7 +92,9 @@ class Store(wiring.Component):
                 m.d.comb += ready.eq(0)
         last_plane = plane == layer.out_planes - 1
         m.d.comb += [
-            self.o.payload.address.eq(target), self.o.payload.beats.eq(layer.out_run_beats),
+            counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles),
+            self.o.payload.address.eq(target),
+            self.o.payload.beats.eq(of_tile(layer, "out_run_beats", place)),
             command.part.eq(part), command.plain.eq(layer.pool == 1),
             command.channels.eq(Mux(last_plane, layer.last_channels, config.channels)),
             self.address[-1].eq(tile[0])]
@@ -100,7 +105,7 @@ class Store(wiring.Component):
         with m.FSM():
             with m.State("Idle"):
                 with m.If(self.start):
-                    m.d.sync += [tile.eq(0), self.stored_tile.eq(0), *first_plane(),
+                    m.d.sync += [self.stored_tile.eq(0), *first_plane(),
                                  target.eq(layer.out_address), origin.eq(layer.out_address)]
                     m.next = "Wait"
             with m.State("Wait"):
@@ -120,10 +125,10 @@ class Store(wiring.Component):
                     with m.Else():
                         m.d.sync += part.eq(part + 1)
                     with m.If(last_plane):
-                        m.d.sync += [tile.eq(tile + 1), *first_plane(),
-                                     self.stored_tile.eq(tile + 1),
-                                     origin.eq(origin + layer.out_stride),
-                                     target.eq(origin + layer.out_stride)]
+                        following = origin + of_tile(layer, "out_stride", place)
+                        m.d.comb += counter.next.eq(1)
+                        m.d.sync += [*first_plane(), self.stored_tile.eq(tile + 1),
+                                     origin.eq(following), target.eq(following)]
                         with m.If(tile == layer.tiles - 1):
                             m.next = "Flush"
             with m.State("Flush"):
@@ -137,9 +142,9 @@ class Store(wiring.Component):
         m.d.sync += self.beat.valid.eq(tag.valid & tag.beat_end)
         return m
 
-    def _walk(self, m, begin, slot, command, plane_end):
-        """Reads of a plane: images, units (words, or pooled pixels), taps of a pooling window,
-        slots."""
+    def _walk(self, m, place, begin, slot, command, plane_end):
+        """Reads of a plane of the tile at ``place``: images, units (words, or pooled pixels), taps
+        of a pooling window, slots."""
         layer, pixels = self.layer, self.config.beat_pixels
         plain = layer.pool == 1
         left, beats, image, origin = (Signal(16, name=name)
@@ -155,7 +160,8 @@ class Store(wiring.Component):
             end_tap.eq(end_read & (dx == layer.pool - 1)),
             end_unit.eq(end_tap & (dy == layer.pool - 1)),
             end_image.eq(end_unit & Mux(plain, beats == 1, left == 1)),
-            plane_end.eq(command.valid & end_image & (image == layer.images - 1)),
+            plane_end.eq(command.valid & end_image
+                         & (image == of_tile(layer, "images", place) - 1)),
             self.address[:-1].eq(slot + offset + (source >> shift)),
             command.read.eq(read), command.first.eq((dx == 0) & (dy == 0)),
             command.last.eq((dx == layer.pool - 1) & (dy == layer.pool - 1)),
@@ -187,7 +193,8 @@ class Store(wiring.Component):
             m.d.sync += image.eq(image + 1)
         with m.If(begin | command.valid & end_image):
             m.d.sync += [
-                left.eq(layer.store_pixels), beats.eq(layer.out_beats), column.eq(0),
+                left.eq(of_tile(layer, "store_pixels", place)),
+                beats.eq(of_tile(layer, "out_beats", place)), column.eq(0),
                 position.eq(0), origin.eq(following), row.eq(following), corner.eq(following),
                 line.eq(following)]
 

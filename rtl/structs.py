@@ -1,14 +1,14 @@
 """Structs and strobes that several blocks exchange."""
 
-from amaranth import Module, Signal, signed, unsigned
+from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data
 
 from hwgate.config import TAPS, AcceleratorConfig
-from hwgate.layouts import Layout, descriptor_layout, header_layout
+from hwgate.layouts import FIRST, LAST, Layout, descriptor_layout, header_layout
 
 __all__ = ["CONTEXTS", "block_layout", "delay", "descriptor_struct", "event_layout",
-           "header_struct", "pixel_layout", "residual_write_layout", "status_layout",
-           "window_write_layout"]
+           "header_struct", "of_tile", "pixel_layout", "place_layout", "residual_write_layout",
+           "status_layout", "window_write_layout"]
 
 #: Jobs of a lane that have partial sums and a task list at the same time.
 CONTEXTS = 2
@@ -21,8 +21,35 @@ def _struct(layout: Layout) -> data.StructLayout:
 
 
 def descriptor_struct() -> data.StructLayout:
-    """Layer descriptor as it lies in memory."""
-    return _struct(descriptor_layout())
+    """Layer descriptor as it lies in memory; ``first`` and ``last`` are all fields of the first and
+    of the last tile of a round, see :func:`of_tile`.
+
+    They are not structs, for every field of a struct is two lines of Verilog in each module.
+    """
+    layout = descriptor_layout()
+    bits = {f.name: f.bits for f in layout.fields}
+    own = {f"{name}_{which}": bits[name] for which, names in (("first", FIRST), ("last", LAST))
+           for name in names}
+    members = {name: unsigned(width) for name, width in bits.items() if name not in own}
+    members |= {"first": sum(bits[name] for name in FIRST),
+                "last": sum(bits[name] for name in LAST)}
+    return data.StructLayout(members | {"padding": 8 * layout.size_bytes - sum(bits.values())})
+
+
+def place_layout() -> data.StructLayout:
+    """A tile's place in its round: the first one, the last one, or both, or between them."""
+    return data.StructLayout({"first": 1, "last": 1})
+
+
+def of_tile(layer, name: str, place):
+    """A descriptor field that depends on the tile, of one at this place."""
+    def own(names, bits):
+        return data.StructLayout({n: layer[n].shape() for n in names})(bits)[name]
+
+    value = layer[name]
+    if name in FIRST:
+        value = Mux(place.first, own(FIRST, layer.first), value)
+    return Mux(place.last, own(LAST, layer.last), value)
 
 
 def header_struct(config: AcceleratorConfig) -> data.StructLayout:

@@ -6,9 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import status_layout
+from hwgate.rtl.structs import place_layout, status_layout
 
-__all__ = ["TILE_CHUNK", "TILE_QUEUE", "TileQueue", "tile_run_layout"]
+__all__ = ["TILE_CHUNK", "TILE_QUEUE", "TileCounter", "TileQueue", "tile_run_layout"]
 
 #: Beats of one read request.
 TILE_CHUNK = 16
@@ -17,10 +17,44 @@ TILE_QUEUE = 64
 
 
 def tile_run_layout() -> data.StructLayout:
-    """Where a layer's tiles are: each is ``runs`` runs of ``beats`` beats, ``run_stride`` bytes
-    apart, and the next tile is ``tile_stride`` bytes further."""
-    return data.StructLayout({"tiles": 16, "address": 32, "tile_stride": 32, "runs": 16,
-                              "run_stride": 32, "beats": 32})
+    """Where a layer's tiles are: each is ``runs`` runs of beats, ``run_stride`` bytes apart."""
+    return data.StructLayout({"tiles": 16, "round_tiles": 16, "address": 32, "runs": 16,
+                              "run_stride": 32})
+
+
+class TileCounter(wiring.Component):
+    """Counts the tiles of a layer, and knows the place of each in its round.
+
+    Members
+    -------
+    restart, next : In
+        From the next cycle on: tile 0, or the next tile; ``restart`` wins.
+    round_tiles : In
+        Tiles of a round; stable.
+    tile, place : Out
+        Number, and place in its round.
+    following : Out
+        Place of the tile after this one.
+    """
+
+    def __init__(self):
+        super().__init__({
+            "restart": In(1), "next": In(1), "round_tiles": In(16), "tile": Out(16),
+            "place": Out(place_layout()), "following": Out(place_layout())})
+
+    def elaborate(self, platform):
+        m = Module()
+        number = Signal(16)
+        m.d.comb += [
+            self.place.first.eq(number == 0), self.place.last.eq(number + 1 == self.round_tiles),
+            self.following.first.eq(self.place.last),
+            self.following.last.eq(Mux(self.place.last, 1, number + 2) == self.round_tiles)]
+        with m.If(self.restart):
+            m.d.sync += [self.tile.eq(0), number.eq(0)]
+        with m.Elif(self.next):
+            m.d.sync += [self.tile.eq(self.tile + 1),
+                         number.eq(Mux(self.place.last, 0, number + 1))]
+        return m
 
 
 class TileQueue(wiring.Component):
@@ -35,6 +69,10 @@ class TileQueue(wiring.Component):
     -------
     start, i : In
         A layer begins; its tiles, stable while it runs. Without runs nothing is asked for.
+    place : Out
+        Place of the tile that is asked for next.
+    beats, tile_stride : In
+        Beats of its runs, and bytes from its address to that of the tile after it.
     lanes : In
         How far each lane is, see :func:`status_layout`.
     request : Out(stream)
@@ -50,7 +88,8 @@ class TileQueue(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         super().__init__({
-            "start": In(1), "i": In(tile_run_layout()),
+            "start": In(1), "i": In(tile_run_layout()), "place": Out(place_layout()),
+            "beats": In(32), "tile_stride": In(32),
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
             "request": Out(stream.Signature(request_layout(config))), "valid": In(1),
             "data": In(config.bus.data_bits), "o": Out(stream.Signature(config.bus.data_bits)),
@@ -64,7 +103,10 @@ class TileQueue(wiring.Component):
             beats.w_en.eq(self.valid), beats.w_data.eq(self.data), self.o.valid.eq(beats.r_rdy),
             self.o.payload.eq(beats.r_data), beats.r_en.eq(self.o.ready)]
 
-        tile, run, left = Signal(16), Signal(16), Signal(32)
+        m.submodules.counter = counter = TileCounter()
+        tile, run, left = counter.tile, Signal(16), Signal(32)
+        m.d.comb += [counter.restart.eq(self.start), counter.round_tiles.eq(i.round_tiles),
+                     self.place.eq(counter.place)]
         reserved = Signal(range(TILE_QUEUE + 1))
         origin, first, address = (Signal(bus.address_bits, name=name)
                                   for name in ("origin", "first", "address"))
@@ -78,10 +120,10 @@ class TileQueue(wiring.Component):
             with m.State("Idle"):
                 m.d.comb += self.idle.eq(reserved == 0)
                 with m.If(self.start & (i.runs != 0)):
-                    m.d.sync += [tile.eq(0), origin.eq(i.address)]
+                    m.d.sync += origin.eq(i.address)
                     m.next = "Wait"
             with m.State("Wait"):
-                m.d.sync += [run.eq(0), first.eq(origin), address.eq(origin), left.eq(i.beats)]
+                m.d.sync += [run.eq(0), first.eq(origin), address.eq(origin), left.eq(self.beats)]
                 with m.If(Cat(lane.absent | (tile < lane.tile + 2) for lane in self.lanes).all()):
                     m.next = "Request"
             with m.State("Request"):
@@ -90,9 +132,10 @@ class TileQueue(wiring.Component):
                     m.d.sync += [address.eq(address + chunk * bus.bytes), left.eq(left - chunk)]
                     with m.If(left == chunk):
                         m.d.sync += [run.eq(run + 1), first.eq(first + i.run_stride),
-                                     address.eq(first + i.run_stride), left.eq(i.beats)]
+                                     address.eq(first + i.run_stride), left.eq(self.beats)]
                         with m.If(run == i.runs - 1):
-                            m.d.sync += [tile.eq(tile + 1), origin.eq(origin + i.tile_stride)]
+                            m.d.comb += counter.next.eq(1)
+                            m.d.sync += origin.eq(origin + self.tile_stride)
                             m.next = "Wait"
                             with m.If(tile == i.tiles - 1):
                                 m.next = "Idle"

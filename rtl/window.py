@@ -39,9 +39,9 @@ class WindowMemory(wiring.Component):
         Address of the channel group within a half, plus that of the kernel block.
     row, column : In
         Place of the kernel block: three rows and columns each.
-    half : In
-        Half to read.
-    pad, pad_top, row_end, col_end, row_words, bank_mode : In
+    half, pad_top, row_end : In
+        Half to read, rows of padding above its map, and those with the rows of the map.
+    pad, col_end, row_words, bank_mode : In
         Geometry of the layer; stable while windows are in flight.
     o : Out
         The window: nine taps of R activations.
@@ -72,6 +72,8 @@ class WindowMemory(wiring.Component):
         y, x = Signal(words + 2), Signal(words + 2)
         m.d.sync += [y.eq(3 * (pixel.yq + self.row) + pixel.ym),
                      x.eq(3 * (pixel.xq + self.column) + pixel.xm)]
+        above, row_end = Signal.like(self.pad_top), Signal.like(self.row_end)
+        m.d.sync += [above.eq(self.pad_top), row_end.eq(self.row_end)]
         half, ym, xm = self.half, pixel.ym, pixel.xm
         stages = [Signal(5, name=f"rotation{stage}") for stage in range(1, WINDOW_LATENCY)]
         m.d.sync += stages[0].eq(Cat(half, ym, xm))
@@ -82,7 +84,7 @@ class WindowMemory(wiring.Component):
         inside_y = [Signal(3, name=f"inside_y{n}") for n in range(3)]  # stages 2, 3, 4
         inside_x = [Signal(3, name=f"inside_x{n}") for n in range(3)]
         m.d.sync += [
-            inside_y[0].eq(Cat((y + n >= self.pad_top) & (y + n < self.row_end) | self.bank_mode
+            inside_y[0].eq(Cat((y + n >= above) & (y + n < row_end) | self.bank_mode
                                for n in range(3))),
             inside_x[0].eq(Cat((x + n >= self.pad) & (x + n < self.col_end) | self.bank_mode
                                for n in range(3)))]

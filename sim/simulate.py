@@ -1,7 +1,7 @@
 """Runs a compiled program on the accelerator's Verilog and returns all that the monitor saw."""
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -152,20 +152,11 @@ def _result(program: "Program", binding: "Binding", outcome: Outcome, count: int
     steps = np.diff(outcome.snapshots, axis=0, prepend=np.zeros((1, len(names)), np.uint32))
     final = np.array([outcome.counters[name] for name in names], np.uint32)
     end = dict(zip(names, map(int, final - outcome.snapshots[-1]), strict=True))
-    counted: dict[str, Counter[str]] = {layer.name: Counter() for layer in layers}
-    events: dict[str, list[tuple[NDArray[np.int64], NDArray[Any]]]]
-    events = {layer.name: [] for layer in layers}
-    for index, (step, row) in enumerate(zip(binding.steps, steps, strict=True)):
-        name = step.plan.layer.name
-        counted[name].update(dict(zip(names, map(int, row), strict=True)))
-        seen = outcome.events[outcome.events["layer"] == index]
-        events[name].append((_places(step, seen), seen))
     results = []
-    for index, layer in enumerate(layers):
-        total = counted[layer.name]
-        psum, decision = _scatter(np.concatenate([place for place, _ in events[layer.name]]),
-                                  np.concatenate([part for _, part in events[layer.name]]),
-                                  layer, count)
+    for index, (layer, step, row) in enumerate(zip(layers, binding.steps, steps, strict=True)):
+        total = dict(zip(names, map(int, row), strict=True))
+        seen = outcome.events[outcome.events["layer"] == index]
+        psum, decision = _scatter(_places(step, seen), seen, layer, count)
         output = np.asarray(binding.read_output(outcome.memory, index, outcome.chip))
         results.append(LayerResult(
             name=layer.name, macs_dense=layer.macs * count, macs=layer_macs(layer, decision),
@@ -209,13 +200,15 @@ def _check(outcome: Outcome, names: list[str], deadline: int) -> None:
 
 
 def _places(step: "Step", events: NDArray[Any]) -> NDArray[np.int64]:
-    """(image, channel, pixel) of each event of one descriptor."""
-    part, d = step.part, step.descriptor
+    """(image, channel, pixel) of each event of one layer."""
+    tiling, pitch = step.tiling, step.descriptor["slot_pixels"]
     tile, channel, index = (events[field].astype(np.int64)
                             for field in ("tile", "channel", "pixel"))
-    image = np.minimum(index // d["slot_pixels"], part.per_tile - 1)
-    pixel = index - image * d["slot_pixels"] + part.first * step.plan.layer.conv_shape[2]
-    return np.stack([part.image + tile * part.per_tile + image, channel, pixel], axis=1)
+    number, band = np.divmod(tile, len(tiling.bands))
+    image = np.minimum(index // pitch, tiling.per_tile - 1)
+    first = np.array([band.first for band in tiling.bands]) * step.plan.layer.conv_shape[2]
+    return np.stack([number * tiling.per_tile + image, channel,
+                     index - image * pitch + first[band]], axis=1)
 
 
 def _scatter(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLayer,

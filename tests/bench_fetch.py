@@ -142,16 +142,17 @@ async def blocks_under_gaps_and_stalls(dut):
 # Jobs of a lane
 
 
-def random_layer(out_channels, tiles, first):
+def random_layer(out_channels, tiles, first, round_tiles=1):
     """Descriptor fields; those that the block does not use are random."""
     layout = descriptor_struct()
     fields = {name: random.getrandbits(field.width - 1) for name, field in layout}
     return fields | {
-        "out_channels": out_channels, "tiles": tiles, "first_blocks": first,
+        "out_channels": out_channels, "tiles": tiles, "round_tiles": round_tiles,
+        "first_blocks": first,
         "first_beats": HEADER_BEATS + -(-first * CONFIG.block_bytes // BEAT),
         "weights_address": random.randrange(64) * BEAT, "job_stride": random.randrange(64) * BEAT,
         "cond_offset": random.randrange(64) * BEAT, "slot_words": random.randrange(4),
-        "kept_channels": random.randrange(out_channels + 2), "kept": random.random() < 0.3}
+        "kept_channels": random.randrange(out_channels + 2)}
 
 
 async def play_jobs(dut, lane, layer, *, slow=0, stalls=(), longest=8):
@@ -245,6 +246,7 @@ def check_slots(dut, jobs, headers, alive):
         kept = {"kept": job.keep | job.there << 1} if KEPT else {}
         assert found == kept | {
             "header": headers[number], "channel": job.channel, "tile": job.tile,
+            "place": job.round_first | job.round_last << 1,
             "tile_last": job.tile_last, "last": job.last, "conditional": job.conditional,
             "column": job.column % CONFIG.buffers.output_words}, f"job {number}"
 
@@ -256,8 +258,8 @@ async def every_lane_and_channel_count(dut):
     lanes, most, empty = CONFIG.lanes, 0, 0
     for lane in range(lanes):
         for out_channels in sorted({1, 2, lanes - 1, lanes, lanes + 1, 3 * lanes - 1} - {0}):
-            for tiles in (1, 3):
-                layer = random_layer(out_channels, tiles, random.randint(1, MOST))
+            for tiles, length in ((1, 1), (3, random.choice((1, 3))), (4, 2)):
+                layer = random_layer(out_channels, tiles, random.randint(1, MOST), length)
                 alive, _ = await play_jobs(dut, lane, layer, longest=8 if tiles == 1 else 60)
                 most = max(most, alive)
                 empty += alive == 0
@@ -272,7 +274,7 @@ async def jobs_under_delays_and_stalls(dut):
     for stalls in GAPS.values():
         for slow in (1, 5, 30):
             for longest in (8, 100 + 10 * slow):
-                layer = random_layer(CONFIG.lanes * 4, 3, random.randint(1, MOST))
+                layer = random_layer(CONFIG.lanes * 4, 3, random.randint(1, MOST), 3)
                 most, both = await play_jobs(dut, random.randrange(CONFIG.lanes), layer,
                                              slow=slow, stalls=stalls, longest=longest)
                 assert most == JOBS_ALIVE or longest == 8

@@ -27,6 +27,7 @@ from issue_model import (
     Model,
     packer,
 )
+from tile_helpers import PLACES, place_of
 
 PIXELS, SLOT_BITS = CONFIG.buffers.pixels, job_layout(CONFIG).size
 COUNT_BITS = (PIXELS - 1).bit_length() + 1
@@ -48,7 +49,9 @@ def inputs(model, now):
         "task_counts": sum(len(items) << n * COUNT_BITS for n, items in enumerate(tasks.items)),
         "drained": sum(bit << n for n, bit in enumerate(tasks.drained)),
         "task_valid": tasks.valid, "task_position": tasks.position,
-        "task": (layer.pixel_bits(tasks.items[tasks.reading][tasks.position]) if tasks.valid
+        "task": (layer.pixel_bits(layer.jobs[model.running.job].tile,
+                                  tasks.items[tasks.reading][tasks.position])
+                 if tasks.valid and model.running and model.running.cond
                  else random.getrandbits(8))}
     for cond, name in ((False, "base"), (True, "cond")):
         head = model.head(cond, now)
@@ -65,13 +68,14 @@ def check_window(dut, layer, issued, now):
     if issued is None:
         return
     at, window = issued
+    tile = layer.jobs[at.job].tile
     wanted = tag_bits(valid=1, slot=at.job % JOBS_ALIVE,
                       **{name: getattr(window, name) for name in FROM_WINDOW})
     free = LAST if window.cond else 0  # whether a task was the last one may turn out later
     assert (tag ^ wanted) & ~free == 0, f"cycle {now}: {unpack(tag_layout(CONFIG), tag)}"
-    assert int(dut.u__pixel.value) == layer.pixel_bits(window.pixel), f"cycle {now}: pixel"
+    assert int(dut.u__pixel.value) == layer.pixel_bits(tile, window.pixel), f"cycle {now}: pixel"
     assert int(dut.u__block.value) == pass_bits(**at.head), f"cycle {now}: pass"
-    assert dut.u__half.value == layer.jobs[at.job].tile % HALVES, f"cycle {now}: half"
+    assert dut.u__half.value == tile % HALVES, f"cycle {now}: half"
 
 
 async def play(dut, layer):
@@ -344,6 +348,29 @@ async def rows_follow_the_loader(dut):
     assert lost_inside
 
 
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def tiles_that_differ(dut):
+    """Bands of other heights that wait for other pixels, and a last tile of fewer images: two jobs
+    of different tiles are in the lane at the same time."""
+    await begin(dut)
+    for opened in (None, [], [0], [0, 1]):
+        for length in (1, 2, 3, 4):
+            tiles = [n // 2 for n in range(2 * length * max(1, 4 // length))]
+            early = {place: {"early_words": random.randint(1, 9)} for place in PLACES}
+            bands = {**early, "last": {"pixels": 4, **early["last"]}}
+            for images, others in ((1, bands), (3, {"last": {"images": 1}})):
+                layer = Layer([Job(opened, tile=tile, base=2) for tile in tiles], pixels=6,
+                              width=2, images=images, round_tiles=length, others=others,
+                              early_words=5 if images == 1 else WHOLE, early_step=images == 1)
+                last = max(tiles)
+                layer.loaded_at = {(tile, plane): 30 * tile + 5 * plane for tile in range(last + 1)
+                                   for plane in range(PLANES)}
+                layer.words_at = {place: [(max(0, at - 20), 2), (max(0, at - 10), 7)]
+                                  for place, at in layer.loaded_at.items()}
+                spent = await play(dut, layer)
+                assert spent["base"] == windows(layer)["base"]
+
+
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def reduction(dut):
     """One psum for all pixels of an image, begun once and emitted once."""
@@ -359,22 +386,35 @@ async def random_layers(dut):
     await begin(dut)
     total = Counter()
     for _ in range(40):
-        pixels, tile, at, jobs = random.choice([1, 3, 16, 60]), 0, 0, []
+        pixels, at, jobs = random.choice([1, 3, 16, 60]), 0, []
         images = random.choice([1, 2, 3])
         gated = random.random() < 0.7
-        for _ in range(random.randint(1, 9)):
-            windows = range(images * pixels)
+        count = random.randint(1, 9)
+        tiles = [0]
+        while len(tiles) < count:
+            tiles.append(tiles[-1] + (random.random() < 0.4))
+        length = random.choice([n for n in range(1, tiles[-1] + 2) if (tiles[-1] + 1) % n == 0])
+        others = {}
+        if random.random() < 0.6:
+            others["last"] = {"pixels": random.choice([1, 2, pixels]) if images == 1 else pixels,
+                              "images": random.randint(1, images)}
+        if images == 1:
+            for place in PLACES:
+                others.setdefault(place, {})["early_words"] = random.choice([1, 20, WHOLE])
+        for tile in tiles:
+            kind = {"pixels": pixels, "images": images,
+                    **others.get(place_of(tile, length), {})}
+            windows = range(kind["images"] * kind["pixels"])
             opened = sorted(random.sample(windows, random.randint(0, len(windows))))
             at += random.choice([0, 0, 40])
             jobs.append(Job(random.choice([[], opened, opened]) if gated else None,
                             random.randint(1, 4), random.randint(1, 4), tile, at,
                             random.choice([-5, 0, 30]), random.choice([0, 3, 80]),
                             random.choice([0, 2, 25]), random.choice([None, *range(OPERANDS)])))
-            tile += random.random() < 0.4
         layer = Layer(jobs, pixels, random.randint(1, 9), random.choice([1, 2, 3, 6]),
                       early_words=random.choice([1, 20, WHOLE]) if images == 1 else WHOLE,
                       early_step=random.randint(0, 20), decision=random.choice([1, DECISION]),
-                      images=images)
+                      images=images, round_tiles=length, others=others)
         for times, planes, most in ((layer.loaded_at, PLANES, 20), (layer.added_at, OPERANDS, 80)):
             now = 0
             for place in ((t, plane) for t in range(tile + 1) for plane in range(planes)):

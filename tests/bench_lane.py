@@ -12,6 +12,7 @@ from cocotb.triggers import FallingEdge, RisingEdge
 
 import hwgate
 from hwgate.counters import LANE_COUNTERS
+from hwgate.layouts import tiles_of
 from hwgate.quant.fetch import Request, lane_jobs, requests
 from hwgate.quant.golden import base_psum, residual_operand, run_layer
 from hwgate.quant.network import Activations, QuantizedNetwork
@@ -20,10 +21,11 @@ from hwgate.rtl.burst import request_layout
 from hwgate.rtl.issue import Activity, progress_layout
 from hwgate.rtl.lane import decision_latency
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
-from hwgate.rtl.structs import descriptor_struct, event_layout, status_layout
+from hwgate.rtl.structs import event_layout, status_layout
 from hwgate.rtl.weights import BLOCK_LATENCY
 from hwgate.sim.streams import pack, start, unpack
 from lane_model import CONFIG, Loader, Operands, Pace, Reader, Store
+from tile_helpers import descriptor_bits
 
 STATUS, PROGRESS = status_layout(), progress_layout()
 EVENT, REQUEST, PLAIN = event_layout(), request_layout(CONFIG), Features()
@@ -33,33 +35,31 @@ status_of = cache(lambda bits: unpack(STATUS, bits))
 
 
 async def play(dut, network, images, lane, pace, per_tile=1):
-    """Run a layer on one lane, part by part; what its cycles were spent on, and when things
-    happened in the last part."""
+    """Run a layer on one lane; what its cycles were spent on, and when things happened."""
     binding = hwgate.compile(network, CONFIG, images_per_tile=per_tile).bind(images)
-    layer, total = replace(network.layers[0], pool=1), Counter()
+    layer = replace(network.layers[0], pool=1)
     residual = None if layer.residual is None else images
     golden = run_layer(layer, images, CONFIG.formats, residual)
     operand = golden.output if residual is None else residual_operand(layer, images)
     base = base_psum(layer, images) if layer.gated else golden.psum
-    for plan, part, d in binding.steps:
-        rows = slice(None) if layer.reduce else slice(part.first, part.first + part.rows)
+    (plan, tiling, d), = binding.steps
 
-        def tiled(values, rows=rows, part=part):
-            """Values (N, Co, H, W) of the part as (tiles, Co, images, pixels)."""
-            values = values[part.image:part.image + part.images, :, rows]
-            values = values.reshape(-1, part.per_tile, values.shape[1], *values.shape[2:])
-            return values.swapaxes(1, 2).reshape(len(values), values.shape[2], part.per_tile, -1)
+    def tiled(values):
+        """Values (N, Co, H, W) of each tile, (Co, images, pixels)."""
+        found = []
+        for part in tiling.parts():
+            rows = slice(None) if layer.reduce else slice(part.first, part.first + part.rows)
+            own = values[part.image:part.image + part.images, :, rows].swapaxes(0, 1)
+            found.append(own.reshape(*own.shape[:2], -1))
+        return found
 
-        found = Activations(*map(tiled, (golden.output, golden.psum, golden.decision)))
-        added = [job.operand is not None for job in plan.jobs]
-        operands = Operands(d, tiled(operand), added, lane, pace)
-        spent, times = await play_part(dut, plan, d, binding.memory, found, tiled(base), operands,
-                                       lane, pace)
-        total += spent
-    return total, times
+    found = Activations(*map(tiled, (golden.output, golden.psum, golden.decision)))
+    added = [job.operand is not None for job in plan.jobs]
+    operands = Operands(d, tiled(operand), added, lane, pace)
+    return await play_layer(dut, plan, d, binding.memory, found, tiled(base), operands, lane, pace)
 
 
-async def play_part(dut, plan, d, memory, golden, base, operands, lane, pace):
+async def play_layer(dut, plan, d, memory, golden, base, operands, lane, pace):
     jobs = lane_jobs(CONFIG, d, lane)
     reader, loader = Reader(memory, pace), Loader(d, memory, pace)
     store = Store(jobs, d, golden.output, pace)
@@ -67,11 +67,10 @@ async def play_part(dut, plan, d, memory, golden, base, operands, lane, pace):
     times = {"base": [], "conditional": [], "event": [], "done": [], "planes": []}
     ends, loaded = {}, (0, 0)  # cycle of each job's last event; progress of the loader
     status, driven, checked, now = {"tile": 0, "jobs": 0, "absent": 0}, {}, None, 0
-    places = [image * d["slot_pixels"] + n for image, n in np.ndindex(golden.decision.shape[2:])]
     early = emitted_early(d, jobs, golden, base)
     times["early"] = len(early)
     dut.u__lane.value = lane
-    dut.u__layer.value = pack(descriptor_struct(), d)
+    dut.u__layer.value = descriptor_bits(d)
     while (store.places or checked or now < 40 + 40 * (not jobs)
            or min(loader.tile - loader.tiles, operands.tile - operands.tiles) < 0 and jobs):
         left = status["tile"] if jobs else d["tiles"]
@@ -116,7 +115,8 @@ async def play_part(dut, plan, d, memory, golden, base, operands, lane, pace):
         now += 1
         assert now < 30_000
     assert not early
-    assert events == {(job.channel, job.tile, n) for job in jobs for n in places}
+    assert events == {(job.channel, job.tile, image * d["slot_pixels"] + n) for job in jobs
+                      for image, n in np.ndindex(golden.decision[job.tile].shape[1:])}
     times["ends"] = [ends[job.tile, job.channel] for job in jobs]
     check_retirement(times)
     check_requests(plan, d, jobs, golden, reader)
@@ -139,13 +139,13 @@ def check_runs(plan, d, jobs, golden, reader, times):
     wait because those of the job before were still being asked for."""
     asked, ended, waited, windows, requested, came = [], [], 0, 0, 0, 0
     for job in jobs if plan.layer.gated else []:
-        paths, decision = plan.jobs[job.channel], golden.decision[job.tile, job.channel]
-        windows += len(paths.base) * d["images"] * d["out_pixels"]
+        paths, decision = plan.jobs[job.channel], golden.decision[job.tile][job.channel]
+        windows += len(paths.base) * decision.size
         if not decision.any():
             continue
-        gate_pass = times["base"][windows - d["images"] * d["out_pixels"]:windows]
+        gate_pass = times["base"][windows - decision.size:windows]
         image = int(decision.any(axis=1).argmax())
-        place = image * d["out_pixels"] + np.flatnonzero(decision[image])[d["gate_limit"]]
+        place = image * decision.shape[1] + np.flatnonzero(decision[image])[d["gate_limit"]]
         first = gate_pass[place] - 1 + decision_latency(CONFIG)
         waited += bool(asked) and first <= asked[-1]
         assert len(ended) < 2 or first >= ended[-2] + BLOCK_LATENCY
@@ -159,11 +159,15 @@ def check_runs(plan, d, jobs, golden, reader, times):
 def emitted_early(d, jobs, golden, base):
     """Base psums of the pixels that are emitted as closed before the image has more open gates
     than the limit, by (channel, tile, pixel)."""
-    order = golden.decision.cumsum(axis=3) * golden.decision
-    return {(job.channel, job.tile, image * d["slot_pixels"] + n):
-            base[job.tile, job.channel, image, n]
-            for job in jobs for image, n in np.ndindex(order.shape[2:])
-            if 0 < order[job.tile, job.channel, image, n] <= d["gate_limit"]}
+    early = {}
+    for job in jobs:
+        decision = golden.decision[job.tile][job.channel]
+        order = decision.cumsum(axis=1) * decision
+        early |= {(job.channel, job.tile, image * d["slot_pixels"] + n):
+                  base[job.tile][job.channel, image, n]
+                  for image, n in np.ndindex(order.shape)
+                  if 0 < order[image, n] <= d["gate_limit"]}
+    return early
 
 
 def check_event(event, golden, slot_pixels, seen, early):
@@ -175,14 +179,14 @@ def check_event(event, golden, slot_pixels, seen, early):
         assert (event["psum"], event["decision"]) == (early.pop(place), 0), f"early {place}"
         return
     seen.add(place)
-    at = event["tile"], event["channel"], *divmod(event["pixel"], slot_pixels)
-    assert event["psum"] == golden.psum[at], f"psum of {place}"
-    assert event["decision"] == golden.decision[at], f"decision of {place}"
+    at = event["channel"], *divmod(event["pixel"], slot_pixels)
+    assert event["psum"] == golden.psum[event["tile"]][at], f"psum of {place}"
+    assert event["decision"] == golden.decision[event["tile"]][at], f"decision of {place}"
 
 
 def opens(plan, job, golden):
     """Open pixels of a gated job."""
-    return int(golden.decision[job.tile, job.channel].sum()) if plan.layer.gated else 0
+    return int(golden.decision[job.tile][job.channel].sum()) if plan.layer.gated else 0
 
 
 def check_requests(plan, d, jobs, golden, reader):
@@ -202,8 +206,9 @@ def check_requests(plan, d, jobs, golden, reader):
 def check_windows(plan, d, jobs, golden, spent):
     """Windows issued: the MACs of the gated network."""
     paths = [plan.jobs[job.channel] for job in jobs]
-    windows = d["images"] * d["out_pixels"]
-    assert spent["base"] == windows * sum(len(path.base) for path in paths)
+    windows = [tile["images"] * tile["out_pixels"] for tile in tiles_of(d)]
+    assert spent["base"] == sum(windows[job.tile] * len(path.base)
+                                for job, path in zip(jobs, paths, strict=True))
     assert spent["conditional"] == sum(len(path.conditional) * opens(plan, job, golden)
                                        for job, path in zip(jobs, paths, strict=True))
 
@@ -382,10 +387,10 @@ async def base_passes_follow_the_loader(dut):
                                     wanted=wanted, reduce=False, gated=False,
                                     features=Features(pointwise=True, kernels=(5,)))
         spent, times = await play(dut, network, images, 0, PACES["slow_windows"])
-        plan = hwgate.compile(network, CONFIG).plans[0]
+        (plan, _, d), = hwgate.compile(network, CONFIG).bind(images).steps
         reads = plan.jobs[0].base[0]
         whole = times["planes"][reads if kernel > 1 else
-                                min(9 * reads + 9, plan.bands[0].descriptor["in_planes"]) - 1]
+                                min(9 * reads + 9, d["in_planes"]) - 1]
         assert spent["windows"] > 0
         assert (times["base"][0] < whole) == (kernel > 1)
 
@@ -449,9 +454,9 @@ async def bands_of_rows(dut):
         network, images = one_layer(kernel, tiles=1 + CONFIG.lanes // 2, wanted=wanted, bands=3,
                                     channels=2, gated=True, density="mixed", reduce=False,
                                     features=features)
-        layer = network.layers[0]
-        bands = hwgate.compile(network, CONFIG).plans[0].bands
-        assert {band.descriptor["pad_top"] == layer.padding for band in bands} == {True, False}
+        layer, (step,) = network.layers[0], hwgate.compile(network, CONFIG).bind(images).steps
+        assert {tile["pad_top"] == layer.padding for tile in tiles_of(step.descriptor)} == {
+            True, False}
         await play(dut, network, images, a_lane(network), PACES["any"])
 
 

@@ -3,6 +3,7 @@ memories that must hold the golden words whenever a lane may read them."""
 
 import random
 from collections import Counter, deque
+from dataclasses import dataclass
 
 import cocotb
 import numpy as np
@@ -11,10 +12,11 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import bank_memory, feature_map
 from hwgate.rtl.loader import LOADED_LATENCY
-from hwgate.rtl.structs import descriptor_struct, window_write_layout
+from hwgate.rtl.structs import window_write_layout
 from hwgate.rtl.tiles import TILE_QUEUE
-from hwgate.sim.streams import pack, parameters, unpack
-from memory_helpers import Lanes, ReadPort, band_memory, quiet_start, run_addresses, until, watch
+from hwgate.sim.streams import parameters, unpack
+from memory_helpers import Lanes, ReadPort, band_memory, quiet_start, until, watch
+from tile_helpers import PLACES, descriptor_bits, run_addresses, tile_places
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
@@ -22,74 +24,103 @@ HALF = CONFIG.buffers.window_words
 PORT = window_write_layout(CONFIG).elem_shape
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Tiles at one place: rows of the map, rows of padding above them, images."""
+
+    rows: range
+    pad_top: int
+    images: int
+
+
 class Layer:
     """Random input maps of a layer: its descriptor, its memory, its window memories.
 
     ``rows`` is a range of rows of the input, those of a band, with ``pad_top`` rows of padding
     above; the memory holds the whole maps, those of a tile's images side by side in each plane.
+    ``kinds`` are tiles by their place in a round, if they are not all alike.
     """
 
     def __init__(self, channels, height, width, *, pad=0, pad_top=None, rows=None, tiles=1,
-                 images=1, bank_mode=False):
-        self.tiles, self.images, self.bank_mode = tiles, images, bank_mode
+                 images=1, bank_mode=False, kinds=None, round_tiles=None):
+        self.tiles, self.bank_mode, self.width = tiles, bank_mode, width
         self.step = 1 if bank_mode else CONFIG.write_words  # pixels written in a cycle
+        round_tiles = round_tiles or tiles
+        alike = Kind(range(height) if rows is None else rows, pad if pad_top is None else pad_top,
+                     images)
+        kinds = kinds or dict.fromkeys(PLACES, alike)
+        most = max(kind.images for kind in kinds.values())
+        places = tile_places(tiles, round_tiles)
+        self.kinds = [kinds[place] for place in places]
         maps = np.random.default_rng(random.getrandbits(32)).integers(
-            -128, 128, (tiles, images, channels, height, width), np.int8)
+            -128, 128, (tiles, most, channels, height, width), np.int8)
         stored = np.array([[feature_map(x, R, PIXELS) for x in tile] for tile in maps])
-        self.groups, plane_bytes = stored.shape[2], images * stored[0, 0, 0].size
-        whole, rows = rows is None, range(height) if rows is None else rows
-        if images > 1 and not random.randrange(2):  # planes need not follow one another
+        self.groups, plane_bytes = stored.shape[2], most * stored[0, 0, 0].size
+        whole = {kind.images * len(kind.rows) for kind in kinds.values()} == {most * height}
+        if most > 1 and not random.randrange(2):  # planes need not follow one another
             whole, plane_bytes = False, plane_bytes + BEAT * random.randrange(3)
-        pad_top = pad if pad_top is None else pad_top
-        skip = self.skip = rows[0] * width % PIXELS
-        self.plane_beats = -(-(skip + len(rows) * width) // PIXELS)
-        origin = BEAT * random.randrange(1000)
-        stride = self.groups * plane_bytes + BEAT * random.randrange(3)
-        planes = {origin + n * stride + group * plane_bytes: tile[:, group].tobytes()
-                  for n, tile in enumerate(stored) for group in range(self.groups)}
-        memory = {first + at: raw[at:at + BEAT] for first, raw in planes.items()
-                  for at in range(0, len(raw), BEAT)}
-        address = origin + rows[0] * width // PIXELS * BEAT
-        runs, beats = ((1, self.groups * images * self.plane_beats) if whole
-                       else (self.groups, images * self.plane_beats))
+        skips = {place: kind.rows[0] * width % PIXELS for place, kind in kinds.items()}
+        beats = {place: -(-(skips[place] + len(kind.rows) * width) // PIXELS)
+                 for place, kind in kinds.items()}
+        self.skips, self.plane_beats = ([of[place] for place in places] for of in (skips, beats))
+        runs = 1 if whole else self.groups
+        run_beats = {place: kind.images * beats[place] * (self.groups if whole else 1)
+                     for place, kind in kinds.items()}
+        size = self.groups * plane_bytes
+        strides = {place: size * random.randint(2, 3) + BEAT * random.randrange(3)
+                   for place in PLACES}
+        address = 3 * size // BEAT * BEAT + BEAT * random.randrange(1000)
         addresses = run_addresses({
-            "tiles": tiles, "address": address, "tile_stride": stride, "runs": runs,
-            "run_stride": plane_bytes, "beats": beats}, BEAT)
-        self.tile_beats = len(addresses[0])
+            "tiles": tiles, "round_tiles": round_tiles, "address": address, "runs": runs,
+            "run_stride": plane_bytes}, BEAT, run_beats, strides)
+        memory = {}
+        for kind, tile, asked in zip(self.kinds, stored, addresses, strict=True):
+            origin = asked[0] - kind.rows[0] * width // PIXELS * BEAT
+            for group in range(self.groups):
+                raw = tile[:, group].tobytes()
+                memory |= {origin + group * plane_bytes + at: raw[at:at + BEAT]
+                           for at in range(0, len(raw), BEAT)}
+        self.tile_of = [number for number, tile in enumerate(addresses) for _ in tile]
         self.addresses = [at for tile in addresses for at in tile]
         self.memory = {at: memory[at] for at in self.addresses}
 
         row_words = width if bank_mode else -(-(width + 2 * pad) // 3)
-        image_words = (len(rows) * width if bank_mode
-                       else row_words * -(-(pad_top + len(rows)) // 3))
-        self.group_words = images * image_words
-        bands = maps[:, :, :, rows[0]:rows[-1] + 1]
-        words = (lambda x: bank_memory(x, R)) if bank_mode else (
-            lambda x: band_memory(x, R, pad, pad_top))
-        # An image lies in each group behind the images before it.
-        self.words = [{
-            (bank, (at // image_words * images + n) * image_words + at % image_words):
-            int.from_bytes(word.tobytes(), "little")
-            for n, x in enumerate(tile) for (bank, at), word in words(x).items()}
-            for tile in bands]
-        assert max(address for _, address in self.words[0]) < HALF
-        places = list(self.words[0])  # in raster order, image after image, plane after plane
-        size = len(rows) * width
-        parts = [places[at:at + size] for at in range(0, len(places), size)]
-        self.planes = [[place for part in parts[plane::self.groups] for place in part]
-                       for plane in range(self.groups)]
-        self.descriptor = pack(descriptor_struct(), {
-            "bank_mode": bank_mode, "pad": pad, "pad_top": pad_top, "tiles": tiles,
-            "in_address": address, "in_stride": stride, "in_width": width,
-            "in_planes": self.groups, "plane_words": len(rows) * width,
-            "plane_beats": self.plane_beats, "in_skip": skip, "in_runs": runs,
-            "in_run_stride": plane_bytes, "in_run_beats": beats, "row_words": row_words,
-            "images": images, "image_words": image_words, "group_words": self.group_words})
+        image_words = max(len(kind.rows) * width if bank_mode
+                          else row_words * -(-(kind.pad_top + len(kind.rows)) // 3)
+                          for kind in kinds.values())
+        self.group_words = most * image_words
+        found = [self._words(kind, tile, pad, row_words, image_words)
+                 for kind, tile in zip(self.kinds, maps, strict=True)]
+        self.words, self.planes = [dict(words) for words, _ in found], [p for _, p in found]
+        assert max(address for tile in self.words for _, address in tile) < HALF
+        self.descriptor = descriptor_bits({
+            "bank_mode": bank_mode, "pad": pad, "tiles": tiles, "round_tiles": round_tiles,
+            "in_address": address, "in_width": width, "in_planes": self.groups, "in_runs": runs,
+            "in_run_stride": plane_bytes, "row_words": row_words, "image_words": image_words,
+            "group_words": self.group_words},
+            {place: {"pad_top": kind.pad_top, "in_stride": strides[place],
+                     "plane_words": len(kind.rows) * width, "plane_beats": beats[place],
+                     "in_skip": skips[place], "in_run_beats": run_beats[place],
+                     "images": kind.images} for place, kind in kinds.items()})
 
-    @property
-    def plane_writes(self):
-        """Cycles in which pixels of a plane are written, at least."""
-        return self.images * -(-self.plane_beats * PIXELS // self.step)
+    def _words(self, kind, maps, pad, row_words, image_words):
+        """Words of a tile by (bank, address), and their places plane after plane, image after
+        image, in raster order. An image lies in each group behind the images before it."""
+        words, planes = {}, [[] for _ in range(self.groups)]
+        rows, size = kind.rows, len(kind.rows) * self.width
+        pitch = size if self.bank_mode else row_words * -(-(kind.pad_top + len(rows)) // 3)
+        for image, x in enumerate(maps[:kind.images, :, rows[0]:rows[-1] + 1]):
+            found = bank_memory(x, R) if self.bank_mode else band_memory(x, R, pad, kind.pad_top)
+            for n, ((bank, at), word) in enumerate(found.items()):
+                slot, at = divmod(at, pitch)
+                place = bank, slot * self.group_words + image * image_words + at
+                words[place] = int.from_bytes(word.tobytes(), "little")
+                planes[n // size].append(place)
+        return words, planes
+
+    def plane_writes(self, tile):
+        """Cycles in which pixels of a plane of a tile are written, at least."""
+        return self.kinds[tile].images * -(-self.plane_beats[tile] * PIXELS // self.step)
 
 
 class Progress:
@@ -106,15 +137,17 @@ class Progress:
     def step(self, arrives):
         """(tile, plane, words) at the output in this cycle, in which a beat arrives or not."""
         told, layer = self.told[0], self.layer
-        if self.queued and self.taken < layer.plane_beats and self.left < layer.step:
+        tile = min(self.tile, layer.tiles - 1)
+        beats = layer.plane_beats[tile]
+        if self.queued and self.taken < beats and self.left < layer.step:
             self.queued, self.taken, self.left = (self.queued - 1, self.taken + 1,
                                                   self.left + PIXELS)
-        last = self.taken == layer.plane_beats
+        last = self.taken == beats
         if self.left >= layer.step or last and self.left:
             if last and self.left <= layer.step:
                 self.flushed.add(self.left)
                 self.taken = self.left = self.words = 0
-                self.image = (self.image + 1) % layer.images
+                self.image = (self.image + 1) % layer.kinds[tile].images
                 self.plane = (self.plane + (self.image == 0)) % layer.groups
                 self.tile += self.image == self.plane == 0
             else:
@@ -140,7 +173,7 @@ class Bench:
         self.cycle += 1
         self.check_progress()
         if asked := self.port.step():
-            tile = (len(self.port.asked) - len(asked)) // self.layer.tile_beats
+            tile = self.layer.tile_of[len(self.port.asked) - len(asked)]
             assert tile < self.lanes.slowest() + 2, "still in use"
         self.write()
         if self.dut.idle.value:
@@ -165,11 +198,11 @@ class Bench:
         if now == self.loaded:
             return
         tile, plane, _ = self.loaded
-        wanted = self.layer.planes[plane]
+        wanted = self.layer.planes[tile][plane]
         if now[:2] != (tile, plane):
             self.rising[self.cycle - self.last_write] += 1
-        elif self.layer.images == 1:
-            wanted = wanted[:max(0, now[2] - self.layer.skip)]
+        elif self.layer.kinds[tile].images == 1:
+            wanted = wanted[:max(0, now[2] - self.layer.skips[tile])]
         else:  # no pass follows the loader through several images
             wanted = []
         half = self.halves[tile % 2]
@@ -269,6 +302,36 @@ async def images_of_a_tile(dut):
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
+async def bands_of_an_image(dut):
+    """The first and the last band have rows and padding of their own, image after image."""
+    await quiet_start(dut)
+    for images, length in ((2, 1), (1, 2), (3, 2), (2, 3), (1, 5), (2, 4)):
+        for width, pad in ((3, 1), (PIXELS, 3), (5, 2)):
+            for bank_mode in (False, True):
+                tops = sorted(random.sample(range(9), 3))
+                kinds = {place: Kind(range(top, top + random.randint(1, 4)),
+                                     random.randint(0, pad), 1)
+                         for place, top in zip(PLACES, tops, strict=True)}
+                layer = Layer((10 if bank_mode else 2) * R, 13, width, pad=pad * (not bank_mode),
+                              kinds=kinds, tiles=images * length, round_tiles=length,
+                              bank_mode=bank_mode)
+                await run(dut, layer, patience=random.choice((1, 60)),
+                          answer_idle=random.choice((0, 0.4)))
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def last_tile_of_fewer_images(dut):
+    await quiet_start(dut)
+    for images, rest in ((2, 1), (3, 1), (3, 2)):
+        for tiles in (1, 2, 4):
+            for pad, bank_mode in ((1, False), (3, False), (0, True)):
+                full = Kind(range(3), pad, images)
+                kinds = dict.fromkeys(PLACES, full) | {"last": Kind(range(3), pad, rest)}
+                await run(dut, Layer(11 * R if bank_mode else 3 * R, 3, 4, pad=pad, tiles=tiles,
+                                     kinds=kinds, bank_mode=bank_mode), patience=1)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
 async def left_over_pixels(dut):
     """What a plane's beats leave is written before the next plane begins: nothing, one, two pixels
     of them, with every gap before the next beat, and padding of the beat among them."""
@@ -278,7 +341,7 @@ async def left_over_pixels(dut):
         for missing in range(min(3, PIXELS)):
             for idle in (0, 0.3, 0.8):
                 layer = Layer(3 * R, 1, beats * PIXELS - missing, pad=1, tiles=2)
-                assert layer.plane_beats == beats
+                assert layer.plane_beats == [beats] * 2
                 bench = await run(dut, layer, answer_idle=idle, patience=1)
                 flushed |= bench.progress.flushed
     assert flushed == {beats * PIXELS % step or step for beats in range(1, 5)}
@@ -305,7 +368,7 @@ async def queue_never_overflows(dut):
         layer = Layer(8 * R, 9, 16, pad=1)
         bench = await run(dut, layer, latency=latency, patience=1)
         assert len(bench.port.asked) > TILE_QUEUE
-        assert bench.cycle >= layer.groups * layer.plane_writes
+        assert bench.cycle >= layer.groups * layer.plane_writes(0)
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

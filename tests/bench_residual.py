@@ -10,10 +10,11 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from hwgate.config import AcceleratorConfig
 from hwgate.quant.layout import feature_map
 from hwgate.rtl.loader import LOADED_LATENCY
-from hwgate.rtl.structs import descriptor_struct, residual_write_layout
+from hwgate.rtl.structs import residual_write_layout
 from hwgate.rtl.tiles import TILE_QUEUE
-from hwgate.sim.streams import pack, parameters, unpack
-from memory_helpers import Lanes, ReadPort, quiet_start, run_addresses, until, watch
+from hwgate.sim.streams import parameters, unpack
+from memory_helpers import Lanes, ReadPort, quiet_start, until, watch
+from tile_helpers import PLACES, descriptor_bits, run_addresses, tile_places
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
@@ -42,57 +43,75 @@ class Layer:
     """Random operands of a layer: descriptor, memory, and the columns of every tile.
 
     ``rows`` is a range of rows of the operand, those of a band; it begins at a whole beat. The
-    images of a tile lie side by side in each plane.
+    images of a tile lie side by side in each plane. ``last`` are (rows, images) of the last tile
+    of a round, if they differ.
     """
 
-    def __init__(self, channels, height, width, *, step=1, group=0, tiles=1, images=1, rows=None):
+    def __init__(self, channels, height, width, *, step=1, group=0, tiles=1, images=1, rows=None,
+                 last=None, round_tiles=None):
         self.tiles, self.step = tiles, step
+        round_tiles = round_tiles or tiles
+        plain = range(height) if rows is None else rows, images
+        kinds = dict.fromkeys(PLACES, plain) | {"last": last or plain}
+        places = tile_places(tiles, round_tiles)
+        most = max(count for _, count in kinds.values())
         maps = np.random.default_rng(random.getrandbits(32)).integers(
-            -128, 128, (tiles, images, channels, height, width), np.int8)
+            -128, 128, (tiles, most, channels, height, width), np.int8)
         stored = np.array([[feature_map(x, R, PIXELS) for x in tile] for tile in maps])
-        self.groups, plane_bytes = stored.shape[2], images * stored[0, 0, 0].size
-        whole, rows = rows is None, range(height) if rows is None else rows
-        if images > 1 and not random.randrange(2):  # planes need not follow one another
+        self.groups, plane_bytes = stored.shape[2], most * stored[0, 0, 0].size
+        whole = {len(rows) * count for rows, count in kinds.values()} == {height * most}
+        if most > 1 and not random.randrange(2):  # planes need not follow one another
             whole, plane_bytes = False, plane_bytes + BEAT * random.randrange(3)
-        first, count = rows[0] * width, len(rows) * width
-        assert first % PIXELS == 0 and rows[0] % step == 0
-        self.beats = -(-count // PIXELS)
-        origin = BEAT * random.randrange(1000)
-        stride = self.groups * plane_bytes + BEAT * random.randrange(3)
-        planes = {origin + n * stride + group * plane_bytes: tile[:, group].tobytes()
-                  for n, tile in enumerate(stored) for group in range(self.groups)}
-        memory = {start + at: raw[at:at + BEAT] for start, raw in planes.items()
-                  for at in range(0, len(raw), BEAT)}
-        address = origin + first // PIXELS * BEAT
-        runs, beats = ((1, self.groups * images * self.beats) if whole
-                       else (self.groups, images * self.beats))
+        for rows, _ in kinds.values():
+            assert rows[0] * width % PIXELS == 0 and rows[0] % step == 0
+        beats = {place: -(-len(rows) * width // PIXELS) for place, (rows, _) in kinds.items()}
+        runs = 1 if whole else self.groups
+        run_beats = {place: count * beats[place] * (self.groups if whole else 1)
+                     for place, (_, count) in kinds.items()}
+        size = self.groups * plane_bytes
+        stride, after = (2 * size + BEAT * random.randrange(3) for _ in range(2))
+        strides = {"first": stride, "middle": stride, "last": after}
+        address = size + BEAT * random.randrange(1000)
         tiles_of = run_addresses({
-            "tiles": tiles, "address": address, "tile_stride": stride, "runs": runs,
-            "run_stride": plane_bytes, "beats": beats}, BEAT)
+            "tiles": tiles, "round_tiles": round_tiles, "address": address, "runs": runs,
+            "run_stride": plane_bytes}, BEAT, run_beats, strides)
+        memory = {}
+        for place, tile, asked in zip(places, stored, tiles_of, strict=True):
+            origin = asked[0] - kinds[place][0][0] * width // PIXELS * BEAT
+            for plane in range(self.groups):
+                raw = tile[:, plane].tobytes()
+                memory |= {origin + plane * plane_bytes + at: raw[at:at + BEAT]
+                           for at in range(0, len(raw), BEAT)}
+        self.tile_of = [number for number, tile in enumerate(tiles_of) for _ in tile]
         self.addresses = [at for tile in tiles_of for at in tile]
         self.memory = {at: memory[at] for at in self.addresses}
 
         # Channels and pixels that only fill up groups and beats may be written as well.
-        sampled = maps[:, :, :, rows[0]:rows[-1] + 1:step, ::step]
-        image_words = -(-sampled[0, 0, 0].size // PIXELS)
-        slot_words = images * image_words
+        sampled = [x[:kinds[place][1], :, kinds[place][0][0]:kinds[place][0][-1] + 1:step, ::step]
+                   for place, x in zip(places, maps, strict=True)]
+        image_words = [-(-tile[0, 0].size // PIXELS) for tile in sampled]
+        slot_words = max(len(tile) * words for tile, words in zip(sampled, image_words,
+                                                                  strict=True))
         self.columns = [{
-            (lane, word + n * image_words, byte): value for n, x in enumerate(tile)
+            (lane, word + n * words, byte): value for n, x in enumerate(tile)
             for (lane, word, byte), value in column_bytes(x, group * R, slot_words).items()}
-            for tile in sampled]
+            for tile, words in zip(sampled, image_words, strict=True)]
         slots = -(-(group + self.groups) * R // LANES)
         assert slots * slot_words <= WORDS, "the test's own layer does not fit"
         self.plane_of = {(c % LANES, c // LANES * slot_words + word): c // R - group
                          for c in range(group * R, (group + self.groups) * R)
                          for word in range(slot_words)}
+        self.beats = beats["last"]
         self.steps = images * CONFIG.slot_reads * self.beats * (PIXELS if step == 2 else 1)
-        self.descriptor = pack(descriptor_struct(), {
-            "tiles": tiles, "images": images, "slot_words": slot_words, "res_planes": self.groups,
-            "res_address": address, "res_stride": stride, "res_beats": self.beats,
-            "res_runs": runs, "res_run_stride": plane_bytes, "res_run_beats": beats,
-            "res_words": count, "res_width": width, "res_step": step,
+        self.descriptor = descriptor_bits({
+            "tiles": tiles, "round_tiles": round_tiles, "slot_words": slot_words,
+            "res_planes": self.groups, "res_address": address, "res_runs": runs,
+            "res_run_stride": plane_bytes, "res_width": width, "res_step": step,
             "res_part": group % CONFIG.slot_groups, "res_group": group,
-            "res_slot": group // CONFIG.slot_groups * CONFIG.slot_reads * slot_words})
+            "res_slot": group // CONFIG.slot_groups * CONFIG.slot_reads * slot_words},
+            {place: {"images": count, "res_words": len(rows) * width, "res_beats": beats[place],
+                     "res_stride": strides[place], "res_run_beats": run_beats[place]}
+             for place, (rows, count) in kinds.items()})
 
 
 class Bench:
@@ -111,8 +130,7 @@ class Bench:
         self.cycle += 1
         self.check_progress()
         if asked := self.port.step():
-            tile = (len(self.port.asked) - len(asked)) // (len(self.layer.addresses)
-                                                           // self.layer.tiles)
+            tile = self.layer.tile_of[len(self.port.asked) - len(asked)]
             assert tile < self.lanes.slowest() + 2, "still in use"
         self.write()
         if self.dut.idle.value and self.port.asked:
@@ -233,6 +251,21 @@ async def images_of_a_tile(dut):
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
+async def last_tiles_differ(dut):
+    """The last band of each image has other rows, the last tile of a batch fewer images."""
+    await quiet_start(dut)
+    for step in (1, 2):
+        for images, length in ((2, 1), (2, 2), (1, 3), (2, 4)):
+            for first, rows in ((2 * PIXELS, 1), (2 * PIXELS, 4)):
+                await run(dut, Layer(R + 1, first + 4, 3, step=step, group=1, rows=range(2),
+                                     last=(range(first, first + rows), 1),
+                                     tiles=images * length, round_tiles=length))
+        for tiles in (1, 2, 3):
+            await run(dut, Layer(2 * R, 2, 3, step=step, group=1, images=3,
+                                 last=(range(2), random.randint(1, 2)), tiles=tiles))
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
 async def tiles_alternate_between_halves(dut):
     """A tile is not asked for before every lane has left the one two before it."""
     await quiet_start(dut)
@@ -262,7 +295,7 @@ async def without_an_operand_it_stays_idle(dut):
     """A layer that adds nothing asks for nothing, and leaves nothing to the next one."""
     await quiet_start(dut)
     await run(dut, Layer(R + 1, 4, 4, tiles=2))
-    dut.layer.value, dut.start.value = pack(descriptor_struct(), {"tiles": 3}), 1
+    dut.layer.value, dut.start.value = descriptor_bits({"tiles": 3}), 1
     for _ in range(50):
         await RisingEdge(dut.clk)
         dut.start.value = 0

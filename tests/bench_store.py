@@ -2,6 +2,7 @@
 and a writer of any speed; what is written must be the pooled feature maps."""
 
 import random
+from itertools import accumulate
 
 import cocotb
 import numpy as np
@@ -12,10 +13,11 @@ from hwgate.quant.golden import max_pool
 from hwgate.quant.layout import feature_map
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.store import STORE_BEAT_LATENCY
-from hwgate.rtl.structs import descriptor_struct, status_layout
+from hwgate.rtl.structs import status_layout
 from hwgate.rtl.writer import BEAT_QUEUE
 from hwgate.sim.streams import pack, parameters, start, unpack
 from memory_helpers import until, watch
+from tile_helpers import PLACES, descriptor_bits, tile_places
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
@@ -23,44 +25,57 @@ HALF = CONFIG.buffers.output_words
 
 
 class Layer:
-    """Random output maps of a layer before pooling: descriptor, columns, and what to store."""
+    """Random output maps of a layer before pooling: descriptor, columns, and what to store.
 
-    def __init__(self, channels, height, width, *, pool=1, tiles=1, images=1):
+    ``last`` are (height, images) of the last tile of a round, if they differ.
+    """
+
+    def __init__(self, channels, height, width, *, pool=1, tiles=1, images=1, last=None,
+                 round_tiles=None):
         self.tiles, self.channels, self.pool = tiles, channels, pool
+        round_tiles = round_tiles or tiles
+        kinds = dict.fromkeys(PLACES, (height, images)) | {"last": last or (height, images)}
+        kind_of = [kinds[place] for place in tile_places(tiles, round_tiles)]
         low, high = random.choice([(-128, 128), (-128, 0), (100, 128)])  # of any sign, of one
-        maps = np.random.default_rng(random.getrandbits(32)).integers(
-            low, high, (tiles * images, channels, height, width), np.int8)
+        maps = [np.random.default_rng(random.getrandbits(32)).integers(
+            low, high, (count, channels, rows, width), np.int8) for rows, count in kind_of]
         # By tile, group and image, as they are written.
-        stored = np.array([feature_map(x, R, PIXELS) for x in max_pool(maps, pool)])
-        stored = stored.reshape(tiles, images, *stored.shape[1:]).transpose(0, 2, 1, 3, 4)
-        image_words = -(-height * width // PIXELS)
-        self.slot_words = images * image_words
-        # Pixels of a job in its words of a column, and which of the bytes are pixels.
-        self.maps = np.zeros((tiles, channels, images, image_words * PIXELS), np.int8)
-        self.known = np.arange(image_words * PIXELS) < height * width
-        self.maps[..., self.known] = maps.reshape(tiles, images, channels, -1).swapaxes(1, 2)
+        stored = [np.array([feature_map(x, R, PIXELS) for x in max_pool(tile, pool)]).swapaxes(0, 1)
+                  for tile in maps]
+        image_words = max(-(-rows * width // PIXELS) for rows, _ in kinds.values())
+        self.slot_words = max(count for _, count in kinds.values()) * image_words
+        # Pixels of a job in its words of a column, by tile; the other bytes are no pixels.
+        self.maps = [tile.reshape(*tile.shape[:2], -1).swapaxes(0, 1) for tile in maps]
+        self.image_words = image_words
         self.origin = BEAT * random.randrange(1000)
-        self.out_beats = stored[0][0].size // BEAT  # of a request
-        plane_stride = BEAT * (self.out_beats + random.randrange(3))  # of bands, more
-        stride = len(stored[0]) * plane_stride + BEAT * random.randrange(3)
-        self.requests = [(self.origin + tile * stride + plane * plane_stride, self.out_beats)
-                         for tile in range(tiles) for plane in range(len(stored[0]))]
+        self.planes = len(stored[0])
+        self.out_beats = [tile[0].size // BEAT for tile in stored]  # of each tile's requests
+        run_beats = {place: count * -(-(rows // pool * (width // pool)) // PIXELS)
+                     for place, (rows, count) in kinds.items()}
+        plane_stride = BEAT * (max(run_beats.values()) + random.randrange(3))  # of bands, more
+        stride, after = (self.planes * plane_stride + BEAT * random.randrange(3) for _ in range(2))
+        strides = {"first": stride, "middle": stride, "last": after}
+        origins = accumulate((strides[place] for place in tile_places(tiles, round_tiles)),
+                             initial=self.origin)
+        self.requests = [(origin + plane * plane_stride, beats)
+                         for origin, beats in zip(origins, self.out_beats, strict=False)
+                         for plane in range(self.planes)]
         self.beats = [int.from_bytes(raw.tobytes()[at:at + BEAT], "little")
                       for raw in stored for at in range(0, raw.size, BEAT)]
-        self.planes = len(stored[0])
-        store_height, store_width = height // pool, width // pool
         reads = pool * pool * CONFIG.slot_reads
-        self.plane_cycles = reads * (self.out_beats if pool == 1
-                                     else images * store_height * store_width)
-        self.descriptor = pack(descriptor_struct(), {
-            "tiles": tiles, "images": images, "out_width": width, "out_pixels": height * width,
+        rows, count = kind_of[0]
+        self.plane_cycles = reads * (self.out_beats[0] if pool == 1
+                                     else count * (rows // pool) * (width // pool))
+        self.descriptor = descriptor_bits({
+            "tiles": tiles, "round_tiles": round_tiles, "out_width": width,
             "out_channels": channels, "slot_words": self.slot_words, "out_address": self.origin,
-            "slot_pixels": image_words * PIXELS, "out_run_beats": self.out_beats,
-            "out_stride": stride, "out_planes": self.planes,
-            "out_beats": self.out_beats // images,
-            "out_plane_stride": plane_stride, "store_width": store_width,
-            "store_pixels": store_height * store_width, "pool": pool, "pool_words": pool * width,
-            "last_channels": channels - (self.planes - 1) * R})
+            "slot_pixels": image_words * PIXELS, "out_planes": self.planes,
+            "out_plane_stride": plane_stride, "store_width": width // pool, "pool": pool,
+            "pool_words": pool * width, "last_channels": channels - (self.planes - 1) * R},
+            {place: {"images": count, "out_run_beats": run_beats[place],
+                     "out_beats": run_beats[place] // count, "out_stride": strides[place],
+                     "store_pixels": rows // pool * (width // pool)}
+             for place, (rows, count) in kinds.items()})
 
     def jobs(self, lane):
         return len(range(lane, self.channels, LANES))
@@ -96,7 +111,8 @@ class Bench:
             self.beats.append(int(dut.beat__payload.value))
             number = len(self.beats) - 1
             assert self.beats[-1] == self.layer.beats[number], f"beat {number}"
-            assert number < len(self.requests) * self.layer.out_beats, "a request goes before"
+            asked = sum(beats for _, beats in self.requests)
+            assert number < asked, "a request goes before"
             self.queue += 1
         if dut.finished.value:
             assert dut.others_idle.value and len(self.beats) == len(self.layer.beats)
@@ -141,9 +157,9 @@ class Bench:
             words = self.half(lane, tile)
             if job == 0:
                 words[:] = np.random.default_rng(tile).integers(-128, 128, words.shape, np.int8)
-            slot = words[job * layer.slot_words:(job + 1) * layer.slot_words]
-            slot = slot.reshape(-1, layer.known.size)
-            slot[:, layer.known] = layer.maps[tile, lane + job * LANES][:, layer.known]
+            for image, pixels in enumerate(layer.maps[tile][lane + job * LANES]):
+                first = job * layer.slot_words + image * layer.image_words
+                words.reshape(-1)[first * PIXELS:][:pixels.size] = pixels
             self.done[lane] += 1
             if self.done[lane] == layer.jobs(lane):
                 self.tiles[lane], self.done[lane] = tile + 1, 0
@@ -209,6 +225,20 @@ async def images_of_a_tile(dut):
 
 
 @cocotb.test(timeout_time=500, timeout_unit="us")
+async def last_tiles_differ(dut):
+    """The last band of each image has other rows, the last tile of a batch fewer images."""
+    await start(dut)
+    for pool in (1, 2, 3):
+        for images, length in ((2, 1), (2, 2), (1, 3), (2, 3)):
+            for rows in (pool, 2 * pool + 1):
+                await run(dut, Layer(R + 1, 4, 6, pool=min(pool, 2), last=(rows, 1),
+                                     tiles=images * length, round_tiles=length))
+        for tiles in (1, 2, 3):
+            await run(dut, Layer(R + 1, 4, 5, pool=pool, images=3, last=(4, random.randint(1, 2)),
+                                 tiles=tiles))
+
+
+@cocotb.test(timeout_time=500, timeout_unit="us")
 async def tiles_alternate_between_halves(dut):
     await start(dut)
     for pool, patience in ((1, 1), (2, 1), (1, 40), (2, 9)):
@@ -248,7 +278,7 @@ async def halt_ends_after_the_plane(dut):
         await ClockCycles(dut.clk, 2)
         await until(dut, lambda: not dut.busy.value)
         await ClockCycles(dut.clk, 100)
-        assert len(bench.requests) == 2 and len(bench.beats) == 2 * bench.layer.out_beats
+        assert len(bench.requests) == 2 and len(bench.beats) == 2 * bench.layer.out_beats[0]
         dut.halt.value = 0
 
     for pool in (1, 2):
@@ -263,7 +293,7 @@ async def a_read_every_cycle(dut):
         async def last_beat(bench):
             await until(dut, lambda: bench.busy == bench.layer.plane_cycles)
             await ClockCycles(dut.clk, STORE_BEAT_LATENCY)
-            assert len(bench.beats) == bench.layer.out_beats
+            assert len(bench.beats) == bench.layer.out_beats[0]
 
         for images in (1, 2):
             layer = Layer(R, 6, 7, pool=pool, images=images)

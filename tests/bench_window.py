@@ -1,7 +1,7 @@
 """Bench of WindowMemory: maps in two halves, and every window of them."""
 
 from dataclasses import dataclass
-from itertools import cycle, islice, product
+from itertools import chain, cycle, islice, permutations, product
 
 import cocotb
 import numpy as np
@@ -85,10 +85,10 @@ class Maps:
 
     @property
     def ports(self):
-        """Values of the geometry inputs; a row that fills a half is one row, its size no matter."""
-        return {"pad": self.pad, "pad_top": self.geometry.top,
-                "row_end": self.geometry.top + self.height,
-                "col_end": self.pad + self.width, "bank_mode": int(self.bank_mode),
+        """Values of the geometry inputs that are stable; a row that fills a half is one row, its
+        size no matter."""
+        return {"pad": self.pad, "col_end": self.pad + self.width,
+                "bank_mode": int(self.bank_mode),
                 "row_words": self.row_words % self.config.buffers.window_words}
 
     def words(self, half):
@@ -134,8 +134,10 @@ class Maps:
                    self.row_words)
         at["index"] %= self.config.buffers.pixels
         base = self.origin + group * self.group_words + down * self.row_words + right
-        return {"half": half, "base": base % self.config.buffers.window_words, "row": down,
-                "column": right, "pixel": pack(pixel_layout(self.config), at)}
+        return {"half": half, "pad_top": self.geometry.top,
+                "row_end": self.geometry.top + self.height,
+                "base": base % self.config.buffers.window_words, "row": down, "column": right,
+                "pixel": pack(pixel_layout(self.config), at)}
 
     def expected(self, half, group, down, right, index):
         """Bits of the window by the golden model."""
@@ -144,6 +146,22 @@ class Maps:
                 window(self.x[half, group], row + 3 * down, column + 3 * right, self.pad,
                        self.geometry.top))
         return int.from_bytes(taps.tobytes(), "little")
+
+
+class Bands:
+    """Two bands of a map, one in each half, with padding and rows of their own."""
+
+    def __init__(self, *bands):
+        self.bands, self.ports = bands, bands[0].ports
+        assert all(band.ports == self.ports for band in bands)
+
+    def read(self, half, *place):
+        """Inputs for a window."""
+        return self.bands[half].read(half, *place)
+
+    def expected(self, half, *place):
+        """Bits of the window by the golden model."""
+        return self.bands[half].expected(half, *place)
 
 
 def started():
@@ -205,6 +223,24 @@ async def bands_have_other_padding_above(dut):
     assert {(band.pad, band.top) for band in BANDS} == {*product(range(4), repeat=2)}
     assert {band.kernel for band in BANDS if band.top != band.pad} == {3, 5, 7}
     await every_window(dut, BANDS)
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def windows_of_two_bands_in_turns(dut):
+    """A window has the padding and the rows of its own band, whatever the one before it has."""
+    config, rng = started()
+    rounds = []
+    for kernel, pad in ((3, 1), (5, 2), (7, 3)):
+        bands = [Maps(config, rng, Geometry(rows, 7, pad, 1, kernel, top, kernel // 2))
+                 for rows, top in ((5, pad), (7, 0), (4, 0), (6, 1))]
+        for pair in permutations(bands, 2):
+            windows = [band.windows(half) for half, band in enumerate(pair)]
+            for places in windows:
+                rng.shuffle(places)
+            turns = [tuple(map(int, at)) for at in chain(*zip(*windows, strict=False))]
+            rounds += [(pair[0], pair[0].load(0), []), (pair[1], pair[1].load(1), []),
+                       (Bands(*pair), [], turns)]
+    await check(dut, rounds)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")

@@ -1,12 +1,12 @@
 """What random cases have exercised, counted, so that nobody believes in what was never drawn."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from hwgate.compiler import Program
+from hwgate.compiler import Program, Step
 from hwgate.config import TAPS, AcceleratorConfig, FormatConfig
 from hwgate.plan import LayerPlan
 from hwgate.quant.network import IMAGE, QuantizedLayer
@@ -22,7 +22,7 @@ class _Seen:
     program: Program
     index: int
     result: LayerResult
-    descriptors: list[Mapping[str, int]]
+    step: Step
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -53,18 +53,23 @@ class _Seen:
     @property
     def shared(self) -> bool:
         """Images that share a tile."""
-        return any(d["images"] > 1 for d in self.descriptors)
+        return self.step.tiling.per_tile > 1
+
+    @property
+    def fewer(self) -> bool:
+        """A last tile of fewer images."""
+        return len({part.images for part in self.step.tiling.parts()}) > 1
 
     def kept(self, channels: int = 1) -> bool:
         """Weights of so many channels stay on chip."""
-        return self.descriptors[0]["kept_channels"] >= channels
+        return self.step.descriptor["kept_channels"] >= channels
 
     @property
     def asked_late(self) -> bool:
         """A channel whose weights stay has all gates closed in the first tile or its image."""
-        decided = self.result.activations.decision[:, :self.descriptors[0]["kept_channels"]]
+        decided = self.result.activations.decision[:, :self.step.descriptor["kept_channels"]]
         opened = decided.any(axis=(2, 3))
-        first = self.descriptors[0]["images"]
+        first = self.step.tiling.per_tile
         return bool((opened.any(axis=0) & ~opened[:first].any(axis=0)).any())
 
     @property
@@ -124,6 +129,8 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "bands of stride 2": lambda s: len(s.plan.bands) > 1 and s.layer.stride == 2,
     "bands of a larger kernel": lambda s: len(s.plan.bands) > 1 and s.layer.kernel > 3,
     "bands of a 1x1 kernel": lambda s: len(s.plan.bands) > 1 and s.layer.kernel == 1,
+    "bands of several images": lambda s: len(s.plan.bands) > 1 and s.images > 1,
+    "bands, one image": lambda s: len(s.plan.bands) > 1 and s.images == 1,
     "bands and pooling": lambda s: len(s.plan.bands) > 1 and s.layer.pool > 1,
     "weights for more than one request": lambda s: any(
         len(job.base) > s.config.request_blocks for job in s.plan.jobs),
@@ -136,15 +143,16 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "images that share a tile, kernel 1x1": lambda s: s.shared and s.layer.kernel == 1,
     "images that share a tile, residual": lambda s: s.shared and s.adds,
     "images that share a tile, pooling": lambda s: s.shared and s.layer.pool > 1,
-    "a last tile of fewer images": lambda s: len({d["images"] for d in s.descriptors}) > 1,
-    **{f"{name} on chip": lambda s, prefix=prefix: any(d[f"{prefix}_chip"] for d in s.descriptors)
+    "a last tile of fewer images": lambda s: s.fewer,
+    "a last tile of fewer images, open and closed": lambda s: s.fewer and s.mixed,
+    "a last tile of fewer images, residual": lambda s: s.fewer and s.adds,
+    **{f"{name} on chip": lambda s, prefix=prefix: bool(s.step.descriptor[f"{prefix}_chip"])
        for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
     "weights that stay on chip": lambda s: s.kept(),
     "weights that stay, of some channels": lambda s: s.kept() and not s.kept(s.layer.out_shape[0]),
     "weights that stay, open and closed": lambda s: s.kept() and s.mixed,
     "weights that stay from band to band": lambda s: s.kept() and len(s.plan.bands) > 1,
-    "weights that stay from tile to tile": lambda s: s.kept() and any(
-        d["tiles"] > 1 for d in s.descriptors),
+    "weights that stay from tile to tile": lambda s: s.kept() and len(s.plan.bands) == 1,
     "conditional weights that a later tile asks for first": lambda s: s.asked_late,
     "narrow formats": lambda s: s.config.formats != FormatConfig(),
     "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
@@ -156,8 +164,6 @@ def features_of(program: Program, result: RunResult) -> Counter[str]:
     """Layers of a run that have each of :data:`FEATURES`; those that none has are left out."""
     images = len(result.layers[0].activations.output)
     binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
-    placed = list(zip(binding.step_layers, binding.steps, strict=True))
-    seen = [_Seen(program, index, layer,
-                  [step.descriptor for number, step in placed if number == index])
-            for index, layer in enumerate(result.layers)]
+    seen = [_Seen(program, index, layer, step)
+            for index, (layer, step) in enumerate(zip(result.layers, binding.steps, strict=True))]
     return Counter(name for layer in seen for name, has in FEATURES.items() if has(layer))

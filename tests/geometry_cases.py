@@ -1,5 +1,6 @@
 """Random layers of every kind for tests of geometry, and accelerators of any buffers for them."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,10 +8,11 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from hwgate.config import AcceleratorConfig, BufferConfig, BusConfig, ConfigError
-from hwgate.geometry import Part, describe, split_rows
+from hwgate.geometry import Tiling, describe, split_rows
+from hwgate.layouts import tiles_of
 from hwgate.quant.network import KERNELS, QuantizedLayer
 
-__all__ = ["Case", "cases", "make_layer"]
+__all__ = ["Case", "cases", "make_layer", "placed_tiles"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,24 @@ class Case:
     def bands(self):
         return list(split_rows(self.layer, self.residual, self.config))
 
+    def fields(self, images=1):
+        """Descriptor of a batch, one image per tile or in bands."""
+        tiling = Tiling(tuple(self.bands()), images)
+        return describe(self.layer, self.residual, self.config, tiling)
+
     def described(self):
-        return [(top, rows, describe(self.layer, self.residual, self.config, Part(top, rows)))
-                for top, rows in self.bands()]
+        """(first row, rows, fields) of the tiles of one image."""
+        return [(*band, d) for band, d in zip(self.bands(), placed_tiles(self.fields()),
+                                              strict=True)]
+
+
+def placed_tiles(d: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Fields of each tile of a layer, with addresses of its own."""
+    at = {f"{prefix}_address": d[f"{prefix}_address"] for prefix in ("in", "res", "out")}
+    for tile in tiles_of(d):
+        yield {**tile, **at}
+        at = {name: (address + tile[name.replace("address", "stride")]) % (1 << 32)
+              for name, address in at.items()}
 
 
 def make_layer(channels, height, width, outputs, kernel=3, **options):

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from hwgate.config import AcceleratorConfig
+from hwgate.layouts import FIRST, LAST, descriptor_layout
 from hwgate.quant.issue import Window, job_windows, path_order
 from hwgate.quant.pixels import pixel
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.issue import ISSUE_LATENCY
 from hwgate.rtl.lane import decision_latency
-from hwgate.rtl.structs import CONTEXTS, descriptor_struct, header_struct, pixel_layout
+from hwgate.rtl.structs import CONTEXTS, header_struct, pixel_layout
 from hwgate.sim.streams import pack, parameters
+from tile_helpers import PLACES, descriptor_bits, place_of
 
 __all__ = ["CONFIG", "DECISION", "HALVES", "Job", "Layer", "Model", "OPERANDS", "PLANES", "STROBES",
            "WHOLE", "packer"]
@@ -63,9 +65,9 @@ class Job:
     def gated(self):
         return self.opened is not None
 
-    def bits(self, res_group, last):
-        """The job in its slot, the lane's last one or not; fields that the block does not use are
-        random."""
+    def bits(self, res_group, last, place):
+        """The job in its slot, the lane's last one or not, its tile at this place; fields
+        that the block does not use are random."""
         values, header = ({name: random.getrandbits(f.width - 1) for name, f in layout
                            if name != "header"}
                           for layout in (job_layout(CONFIG), header_struct(CONFIG)))
@@ -76,8 +78,9 @@ class Job:
             header["mult_residual"] = random.choice((1, -2)) << random.randrange(15)
             values["channel"] = ((res_group + self.operand) * CONFIG.channels
                                  + random.randrange(CONFIG.channels))
-        return pack(job_layout(CONFIG), values | {"tile": self.tile, "last": last,
-                                                  "header": header})
+        return pack(job_layout(CONFIG), values | {
+            "tile": self.tile, "last": last, "header": header,
+            "place": {"first": place == "first", "last": place == "last"}})
 
 
 @dataclass
@@ -99,7 +102,11 @@ class Pass:
 
 @dataclass
 class Layer:
-    """A scenario: jobs that are all gated, or none of them."""
+    """A scenario: jobs that are all gated, or none of them.
+
+    Tiles come in rounds of ``round_tiles``, all of them in one unless it is given; ``others`` are
+    ``pixels``, ``images`` and ``early_words`` of tiles at some places, if they differ.
+    """
 
     jobs: list[Job]
     pixels: int = 5  # of an image
@@ -115,6 +122,8 @@ class Layer:
     planes: dict = field(default_factory=dict)  # plane of a path's pass (cond, number), not random
     decision: int = DECISION
     images: int = 1  # of a tile
+    round_tiles: int | None = None
+    others: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.seen = -1, {}
@@ -125,19 +134,35 @@ class Layer:
         assert all(job.gated == self.gated for job in self.jobs)
         self.adds = any(job.operand is not None for job in self.jobs)
         step_q, step_m = divmod(self.step, 3)
-        fields = {name: random.getrandbits(f.width - 1) for name, f in descriptor_struct()}
-        self.descriptor = pack(descriptor_struct(), fields | {
-            "out_pixels": self.pixels, "out_width": self.width, "step_q": step_q,
+        self.round_tiles = self.round_tiles or self.tiles
+        fields = {f.name: random.getrandbits(f.bits - 1) for f in descriptor_layout().fields}
+        own = {f"{name}_{which}" for which, names in (("first", FIRST), ("last", LAST))
+               for name in names}
+        fields = {name: value for name, value in fields.items() if name not in own}
+        self.descriptor = descriptor_bits(fields | {
+            "out_width": self.width, "step_q": step_q,
             "step_m": step_m, "row_step": step_q * self.row_words, "row_words": self.row_words,
-            "reduce": self.reduce, "res_group": self.res_group, "images": self.images,
-            "image_words": self.image_words, "early_words": self.early_words,
-            "early_step": self.early_step})
+            "reduce": self.reduce, "res_group": self.res_group,
+            "image_words": self.image_words, "early_step": self.early_step},
+            {place: {"out_pixels": self.kind(place)["pixels"],
+                     "images": self.kind(place)["images"],
+                     "early_words": self.kind(place)["early_words"]} for place in PLACES})
+
+    def kind(self, place):
+        """Pixels of an image, images and early words of tiles at a place."""
+        return {"pixels": self.pixels, "images": self.images,
+                "early_words": self.early_words, **self.others.get(place, {})}
+
+    def of(self, tile):
+        """The same of a tile."""
+        return self.kind(place_of(tile, self.round_tiles))
 
     def passes(self):
         """Passes of all jobs in order."""
         found = []
-        windows = [list(job_windows(job.base, job.cond, job.gated, self.reduce, self.pixels,
-                                    job.opened or [], images=self.images,
+        windows = [list(job_windows(job.base, job.cond, job.gated, self.reduce,
+                                    self.of(job.tile)["pixels"], job.opened or [],
+                                    images=self.of(job.tile)["images"],
                                     beat_pixels=CONFIG.beat_pixels)) for job in self.jobs]
         for number, cond in path_order(len(self.jobs), self.gated):
             job = self.jobs[number]
@@ -177,11 +202,11 @@ class Layer:
         next_plane = progress["loaded_tile"], progress["loaded_plane"]
         return next_plane > (tile, plane) or (
             row is not None and next_plane == (tile, plane)
-            and progress["loaded_words"] >= self.early_words + row * self.early_step)
+            and progress["loaded_words"] >= self.of(tile)["early_words"] + row * self.early_step)
 
-    def pixel_bits(self, index):
-        """Position of a window, as it travels."""
-        found = pixel(index, self.step, self.width, self.row_words, count=self.pixels,
+    def pixel_bits(self, tile, index):
+        """Position of a window of a tile, as it travels."""
+        found = pixel(index, self.step, self.width, self.row_words, count=self.of(tile)["pixels"],
                       image_words=self.image_words, beat_pixels=CONFIG.beat_pixels,
                       reduce=self.reduce)
         mask = (1 << (WORDS - 1).bit_length()) - 1
@@ -323,7 +348,8 @@ class Model:
         if self.arrived < alive and jobs[self.arrived].header_at <= now + 1:
             self.fresh[self.arrived % JOBS_ALIVE] = True
             self.slots[self.arrived % JOBS_ALIVE] = jobs[self.arrived].bits(
-                layer.res_group, self.arrived == len(jobs) - 1)
+                layer.res_group, self.arrived == len(jobs) - 1,
+                place_of(jobs[self.arrived].tile, layer.round_tiles))
             self.arrived += 1
 
     def _send(self, at, number, cond):

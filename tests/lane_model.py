@@ -6,11 +6,12 @@ Each takes its time at random, within a :class:`Pace`. Imported inside the simul
 import random
 from collections import Counter, deque
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 
 from hwgate.config import TAPS, AcceleratorConfig
+from hwgate.layouts import tiles_of
 from hwgate.quant.unpack import cut
 from hwgate.rtl.structs import residual_write_layout, window_write_layout
 from hwgate.sim.streams import parameters
@@ -74,9 +75,11 @@ class Reader:
 
 
 def image_word(pixels, word):
-    """Pixels of a word of a job's output column, of (images, pixels): each image begins one."""
+    """Pixels of a word of a job's output column, of (images, pixels): each image begins one. None
+    beyond the last image of a tile."""
     image, word = divmod(word, -(-pixels.shape[1] // CONFIG.beat_pixels))
-    return pixels[image, word * CONFIG.beat_pixels:(word + 1) * CONFIG.beat_pixels]
+    first = word * CONFIG.beat_pixels
+    return pixels[image:image + 1].reshape(-1)[first:first + CONFIG.beat_pixels]
 
 
 class Planes:
@@ -114,12 +117,15 @@ class Loader(Planes):
 
     def __init__(self, layer, memory, pace):
         self.d, self.memory, self.written = layer, memory, 0
+        self.own = tiles_of(layer)
+        self.addresses = list(accumulate((tile["in_stride"] for tile in self.own),
+                                         initial=layer["in_address"]))
         super().__init__(layer["tiles"], layer["in_planes"], pace, "window")
 
     def _plane(self):
         """Words (bank, address, data), in runs of distinct banks."""
-        d, size, words = self.d, CONFIG.channels, CONFIG.buffers.window_words
-        planes = (d["in_address"] + self.tile * d["in_stride"] + self.plane * d["in_run_stride"]
+        d, size, words = self.own[self.tile], CONFIG.channels, CONFIG.buffers.window_words
+        planes = (self.addresses[self.tile] % (1 << 32) + self.plane * d["in_run_stride"]
                   + d["in_skip"] * size)
         half, run, self.written = self.tile % HALVES * words, [], 0
         for image, n in np.ndindex(d["images"], d["plane_words"]):
@@ -149,7 +155,8 @@ class Loader(Planes):
         return bits
 
     def inputs(self, now, left_tiles):
-        words = self.written and self.written + self.d["in_skip"]
+        skip = self.own[min(self.tile, len(self.own) - 1)]["in_skip"]
+        words = self.written and self.written + skip
         bits, (tile, plane) = self.step(now, left_tiles)
         return {"u__write": bits or 0}, {"loaded_tile": tile, "loaded_plane": plane,
                                          "loaded_words": words}
@@ -184,7 +191,7 @@ class Operands(Planes):
         pixels = CONFIG.beat_pixels
         known = b""
         if self.added[channel]:
-            known = image_word(self.operand[self.tile, channel].astype(np.int8), word).tobytes()
+            known = image_word(self.operand[self.tile][channel].astype(np.int8), word).tobytes()
         return known + random.randbytes(pixels - len(known))
 
     def _bits(self, word, lanes):
@@ -215,7 +222,7 @@ class Store:
         self.places, before = deque(), Counter()
         for job in jobs:
             for word in range(layer["slot_words"]):
-                part = image_word(outputs[job.tile, job.channel].view(np.uint8), word)
+                part = image_word(outputs[job.tile][job.channel].view(np.uint8), word)
                 address = job.tile % HALVES << bits | job.column + word
                 self.places.append((job.tile, before[job.tile], address, part))
             before[job.tile] += 1

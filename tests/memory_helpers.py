@@ -21,7 +21,7 @@ from hwgate.rtl.structs import status_layout
 from hwgate.sim.streams import pack, start, unpack
 
 __all__ = ["FailingMemory", "Lanes", "ReadPort", "band_memory", "pauses", "quiet_bus_models",
-           "quiet_start", "run_addresses", "sparse_requests", "until", "watch"]
+           "quiet_start", "sparse_requests", "until", "watch"]
 
 
 class FailingMemory:
@@ -162,13 +162,6 @@ async def quiet_start(dut: Any) -> None:
     """Clock and reset, with nothing arriving, whatever a test before this one left behind."""
     dut.start.value = dut.valid.value = 0
     await start(dut)
-
-
-def run_addresses(run: Mapping[str, int], beat: int) -> list[list[int]]:
-    """Addresses of every beat of each tile, as a :func:`hwgate.rtl.tiles.tile_run_layout` says."""
-    return [[run["address"] + tile * run["tile_stride"] + n * run["run_stride"] + at * beat
-             for n in range(run["runs"]) for at in range(run["beats"])]
-            for tile in range(run["tiles"])]
 
 
 def sparse_requests(size: int, beat: int, beats: list[int]) -> list[tuple[int, int]]:

@@ -13,7 +13,9 @@ from hwgate.choice import assumed, choose, densities, measure
 from hwgate.compiler import Binding
 from hwgate.config import MemoryTiming
 from hwgate.errors import UserError
+from hwgate.geometry import Band, Tiling
 from hwgate.goal import OBJECTIVES, Goal
+from hwgate.layouts import FIRST, LAST
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.random_layers import Features, random_images, random_network
 from hwgate.schedule import OpenPixels
@@ -76,8 +78,7 @@ def test_small_maps_share_weights_and_large_ones_do_not():
         return program.bind(np.zeros((8, channels, edge, edge), np.int8)).choices[0]
 
     small, large, fewest = taken(128, 2), taken(4, 16), taken(4, 16, "bytes")
-    assert (small.candidate.per_tile, large.candidate.per_tile, fewest.candidate.per_tile) == (
-        8, 1, 4)
+    assert [choice.candidate.tiling.per_tile for choice in (small, large, fewest)] == [8, 1, 4]
     # The smallest tiles of weights could never be fast enough, and were not measured.
     assert [option.exact for option in small.compared] == [False] * (len(small.compared) - 1) + [
         True]
@@ -103,34 +104,27 @@ def test_costs_are_remembered(monkeypatch):
     assert len(calls) == 2 * first
 
 
-def test_a_candidate_may_set_fields_of_its_own():
-    binding = bound_program(0, ROOMY, 4)
-    case = next(case for _, _, case in every_case(binding))
-    changed = replace(binding._candidates[0][0], fields={"early_words": 7})
-    fields = binding.case(0, changed).descriptors[0]
-    assert fields == {**case.descriptors[0], "early_words": 7}
-    assert measure(binding.case(0, changed)).bytes == measure(case).bytes
-
-
 def test_choosing_between_other_kinds_of_candidates():
     """Whatever differs in its descriptors is compared alike: here, the place of the input."""
     binding = bound_program(1, ROOMY, 4)
-    found = [replace(binding._candidates[1][0], words=words, fields={})
-             for words in ("off chip", "on chip")]
-    cases = {words: replace(binding.case(1, candidate), descriptors=tuple(
-        {**d, "in_chip": words == "on chip"} for d in binding.case(1, candidate).descriptors))
-        for words, candidate in zip(("off chip", "on chip"), found, strict=True)}
+    case = binding.case(1, binding._candidates[1][0])
+    found = [replace(binding._candidates[1][0], limit=limit) for limit in ("off chip", "on chip")]
+    cases = {limit: replace(case, descriptor={**case.descriptor, "in_chip": limit == "on chip"})
+             for limit in ("off chip", "on chip")}
     for objective in OBJECTIVES:
-        choice = choose(found, lambda candidate: cases[candidate.words], objective)
-        assert choice.candidate.words == "on chip"
+        choice = choose(found, lambda candidate: cases[candidate.limit], objective)
+        assert choice.candidate.limit == "on chip"
         assert choice.compared[1].exact
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.12, 0.5, 0.97, 1.0])
 @pytest.mark.parametrize("tiles, channels, pixels", [(1, 16, 4), (3, 64, 1), (2, 12, 50)])
 def test_assumed_decisions_have_the_density_in_every_lane(share, tiles, channels, pixels):
-    opened = assumed(share, {"tiles": tiles, "out_channels": channels, "images": 1,
-                             "gate_limit": 0, "out_pixels": pixels})
+    fields = {"tiles": tiles, "round_tiles": tiles, "out_channels": channels, "images": 1,
+              "gate_limit": 0, "out_pixels": pixels}
+    fields |= {f"{name}_first": fields.get(name, 0) for name in FIRST}
+    fields |= {f"{name}_last": fields.get(name, 0) for name in LAST}
+    opened = assumed(share, fields)
     assert opened.count.shape == (tiles, channels)
     assert abs(opened.count.mean() - share * pixels) < 0.5
     for lane in range(4):
@@ -142,8 +136,9 @@ def test_assumed_decisions_have_the_density_in_every_lane(share, tiles, channels
     assert (opened.last - opened.first + 1 >= opened.count)[some].all()
     if share in (0, 1):
         decision = np.full((tiles, channels, pixels, 1), bool(share))
+        exact = OpenPixels.of(decision, Tiling((Band(0, pixels),), tiles))
         for name in ("count", "first", "last"):
-            assert (getattr(opened, name) == getattr(OpenPixels.of(decision), name)).all()
+            assert (getattr(opened, name) == getattr(exact, name)).all()
 
 
 def test_measured_densities_are_those_of_the_golden_model():
@@ -181,6 +176,6 @@ def test_the_choice_follows_the_maps():
     assert kept.chip and not plain.chip
     index = min(kept.chip)
     taken = kept.choices[index].candidate
-    assert kept.case(index, taken).descriptors[0]["out_chip"]
-    assert not plain.case(index, taken).descriptors[0]["out_chip"]
+    assert kept.case(index, taken).descriptor["out_chip"]
+    assert not plain.case(index, taken).descriptor["out_chip"]
     assert measure(kept.case(index, taken)).bytes < measure(plain.case(index, taken)).bytes

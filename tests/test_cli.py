@@ -162,7 +162,7 @@ def test_compile_shows_the_program_and_explains_it(invoke, tmp_path):
     assert "3 images on 4 lanes" in out and "off chip" in out and "on chip" not in out
     content = json.loads(invoke("compile", path, "--json", "-", "--map-kib", 16)[1])
     assert [layer["on_chip"] for layer in content["layers"]] == [True] * 4 + [False]
-    assert {layer["descriptors"] for layer in content["layers"]} == {4}
+    assert {layer["tiles"] for layer in content["layers"]} == {4}
 
     status, out, _ = invoke("compile", path, "--explain", "--density", 0.25)
     assert status == 0

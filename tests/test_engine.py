@@ -95,8 +95,9 @@ def test_more_requests_than_the_reader_holds():
     network = QuantizedNetwork(config, (added, bands))
     program = hwgate.compile(network, config)
     images = random_images(np.random.default_rng(5), network, 3)
-    fields = program.plans[1].bands[0].descriptor
-    assert fields["in_run_beats"] == fields["res_run_beats"] == 1
+    fields = program.bind(images).steps[1].descriptor
+    assert {fields[f"{name}_run_beats{which}"] for name in ("in", "res")
+            for which in ("", "_last")} == {1}
     assert TILE_QUEUE + fields["res_runs"] > OUTSTANDING * (3 + 2 * config.lanes)
     assert_runs_equal(program, images, MemoryTiming(read_latency=1023, beat_interval=3))
 

@@ -32,10 +32,8 @@ def assert_equal(program, images, timing=MemoryTiming()):
     return result
 
 
-def descriptors(program, images, index):
-    binding = program.bind(images)
-    return [step.descriptor for layer, step in zip(binding.step_layers, binding.steps, strict=True)
-            if layer == index]
+def descriptor(program, images, index):
+    return program.bind(images).steps[index].descriptor
 
 
 def weight_bytes(config, program, images, index, opened):
@@ -44,7 +42,7 @@ def weight_bytes(config, program, images, index, opened):
     ``opened`` (tiles, Co): in which tiles a gate of a channel opens.
     """
     plan, beat, block = program.plans[index], config.bus.bytes, config.block_bytes
-    kept, totals = descriptors(program, images, index)[0]["kept_channels"], [0, 0]
+    kept, totals = descriptor(program, images, index)["kept_channels"], [0, 0]
     for channel, job in enumerate(plan.jobs):
         first = plan.fields["first_blocks"]
         parts = [first * block + header_layout(config).size_bytes]
@@ -59,16 +57,11 @@ def weight_bytes(config, program, images, index, opened):
 
 
 def tiles_opened(program, images, index, decision):
-    """(tiles, Co) of every descriptor of a layer, one after the other."""
-    binding, found = program.bind(images), []
-    for layer, step in zip(binding.step_layers, binding.steps, strict=True):
-        if layer == index:
-            part = step.part
-            rows = decision[part.image:part.image + part.images, :,
-                            part.first:part.first + part.rows]
-            found += [tile.any(axis=(0, 2, 3)) for tile in
-                      rows.reshape(-1, part.per_tile, *rows.shape[1:])]
-    return np.array(found)
+    """(tiles, Co) of a layer."""
+    return np.array([
+        decision[part.image:part.image + part.images, :,
+                 part.first:part.first + part.rows].any(axis=(0, 2, 3))
+        for part in program.bind(images).steps[index].tiling.parts()])
 
 
 def assert_bytes(program, images, result):
@@ -76,8 +69,7 @@ def assert_bytes(program, images, result):
     for index, layer in enumerate(result.layers):
         decision = layer.activations.decision
         opened = (tiles_opened(program, images, index, decision) if layer.gated else
-                  np.zeros((sum(d["tiles"] for d in descriptors(program, images, index)),
-                            decision.shape[1]), bool))
+                  np.zeros((descriptor(program, images, index)["tiles"], decision.shape[1]), bool))
         assert (layer.bytes["base"], layer.bytes["conditional"]) == weight_bytes(
             program.config, program, images, index, opened), layer.name
 
@@ -92,7 +84,7 @@ def test_random_networks_match(timing):
         result = assert_equal(program, images, timing)
         assert_bytes(program, images, result)
         for index, plan in enumerate(program.plans):
-            d = descriptors(program, images, index)[0]
+            d = descriptor(program, images, index)
             share = d["kept_channels"] / d["out_channels"]
             seen.add((plan.layer.gated, "none" if not share else "all" if share == 1 else "some"))
     assert {(True, "all"), (True, "some"), (False, "none")} <= seen
@@ -108,10 +100,9 @@ def test_bands_of_rows_read_weights_once(count):
     assert all(0 < layer.density < 1 for layer in result.layers)
     plain = hwgate.estimate(hwgate.compile(replace(network, config=PLAIN)), images, timing)
     for index, (layer, before) in enumerate(zip(result.layers, plain.layers, strict=True)):
-        parts = descriptors(program, images, index)
-        tiles = sum(d["tiles"] for d in parts)
-        assert tiles == 4 * count and parts[0]["kept_channels"] == 8
-        assert [d["kept"] for d in parts] == [0] + [1] * (len(parts) - 1)
+        fields = descriptor(program, images, index)
+        tiles = fields["tiles"]
+        assert tiles == 4 * count and fields["kept_channels"] == 8
         assert layer.bytes["base"] * tiles == before.bytes["base"]
         assert layer.bytes["conditional"] < before.bytes["conditional"]
         assert layer.cycles < before.cycles
@@ -164,8 +155,8 @@ def test_a_run_meets_weights_of_another():
     layout, size, rng = descriptor_layout(), first.memory.size, np.random.default_rng(5)
     starts = [one, two]
     for _ in range(20):
-        # Weights end at a random beat of a layer that reads them from the bus.
-        step = int(rng.choice([n for n, s in enumerate(first.steps) if not s.descriptor["kept"]]))
+        # Weights end at a random beat of a layer.
+        step = int(rng.integers(len(first.steps)))
         plan, _, fields = first.steps[step]
         beat = KEEPS.bus.bytes
         left = beat * int(rng.integers((len(plan.stream) - fields["job_stride"]) // beat + 1))
@@ -190,6 +181,5 @@ def test_a_run_meets_weights_of_another():
 def test_one_tile_keeps_nothing():
     network = steps_network(KEEPS)
     program = hwgate.compile(network)
-    assert descriptors(program, np.zeros((1, 8, 6, 6), np.int8), 0)[0]["kept_channels"] == 0
-    many = descriptors(program, np.zeros((9, 8, 6, 6), np.int8), 0)
-    assert [(d["kept_channels"], d["kept"]) for d in many] == [(8, 0), (8, 1)][:len(many)]
+    assert descriptor(program, np.zeros((1, 8, 6, 6), np.int8), 0)["kept_channels"] == 0
+    assert descriptor(program, np.zeros((9, 8, 6, 6), np.int8), 0)["kept_channels"] == 8

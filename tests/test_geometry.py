@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from geometry_cases import Case, cases, make_layer
+from geometry_cases import Case, cases, make_layer, placed_tiles
 from hwgate.config import TAPS, AcceleratorConfig, BufferConfig, BusConfig
 from hwgate.errors import CompileError
 from hwgate.geometry import kernel_blocks, map_bytes, plane_beats, split_rows
@@ -66,6 +66,17 @@ def heights(case):
             yield rows
 
 
+def alike(case, bands):
+    """Those between the first and the last one read as many rows, all of the map, and begin at the
+    same pixel of a beat."""
+    layer, found = case.layer, set()
+    for top, rows in bands[1:-1]:
+        read = rows_read(layer, top, rows)
+        found.add((read[-1] - read[0], max(0, layer.padding - top * layer.stride),
+                   read[0] * layer.in_shape[2] % case.config.beat_pixels))
+    return len(found) <= 1
+
+
 def divisions(case):
     """Every division into bands of one height, the last with what is left over."""
     height, rest = case.layer.conv_shape[1], case.layer.conv_shape[1] % case.layer.pool
@@ -73,7 +84,9 @@ def divisions(case):
     if not case.layer.reduce:
         for rows in heights(case):
             tops = range(0, height - rest, rows)
-            yield [(top, rows if top != tops[-1] else height - top) for top in tops]
+            bands = [(top, rows if top != tops[-1] else height - top) for top in tops]
+            if alike(case, bands):
+                yield bands
 
 
 @settings(deadline=None, max_examples=100)
@@ -111,8 +124,9 @@ def bands_or_discard(case):
 @given(cases())
 def test_fields_fit_the_descriptor_and_the_buffers(case):
     buffers = case.config.buffers
-    for _, rows, fields in bands_or_discard(case):
-        descriptor_layout().pack(fields)
+    described = bands_or_discard(case)
+    descriptor_layout().pack(case.fields())
+    for _, rows, fields in described:
         groups = ceil(fields["in_planes"] / TAPS) if fields["bank_mode"] else fields["in_planes"]
         assert groups <= buffers.passes and groups * fields["group_words"] <= buffers.window_words
         assert fields["out_pixels"] == rows * case.layer.conv_shape[2] <= buffers.pixels
@@ -193,6 +207,30 @@ def test_bands_store_every_beat_once(case):
         assert fields["out_beats"] == ceil(fields["store_pixels"] / config.beat_pixels)
         assert fields["out_plane_stride"] == plane_beats(config, height * width) * size
     assert stored == list(range(plane_beats(config, height * width))) and pixels == height * width
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases())
+def test_bands_of_an_image_are_those_of_every_image(case):
+    """Side by side in every channel group of the batch."""
+    alone, size = bands_or_discard(case), case.config.bus.bytes
+    tiles, images = list(placed_tiles(case.fields(3))), 3
+    shapes = {"in": case.layer.in_shape, "out": case.layer.out_shape, "res": case.residual}
+    assert len(tiles) == images * len(alone)
+    strides = {name for name in alone[0][2] if name.endswith("_stride")}
+    joined = {"in_runs", "in_run_beats", "res_runs", "res_run_beats"} if len(alone) == 1 else set()
+    for number, fields in enumerate(tiles):
+        image, band = divmod(number, len(alone))
+        one = alone[band][2]
+        for prefix, shape in shapes.items():
+            if shape is not None:
+                plane = plane_beats(case.config, shape[1] * shape[2]) * size
+                name = f"{prefix}_address"
+                assert fields[name] == one[name] + image * plane
+        rest = {name for name in one if not name.endswith("_address")} - strides - joined
+        assert {name for name in rest if one[name] != fields[name]} <= {
+            "tiles", "round_tiles", *(f"{name}_{which}" for name in joined | strides
+                                      for which in ("first", "last"))}
 
 
 @settings(deadline=None, max_examples=150)

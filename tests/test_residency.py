@@ -89,8 +89,7 @@ def test_descriptors_of_maps_on_chip(seed):
     binding, plain = program.bind(images), Binding(program, images, chip={})
     last = len(program.plans) - 1
     assert binding.chip and last not in binding.chip and not plain.chip
-    for index, (_, _, d), (_, _, off) in zip(binding.step_layers, binding.steps, plain.steps,
-                                             strict=True):
+    for index, ((_, _, d), (_, _, off)) in enumerate(zip(binding.steps, plain.steps, strict=True)):
         for prefix, use in uses(network, index).items():
             address, off_address = d[f"{prefix}_address"], off[f"{prefix}_address"]
             assert d[f"{prefix}_chip"] == (use in binding.chip) and not off[f"{prefix}_chip"]

@@ -10,7 +10,7 @@ import hwgate
 from control_helpers import CONFIGS, Together
 from hwgate.config import BufferConfig
 from hwgate.quant.fetch import LaneJob, lane_jobs, requests
-from hwgate.quant.random_layers import random_network
+from hwgate.quant.random_layers import random_images, random_network
 from hwgate.rtl.fetch import BlockFetch, JobFetch
 from hwgate.sim.block import run_block
 
@@ -40,10 +40,11 @@ def test_requests_cover_the_run(config):
 
 @each_config
 def test_lanes_share_the_jobs_of_the_compiler(config):
-    network = random_network(np.random.default_rng(3), config, layers=1, reduce=False)
-    plan = hwgate.compile(network, config).plans[0]
-    d = plan.bands[0].descriptor
-    layer = {**d, "tiles": 2, "weights_address": 4096, "kept_channels": 1, "kept": 0}
+    rng = np.random.default_rng(3)
+    network = random_network(rng, config, layers=1, reduce=False)
+    binding = hwgate.compile(network, config).bind(random_images(rng, network, 1))
+    plan, _, d = binding.steps[0]
+    layer = {**d, "tiles": 2, "round_tiles": 2, "weights_address": 4096, "kept_channels": 1}
     jobs = [lane_jobs(config, layer, lane) for lane in range(config.lanes)]
     places = sorted((job.tile, job.channel) for lane in jobs for job in lane)
     assert places == [(tile, n) for tile in range(2) for n in range(len(plan.jobs))]
@@ -59,13 +60,15 @@ def test_lanes_share_the_jobs_of_the_compiler(config):
 def test_jobs_of_a_lane():
     config = CONFIGS["2x72"]
     layer = {"out_channels": 3, "tiles": 2, "weights_address": 100, "job_stride": 10,
-             "cond_offset": 7, "slot_words": 5, "kept_channels": 0, "kept": 0}
-    assert lane_jobs(config, layer, 0) == [
-        LaneJob(0, 0, 0, 100, 107, False, False), LaneJob(0, 2, 5, 120, 127, True, False),
-        LaneJob(1, 0, 0, 100, 107, False, False), LaneJob(1, 2, 5, 120, 127, True, True)]
+             "cond_offset": 7, "slot_words": 5, "round_tiles": 2, "kept_channels": 0}
+    for round_tiles, first, second in ((2, (True, False), (False, True)),
+                                       (1, (True, True), (True, True))):
+        assert lane_jobs(config, {**layer, "round_tiles": round_tiles}, 0) == [
+            LaneJob(0, 0, 0, 100, 107, False, False, *first),
+            LaneJob(0, 2, 5, 120, 127, True, False, *first),
+            LaneJob(1, 0, 0, 100, 107, False, False, *second),
+            LaneJob(1, 2, 5, 120, 127, True, True, *second)]
     assert lane_jobs(config, {**layer, "out_channels": 1}, 1) == []
     kept = lane_jobs(config, {**layer, "kept_channels": 2}, 0)
     assert [(job.keep, job.there) for job in kept] == [
         (True, False), (False, False), (True, True), (False, False)]
-    after = lane_jobs(config, {**layer, "kept_channels": 1, "kept": 1}, 0)
-    assert [job.there for job in after] == [True, False, True, False]

@@ -9,7 +9,7 @@ import hwgate
 from control_helpers import CONFIGS, Together
 from hwgate.geometry import kernel_blocks
 from hwgate.layouts import header_layout
-from hwgate.quant.random_layers import Features, Limits, random_network
+from hwgate.quant.random_layers import Features, Limits, random_images, random_network
 from hwgate.quant.unpack import cut
 from hwgate.rtl.unpack import Unpack, block_beat
 from hwgate.sim.block import run_block
@@ -32,8 +32,8 @@ def test_function_finds_what_the_compiler_wrote(config, kernel):
         network = random_network(rng, config, layers=1, gated=True, reduce=False,
                                  limits=Limits(channels=40 * config.channels), features=features)
         layer = network.layers[0]
-    plan = hwgate.compile(network, config).plans[0]
-    d, edge = plan.bands[0].descriptor, kernel_blocks(kernel)
+    binding = hwgate.compile(network, config).bind(random_images(rng, network, 1))
+    (plan, _, d), edge = binding.steps[0], kernel_blocks(kernel)
     for channel, job in enumerate(plan.jobs):
         first, conditional = (channel * d["job_stride"] + offset
                               for offset in (0, d["cond_offset"]))

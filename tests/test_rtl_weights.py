@@ -7,7 +7,7 @@ import pytest
 
 import hwgate
 from control_helpers import CONFIGS, Together
-from hwgate.quant.random_layers import Features, random_network
+from hwgate.quant.random_layers import Features, random_images, random_network
 from hwgate.quant.weights import passes
 from hwgate.rtl.weights import WeightQueue
 from hwgate.sim.block import run_block
@@ -46,8 +46,8 @@ def test_function_finds_the_channels_of_the_compiler(config, kernel):
         network = random_network(rng, config, layers=1, gated=True, reduce=False,
                                  features=features)
         layer = network.layers[0]
-    plan = hwgate.compile(network, config).plans[0]
-    d = plan.bands[0].descriptor
+    binding = hwgate.compile(network, config).bind(random_images(rng, network, 1))
+    plan, _, d = binding.steps[0]
     assert d["kernel_blocks"] == -(-kernel // 3)
     for job in plan.jobs:
         for groups in (job.base, job.conditional):

@@ -1,7 +1,6 @@
 """Images of a batch in tiles: every image once, in buffers that hold it."""
 
 import re
-from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -9,12 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import hwgate
-from geometry_cases import cases, make_layer
+from geometry_cases import cases, make_layer, placed_tiles
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.errors import CompileError, UserError
-from hwgate.geometry import describe, plane_beats
+from hwgate.geometry import Tiling, describe, plane_beats
 from hwgate.layouts import descriptor_layout
-from hwgate.plan import Band, Job, LayerPlan
+from hwgate.plan import Job, LayerPlan
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.tiling import candidates
 
@@ -22,7 +21,7 @@ from hwgate.tiling import candidates
 def found(case, batch):
     """Candidates of a layer with one block of weights."""
     try:
-        bands = tuple(Band(top, rows, {}) for top, rows in case.bands())
+        bands = tuple(case.bands())
     except CompileError:
         assume(False)
     plan = LayerPlan(case.layer, bands, (Job((0,), ()),), b"",
@@ -45,19 +44,19 @@ def needs(case, d):
 def test_every_image_once_in_buffers_that_hold_it(case, batch):
     buffers = case.config.buffers
     for choice in found(case, batch):
-        rows = {(part.first, part.rows) for part in choice.parts}
+        parts = choice.tiling.parts()
+        rows = {(part.first, part.rows) for part in parts}
         for place in rows:
-            parts = [part for part in choice.parts if (part.first, part.rows) == place]
-            assert [n for part in parts for n in range(part.image, part.image + part.images)
+            own = [part for part in parts if (part.first, part.rows) == place]
+            assert [n for part in own for n in range(part.image, part.image + part.images)
                     ] == list(range(batch))
-        assert choice.per_tile == max(part.per_tile for part in choice.parts)
-        assert len(rows) == 1 or choice.per_tile == 1, "bands have one image per tile"
-        tiles = sum(part.images // part.per_tile for part in choice.parts)
-        assert tiles == len(rows) * ceil(batch / choice.per_tile)
-        for part in choice.parts:
-            d = describe(case.layer, case.residual, case.config, part, batch)
-            descriptor_layout().pack(d)
-            assert (d["tiles"], d["images"]) == (part.images // part.per_tile, part.per_tile)
+        assert choice.tiling.per_tile == max(part.images for part in parts)
+        assert len(rows) == 1 or choice.tiling.per_tile == 1, "bands have one image per tile"
+        assert choice.tiling.tiles == len(rows) * ceil(batch / choice.tiling.per_tile) == len(parts)
+        layer = describe(case.layer, case.residual, case.config, choice.tiling)
+        descriptor_layout().pack(layer)
+        for part, d in zip(parts, placed_tiles(layer), strict=True):
+            assert (d["tiles"], d["images"]) == (len(parts), part.images)
             have = buffers.window_words, buffers.pixels, buffers.output_words
             assert all(n <= h for n, h in zip(needs(case, d), have, strict=True))
 
@@ -66,30 +65,28 @@ def test_every_image_once_in_buffers_that_hold_it(case, batch):
 @given(cases(), st.integers(1, 9))
 def test_numbers_end_where_one_more_image_does_not_fit(case, batch):
     choices = found(case, batch)
-    numbers = [choice.per_tile for choice in choices]
+    numbers = [choice.tiling.per_tile for choice in choices]
     tiles = [ceil(batch / number) for number in numbers]
     assert numbers[0] == 1 and tiles == sorted(set(tiles), reverse=True)
     assert not any(choice.limit for choice in choices[:-1])
-    limit, parts = choices[-1].limit, choices[-1].parts
+    limit, bands = choices[-1].limit, choices[-1].tiling.bands
     if limit == "the batch has no more":
         assert numbers[-1] == batch
     elif limit == "an image is divided into bands":
-        assert numbers == [1] and len({part.first for part in parts}) > 1
+        assert numbers == [1] and len(bands) > 1
     else:
         said = re.fullmatch(r"(\d+) images need (\d+) (.+) of (\d+)", limit)
         assert said and ceil(batch / int(said[1])) <= tiles[-1] and int(said[2]) > int(said[4])
         d = describe(case.layer, case.residual, case.config,
-                     replace(parts[0], images=int(said[1]), per_tile=int(said[1])), batch)
+                     Tiling(bands, int(said[1]), int(said[1])))
         names = "window memory words", "output pixels", "output column words"
         assert dict(zip(names, needs(case, d), strict=True))[said[3]] == int(said[2])
 
 
 def beats(config, d, prefix, size):
-    """Beats of a tile's requests, relative to the map, tile after tile."""
-    return [(d[f"{prefix}_address"] + tile * d[f"{prefix}_stride"]
-             + run * d[f"{prefix}_run_stride"]) // size + at
-            for tile in range(d["tiles"]) for run in range(d[f"{prefix}_runs"])
-            for at in range(d[f"{prefix}_run_beats"])]
+    """Beats of a tile's requests, relative to the map."""
+    return [(d[f"{prefix}_address"] + run * d[f"{prefix}_run_stride"]) // size + at
+            for run in range(d[f"{prefix}_runs"]) for at in range(d[f"{prefix}_run_beats"])]
 
 
 @settings(deadline=None, max_examples=60)
@@ -98,44 +95,41 @@ def test_requests_of_whole_maps(case, batch):
     """Every beat of every image once: read by plane, then image; written side by side."""
     config, size = case.config, case.config.bus.bytes
     for choice in found(case, batch):
-        if len({part.first for part in choice.parts}) > 1:
+        if len(choice.tiling.bands) > 1:
             continue
         stored = []
-        for part in choice.parts:
-            d = describe(case.layer, case.residual, config, part, batch)
+        layer = describe(case.layer, case.residual, config, choice.tiling)
+        for part, d in zip(choice.tiling.parts(), placed_tiles(layer), strict=True):
             maps = {"in": case.layer.in_shape, "res": case.residual}
             for prefix, shape in maps.items():
                 if shape is None:
                     continue
                 plane = plane_beats(config, shape[1] * shape[2])
                 groups = ceil(shape[0] / config.channels)
-                first = range(part.image, part.image + part.images, part.per_tile)
                 assert beats(config, d, prefix, size) == [
-                    (group * batch + image) * plane + at for tile in first
-                    for group in range(groups) for image in range(tile, tile + part.per_tile)
+                    (group * batch + image) * plane + at for group in range(groups)
+                    for image in range(part.image, part.image + part.images)
                     for at in range(plane)]
-            stored += [(d["out_address"] + tile * d["out_stride"]
-                        + group * d["out_plane_stride"]) // size + at
-                       for tile in range(d["tiles"]) for group in range(d["out_planes"])
-                       for at in range(d["out_run_beats"])]
+            stored += [(d["out_address"] + group * d["out_plane_stride"]) // size + at
+                       for group in range(d["out_planes"]) for at in range(d["out_run_beats"])]
         _, height, width = case.layer.out_shape
         groups = ceil(case.layer.conv_shape[0] / config.channels)
         assert sorted(stored) == list(range(
             groups * batch * plane_beats(config, height * width)))
 
 
-@pytest.mark.parametrize("batch,most,groups", [
-    (1, None, [(0, 1, 1)]), (8, None, [(0, 8, 8)]), (8, 4, [(0, 8, 4)]),
-    (8, 3, [(0, 6, 3), (6, 2, 2)]), (9, 4, [(0, 9, 3)]), (7, 4, [(0, 4, 4), (4, 3, 3)]),
-    (5, 1, [(0, 5, 1)]), (3, 9, [(0, 3, 3)])])
-def test_tiles_are_few_and_even(batch, most, groups):
+@pytest.mark.parametrize("batch,most,images", [
+    (1, None, [1]), (8, None, [8]), (8, 4, [4, 4]), (8, 3, [3, 3, 2]), (9, 4, [3, 3, 3]),
+    (7, 4, [4, 3]), (5, 1, [1] * 5), (3, 9, [3])])
+def test_tiles_are_few_and_even(batch, most, images):
     layer = make_layer(8, 2, 2, 8)
     config = AcceleratorConfig()
     plan = hwgate.compile(QuantizedNetwork(config, (layer,)), config).plans[0]
     options = candidates(plan, None, config, batch, most)
-    parts = options[-1].parts
+    parts = options[-1].tiling.parts()
     assert most is None or len(options) == 1
-    assert [(part.image, part.images, part.per_tile) for part in parts] == groups
+    assert [part.images for part in parts] == images
+    assert [part.image for part in parts] == [sum(images[:n]) for n in range(len(images))]
     assert {(part.first, part.rows) for part in parts} == {(0, 2)}
 
 

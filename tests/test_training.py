@@ -243,15 +243,17 @@ def test_networks_are_kept_with_their_recipes(tmp_path):
     assert not any(p.requires_grad for p in load_teacher(str(path)).parameters())
     dense = recipe(gate__groups=0, seed=8)
     save_model(path, build(dense), dense)
-    with pytest.raises(UserError, match="^Network .* shuffles its channels otherwise than the one "
-                       "to train; take one with the same grouping, or no grouping for an ungated "
-                       "one$"):
-        start_from(model, str(path))
-    model = build(recipe(gate__grouping=False)).eval()
-    start_from(model, str(path))
     images = torch.rand(3, 1, 8, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(force_open(model)(images), build(dense).eval()(images))
+    for grouping in (False, True):
+        model = build(recipe(gate__grouping=grouping)).eval()
+        start_from(model, str(path))
+        with torch.no_grad():
+            torch.testing.assert_close(force_open(model)(images), build(dense).eval()(images))
+    made = recipe()
+    save_model(path, build(made), made)
+    with pytest.raises(UserError, match="^Network .* shuffles its channels otherwise than the one "
+                       "to train; take one with the same grouping, or an ungated one$"):
+        start_from(build(recipe(gate__grouping=False)), str(path))
     dense = recipe(gate__groups=0, network__name="resnet20", network__width=0.25)
     save_model(path, build(dense), dense)
     with pytest.raises(UserError, match="^Network .* has other layers than the one to train; take "

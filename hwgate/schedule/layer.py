@@ -1,13 +1,15 @@
 """Schedule of one layer: when it ends, and what it counts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.counters import STREAMS
+from hwgate.geometry import Tiling
 from hwgate.layouts import descriptor_layout
 from hwgate.plan import LayerPlan
 from hwgate.rtl.reader import GRANT_LATENCY, read_beat_latency
@@ -42,26 +44,29 @@ class OpenPixels:
     waits: Mapping[tuple[int, int], list[tuple[int, int]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, decision: NDArray[np.bool_], per_tile: int = 1, limit: int = 0) -> "OpenPixels":
-        """Summary of decisions (N, Co, H, W), so many images of which share a tile. An image and
-        channel has no open pixel, or more than ``limit``."""
-        images, channels = decision.shape[:2]
-        tiles = decision.reshape(images // per_tile, per_tile, channels, -1)
-        flat = tiles.transpose(0, 2, 1, 3).reshape(len(tiles), channels, -1)
-        opened = cls(flat.sum(axis=2), flat.argmax(axis=2),
-                     flat.shape[2] - 1 - flat[:, :, ::-1].argmax(axis=2))
-        return opened._limited(flat, flat.shape[2] // per_tile, limit) if limit else opened
+    def of(cls, decision: NDArray[np.bool_], tiling: Tiling, limit: int = 0) -> "OpenPixels":
+        """Summary of decisions (N, Co, H, W) of a layer in such tiles. With a limit, an image and
+        channel has no open pixel, or more than so many."""
+        found: list[tuple[Any, Any, Any]] = []
+        waits: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for tile, part in enumerate(tiling.parts()):
+            own = decision[part.image:part.image + part.images, :,
+                           part.first:part.first + part.rows]
+            flat = own.swapaxes(0, 1).reshape(own.shape[1], -1)
+            first = flat.argmax(axis=1)
+            for channel in np.flatnonzero(flat.any(axis=1)).tolist() if limit else ():
+                waits[tile, channel] = _waits(flat[channel], flat.shape[1] // part.images, limit)
+                first[channel] = waits[tile, channel][0][0]
+            found.append((flat.sum(axis=1), first,
+                          flat.shape[1] - 1 - flat[:, ::-1].argmax(axis=1)))
+        return cls(*map(np.array, zip(*found, strict=True)), waits)
 
-    def _limited(self, flat: NDArray[np.bool_], pixels: int, limit: int) -> "OpenPixels":
-        """The same for images of so many pixels with a limit; ``flat`` is (tiles, Co, pixels)."""
-        first, waits = self.first.copy(), {}
-        for tile, channel in np.argwhere(self.count).tolist():
-            places = np.flatnonzero(flat[tile, channel])
-            _, starts = np.unique(places // pixels, return_index=True)
-            waits[tile, channel] = [(int(places[start + limit]), len(places) - int(start))
-                                    for start in starts]
-            first[tile, channel] = waits[tile, channel][0][0]
-        return replace(self, first=first, waits=waits)
+
+def _waits(opened: NDArray[np.bool_], pixels: int, limit: int) -> list[tuple[int, int]]:
+    """See :class:`OpenPixels`, of a tile and channel whose images have so many pixels."""
+    places = np.flatnonzero(opened)
+    _, starts = np.unique(places // pixels, return_index=True)
+    return [(int(places[start + limit]), len(places) - int(start)) for start in starts]
 
 
 @dataclass
@@ -81,8 +86,6 @@ class LayerSchedule:
         Read from and written to the on-chip map memory.
     kept_bytes : int
         Read from and written to the on-chip weight memory.
-    asked : frozenset of int
-        Channels whose conditional weights have come, in this descriptor or those that it follows.
     """
 
     cycles: int
@@ -91,7 +94,6 @@ class LayerSchedule:
     quiet: int
     chip_bytes: int
     kept_bytes: int
-    asked: frozenset[int]
 
 
 def end_cycles(config: AcceleratorConfig, timing: MemoryTiming, last: LayerSchedule) -> int:
@@ -117,7 +119,7 @@ def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming,
 def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
                    descriptor: Mapping[str, int], opened: OpenPixels | None,
                    previous: LayerSchedule | None) -> LayerSchedule:
-    """Schedule one descriptor: a layer, or a part of it.
+    """Schedule a layer.
 
     Parameters
     ----------
@@ -127,14 +129,12 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
     descriptor : mapping
         Descriptor fields with addresses and tile count, see :class:`hwgate.compiler.Binding`.
     opened : OpenPixels or None
-        Decisions of the part; None for an ungated layer.
+        Decisions of the layer; None for an ungated layer.
     previous : LayerSchedule or None
-        Of the descriptor before; None for the first of the program.
+        Of the layer before; None for the first of the program.
     """
     before = _descriptor_cycles(config, timing, previous)
     layer = LayerState(config, timing, plan, descriptor, opened)
-    if previous is not None and descriptor["kept"]:
-        layer.asked |= previous.asked
     layer.run(_blocks(layer))
     lanes = []
     for lane in layer.lanes:
@@ -143,7 +143,7 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
     layer_bytes = dict.fromkeys(STREAMS, 0) | layer.bytes
     layer_bytes["program"] = descriptor_layout().size_bytes
     return LayerSchedule(before + layer.end, layer_bytes, lanes, layer.end - layer.last_beat,
-                         layer.chip_bytes, layer.kept_bytes, frozenset(layer.asked))
+                         layer.chip_bytes, layer.kept_bytes)
 
 
 def _blocks(layer: LayerState) -> list[Block]:

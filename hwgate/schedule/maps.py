@@ -1,7 +1,7 @@
 """Schedule of the loaders: feature maps and residual operands of one tile after another."""
 
 from bisect import bisect_right
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from itertools import pairwise
 
 from hwgate.rtl.loader import LOADED_LATENCY
@@ -14,8 +14,10 @@ __all__ = ["load", "load_residual", "words_loaded"]
 def load(layer: LayerState, source: int) -> Block:
     """The loader: windows of one tile after another. It takes a beat when the pixels that are left
     of those before do not fill a cycle's writes."""
-    writes = layer.plane_writes
-    steps = [after - before for before, after in pairwise(writes)] * layer.d["images"]
+    def steps(tile: int) -> list[int]:
+        writes = layer.plane_writes[tile]
+        return [after - before for before, after in pairwise(writes)] * layer.tiles[tile]["images"]
+
     yield from _tiles(layer, source, "in", "windows", steps, layer.loaded, layer.window_beats)
 
 
@@ -24,14 +26,16 @@ def words_loaded(layer: LayerState, plane: int, words: int) -> Generator[Times, 
 
     Tiles of several images count whole planes only.
     """
-    writes = layer.plane_writes
+    tile, number = divmod(plane, layer.d["in_planes"])
+    writes = layer.plane_writes[tile]
     write = -(-words // layer.write_words) - 1
     beat = bisect_right(writes, write) - 1
     if beat >= len(writes) - 1:
         while len(layer.loaded) <= plane:
             yield layer.loaded
         return int(layer.loaded[plane])
-    after, beat = write - writes[beat], plane * (len(writes) - 1) + beat
+    after = write - writes[beat]
+    beat += layer.beats_before[tile] + number * (len(writes) - 1)
     while len(layer.window_beats) <= beat:
         yield layer.window_beats
     return int(layer.window_beats[beat]) + after + LOADED_LATENCY
@@ -39,22 +43,28 @@ def words_loaded(layer: LayerState, plane: int, words: int) -> Generator[Times, 
 
 def load_residual(layer: LayerState, source: int) -> Block:
     """The residual loader, which takes a beat when it has written it."""
-    d = layer.d
-    steps = layer.config.slot_reads * (layer.config.beat_pixels if d["res_step"] == 2 else 1)
-    beats = d["images"] * d["res_beats"]
-    yield from _tiles(layer, source, "res", "residual", [steps] * beats, layer.operands)
+    config = layer.config
+    each = config.slot_reads * (config.beat_pixels if layer.d["res_step"] == 2 else 1)
+
+    def steps(tile: int) -> list[int]:
+        d = layer.tiles[tile]
+        return [each] * (d["images"] * d["res_beats"])
+
+    yield from _tiles(layer, source, "res", "residual", steps, layer.operands)
 
 
-def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list[int],
-           loaded: Times, takes: Times | None = None) -> Block:
-    """A :class:`TileQueue`, whose user writes for ``steps`` cycles after each beat of a plane, and
-    takes the beat before them (then ``takes`` gets the cycles), or in the last one."""
+def _tiles(layer: LayerState, source: int, prefix: str, stream: str,
+           steps_of: Callable[[int], list[int]], loaded: Times,
+           takes: Times | None = None) -> Block:
+    """A :class:`TileQueue`, whose user writes for so many cycles after each beat of a tile's
+    plane, and takes the beat before them (then ``takes`` gets the cycles), or in the last one."""
     d, config = layer.d, layer.config
     popped: list[int] = []  # cycle from which each beat's place in the queue is free
     chip = bool(d[f"{prefix}_chip"])
     interval = 1 if chip else layer.timing.beat_interval
-    valid, busy, at = 1, 0, 0
-    for tile in range(d["tiles"]):
+    valid, busy, at, first = 1, 0, 0, d[f"{prefix}_address"]
+    for tile, own in enumerate(layer.tiles if d[f"{prefix}_runs"] else ()):
+        steps = steps_of(tile)
         for lane in layer.lanes:
             jobs = len(lane.jobs) // d["tiles"]
             if tile >= HALVES and jobs:
@@ -62,10 +72,9 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list
                     yield lane.done
                 valid = max(valid, lane.done[(tile - HALVES + 1) * jobs - 1])
         valid += 1
-        first = d[f"{prefix}_address"] + tile * d[f"{prefix}_stride"]
         for run in range(d[f"{prefix}_runs"]):
             address = first + run * d[f"{prefix}_run_stride"]
-            left = d[f"{prefix}_run_beats"]
+            left = own[f"{prefix}_run_beats"]
             while left:
                 chunk = min(TILE_CHUNK, left)
                 short = len(popped) + chunk - TILE_QUEUE
@@ -86,4 +95,5 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str, steps: list
                     takes.wake()
                 valid, left = grant + 1, left - chunk
                 address += chunk * config.bus.bytes
+        first = (first + own[f"{prefix}_stride"]) % (1 << 32)
     layer.map_ends.add(busy)

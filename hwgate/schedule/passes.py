@@ -1,5 +1,7 @@
 """Schedule of a lane's passes."""
 
+from collections.abc import Mapping
+
 from hwgate.config import TAPS
 from hwgate.plan import Job
 from hwgate.rtl.issue import ISSUE_LATENCY
@@ -18,7 +20,7 @@ class _Passes:
 
     def __init__(self, layer: LayerState, lane: LaneState):
         self.layer, self.lane = layer, lane
-        self.pixels = layer.d["images"] * layer.d["out_pixels"]
+        self.pixels = [d["images"] * d["out_pixels"] for d in layer.tiles]  # of each tile
         self.at = 0  # last cycle that has been accounted for; a pass may start in it
         self.running = False  # ... because a pass ends in it
         self.chosen = 0  # cycle from which the next pass is known
@@ -50,7 +52,8 @@ class _Passes:
     def base(self, number: int) -> Block:
         """Base passes of a job."""
         layer, lane = self.layer, self.lane
-        d, (tile, channel) = layer.d, lane.jobs[number]
+        tile, channel = lane.jobs[number]
+        d, pixels = layer.tiles[tile], self.pixels[tile]
         job, base, room = layer.plan.jobs[channel], lane.weights["base"], 0
         last, loaded = len(job.base) - 1, layer.loaded
         for index, block in enumerate(job.base):
@@ -73,29 +76,30 @@ class _Passes:
                                ("windows", max(windows, operand)), ("output", room))
             self.used["base"] += 1
             lane.freed["base"].add(self._first(begin))
-            lane.counters["base"] += self.pixels
+            lane.counters["base"] += pixels
             late: list[int] = []
             if index == last:
                 self.gates.append((begin, late))
             if len(loaded) > plane and loaded[plane] <= begin + 1:
                 late.append(0)
                 if index == last:
-                    self._ask(number, self.pixels)
+                    self._ask(number, pixels)
             else:
-                yield from self._rows(begin, plane, late, number if index == last else None)
+                yield from self._rows(begin, d, plane, late, number if index == last else None)
                 lane.counters["windows"] += late[-1]
-            self.at, self.running = begin + self.pixels + late[-1], True
+            self.at, self.running = begin + pixels + late[-1], True
         self.ends.append(self.at)
         self.open.append(layer.opened is not None and layer.opened.count[tile, channel] > 0)
         self._retire()
 
-    def _rows(self, begin: int, plane: int, late: list[int], gate: int | None) -> Block:
-        """Rows of a base pass, which follow the loader.
+    def _rows(self, begin: int, d: Mapping[str, int], plane: int, late: list[int],
+              gate: int | None) -> Block:
+        """Rows of a base pass over a tile with these fields, which follow the loader.
 
         ``late`` gets the cycles lost before each row, those of the rows before counted; rows that
         are not listed lost no more. The gate pass of job ``gate`` asks for conditional weights.
         """
-        layer, d = self.layer, self.layer.d
+        layer = self.layer
         lost, words, width = 0, d["early_words"], d["out_width"]
         for row in range(d["out_pixels"] // width):
             due = begin + 1 + row * width + lost
@@ -103,7 +107,8 @@ class _Passes:
             if not whole:
                 lost += max(0, (yield from words_loaded(layer, plane, words)) - due)
             late.append(lost)
-            if gate is not None and self._ask(gate, self.pixels if whole else (row + 1) * width):
+            if gate is not None and self._ask(gate, d["images"] * d["out_pixels"] if whole
+                                              else (row + 1) * width):
                 gate = None
             if whole:
                 break
@@ -131,7 +136,7 @@ class _Passes:
         layer, lane, opened = self.layer, self.lane, self.layer.opened
         assert opened is not None
         tile, channel = lane.jobs[number]
-        drained = self._decision(number, self.pixels - 1) + 1
+        drained = self._decision(number, self.pixels[tile] - 1) + 1
         count = int(opened.count[tile, channel])
         if count == 0:
             skipped = max(self.chosen, drained)

@@ -4,12 +4,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hwgate.bursts import burst_count
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.counters import LANE_COUNTERS
-from hwgate.layouts import header_layout
+from hwgate.layouts import header_layout, tiles_of
 from hwgate.plan import LayerPlan
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.lane import decision_latency
@@ -119,15 +120,22 @@ class LayerState:
     def __init__(self, config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
                  descriptor: Mapping[str, int], opened: "OpenPixels | None"):
         self.config, self.timing, self.plan, self.d = config, timing, plan, descriptor
+        self.tiles = tiles_of(descriptor)
         self.opened = opened
         self.decision = decision_latency(config)
         self.block_beats = [block_beat(config, n) for n in range(config.request_blocks)]
         self.header_beats = header_layout(config).size_bytes // config.bus.bytes
-        # Cycles in which the loader has written before it takes each beat of a plane, and in all.
-        beats = descriptor["plane_beats"]
         self.write_words = 1 if descriptor["bank_mode"] else config.write_words
-        self.plane_writes = [*(n * config.beat_pixels // self.write_words for n in range(beats)),
-                             -(-beats * config.beat_pixels // self.write_words)]
+        # Of each tile: cycles in which the loader has written before it takes each beat of a plane
+        # of an image, and in all.
+        pixels, words = config.beat_pixels, self.write_words
+        writes = cache(lambda beats: [*(n * pixels // words for n in range(beats)),
+                                      -(-beats * pixels // words)])
+        self.plane_writes = [writes(tile["plane_beats"]) for tile in self.tiles]
+        # Beats of the tiles before each one.
+        self.beats_before = list(accumulate(
+            (descriptor["in_planes"] * tile["images"] * tile["plane_beats"] for tile in self.tiles),
+            initial=0))
         channels, tiles = descriptor["out_channels"], descriptor["tiles"]
         self._ready: list[Block] = []  # blocks that can go on
         self.lanes = [

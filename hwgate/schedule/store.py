@@ -13,13 +13,14 @@ def store(layer: LayerState) -> Block:
     """The store, and the writer or the on-chip map memory."""
     d, config = layer.d, layer.config
     taps = d["pool"] ** 2 * config.slot_reads
-    units = d["out_beats"] if d["pool"] == 1 else d["store_pixels"]
     per_beat = 1 if d["pool"] == 1 else config.beat_pixels
     at, idle = 1, 1  # from when the store waits, and the writer's splitter is idle
     sent: list[int] = []      # last beat of each burst
     answered = 0  # cycle of the last answer, or of the last beat written on chip
-    for tile in range(d["tiles"]):
-        address = d["out_address"] + tile * d["out_stride"]
+    first = d["out_address"]
+    for tile, own in enumerate(layer.tiles):
+        units = own["out_beats"] if d["pool"] == 1 else own["store_pixels"]
+        address = first
         for plane in range(d["out_planes"]):
             need = -(-(plane + 1) * config.channels // config.lanes)
             ready = at
@@ -31,28 +32,29 @@ def store(layer: LayerState) -> Block:
                         yield lane.done
                     ready = max(ready, lane.done[job])
             if d["out_chip"]:
-                at = ready + d["images"] * units * taps + 1
+                at = ready + own["images"] * units * taps + 1
                 answered = at - 1 + STORE_BEAT_LATENCY
-                layer.chip_bytes += d["out_run_beats"] * config.bus.bytes
+                layer.chip_bytes += own["out_run_beats"] * config.bus.bytes
                 continue
             begin = max(ready, idle)
             beats_done, idle = 0, begin
-            for _, beats in split_bursts(config, address, d["out_run_beats"]):
+            for _, beats in split_bursts(config, address, own["out_run_beats"]):
                 idle += 1
                 if len(sent) >= BURST_QUEUE:
                     idle = max(idle, sent[len(sent) - BURST_QUEUE] + 1)
                 beats_done += beats
-                images, rest = divmod(beats_done, d["out_beats"])
+                images, rest = divmod(beats_done, own["out_beats"])
                 done_units = images * units + min(units, rest * per_beat)
                 sent.append(begin + done_units * taps + STORE_BEAT_LATENCY
                             + WRITE_BEAT_LATENCY)
                 answered = max(answered + 1, sent[-1] + layer.timing.write_latency)
             idle += 1
-            at = begin + d["images"] * units * taps + 1
+            at = begin + own["images"] * units * taps + 1
             address += d["out_plane_stride"]
             layer.bytes["output"] = (layer.bytes.get("output", 0)
-                                     + d["out_run_beats"] * config.bus.bytes)
+                                     + own["out_run_beats"] * config.bus.bytes)
         layer.stored.add(at)
+        first = (first + own["out_stride"]) % (1 << 32)
     while len(layer.map_ends) < 2:
         yield layer.map_ends
     layer.end = max(at, answered + 1, *layer.map_ends)

@@ -31,7 +31,7 @@ def fetch_jobs(layer: LayerState, lane: LaneState, source: int) -> Block:
     claim, ready, requested = 1, 1, 0
     for number, (tile, channel) in enumerate(lane.jobs):
         keep = channel < d["kept_channels"]
-        kept = Kept(keep, keep and (tile > 0 or d["kept"] > 0))
+        kept = Kept(keep, keep and tile > 0)
         if number >= JOBS_ALIVE:
             while len(lane.done) <= number - JOBS_ALIVE:
                 yield lane.done
