@@ -85,6 +85,32 @@ def test_windows_that_no_gate_needs():
     assert not result.layers[0].activations.decision.any()
 
 
+@pytest.mark.parametrize("places", [
+    (range(7), [0, 20, 40, 60, 70, 80, 99]), ([3], [*range(0, 99, 9), 99], [5, 6]),
+    (range(6), range(93, 100)), (range(93, 100), range(93, 100)), (range(94, 100), [99])])
+def test_a_pass_waits_for_images_to_count(places):
+    """The only job of a lane follows its gate. The last image opens one gate beyond the limit late,
+    and with it all its pixels become tasks; others open as many as the limit, or all at once."""
+    config, size, edge = CONFIGS["4x36"], CONFIGS["4x36"].channels, 10 if len(places) < 3 else 8
+    layer = plain_layer("tau", (2 * size, edge, edge), config.lanes, padding=1)
+    weight = layer.weight.copy()
+    weight[:, :size] = 0
+    weight[:, 0, 1, 1] = 1
+    layer = replace(layer, weight=weight, base=np.arange(2 * size)[None] < np.full((4, 1), size),
+                    threshold=np.zeros(config.lanes, np.int64), limit=6)
+    images = np.ones((len(places), 2 * size, edge, edge), np.int8)
+    images[:, 0] = 0
+    for image, opened in zip(images, places, strict=True):
+        image[0].flat[[place for place in opened if place < edge**2]] = 1
+    wanted = (images[:, 0].sum(axis=(1, 2)) > 6)[:, None, None] & (images[:, 0] == 1)
+    program = hwgate.compile(QuantizedNetwork(config, (layer,)), images_per_tile=len(places))
+    for timing in (MemoryTiming(read_latency=2), MemoryTiming()):
+        result = assert_runs_equal(program, images, timing)
+        assert (result.layers[0].activations.decision == wanted[:, None]).all()
+        conditional = result.layers[0].bytes["conditional"]
+        assert (conditional > 0) == wanted.any()
+
+
 def test_more_requests_than_the_reader_holds():
     """Bands ask for one beat of each of their planes; a slow memory leaves many of them open."""
     config = CONFIGS["8x18"]

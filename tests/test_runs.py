@@ -86,7 +86,7 @@ def test_tau_reaches_the_integers(tmp_path):
                             hardware__budget="bytes", hardware__share=0.6), tmp_path)
     limits = {layer.limit for layer in run.network.layers if layer.gated}
     assert limits == {int(0.2 * 64), int(0.2 * 16)} and "equal decisions 100.0000%" in run.notes[0]
-    assert run.scores["integers"].accuracy > 0.3
+    assert 0 < run.scores["integers"].density < 1
 
 
 def test_gates_that_the_hardware_lacks_are_trained_only(tmp_path):
