@@ -63,7 +63,8 @@ class Panel:
         The axes run from the first to the last tick, and points beyond are drawn at the edge; by
         default they hold all points.
     y_limits : (float or None, float or None)
-        Ends of the y axis without ticks; None for one that the points choose.
+        Without ticks: where the y axis begins, and where it ends at the latest; None leaves it to
+        the points.
     """
 
     title: str
@@ -105,13 +106,15 @@ def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int 
                     linestyle="--" if line.dashed else "-" if line.joined else "none")
                 handles.setdefault(line.name, drawn)
                 for place, label in zip(line.points, line.labels, strict=False):
-                    axes.annotate(label, place, xytext=(0, 6), textcoords="offset points",
-                                  ha="center", fontsize=7, color=colour)
+                    axes.annotate(label, place, xytext=(4, 4), textcoords="offset points",
+                                  fontsize=7, color=colour)
             axes.set_title(panel.title, loc="left", fontsize=9.5, fontweight="bold")
             axes.set_xlabel(panel.x)
             axes.set_ylabel(panel.y)
             axes.margins(0.08)
-            axes.set_ylim(*panel.y_limits)
+            (low, high), (least, most) = axes.get_ylim(), panel.y_limits
+            axes.set_ylim(low if least is None else least,
+                          high if most is None else min(high, most))
             if panel.x_ticks:
                 axes.set_xticks(*zip(*panel.x_ticks, strict=True))
                 axes.set_xlim(panel.x_ticks[0][0], panel.x_ticks[-1][0])
@@ -180,8 +183,8 @@ def maps(title: str, subtitle: str, rows: Sequence[tuple[str, Sequence[NDArray[A
     top : float
         Value of the darkest colour, above 0.
     """
-    wide = max(0.62 * len(columns) + 1.2, 4.2)
-    with _figure(wide, 1.35 + 0.68 * len(rows)) as (figure, out):
+    wide = max(0.6 * len(columns) + 1.2, 4.2)
+    with _figure(wide, 0.95 + max(0.5, (wide - 1.6) / len(columns)) * len(rows)) as (figure, out):
         grid = figure.subplots(len(rows), len(columns), squeeze=False)
         image: Any = None
         for line, (name, values) in zip(grid, rows, strict=True):

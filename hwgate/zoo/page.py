@@ -83,7 +83,9 @@ def figures(networks: Sequence[Found]) -> dict[str, str]:
         drawn["sweep.svg"] = lines(
             "Thresholds moved without training", _panels(gated, "speed-up, cost model",
                                                          "accuracy, int8, %", _sweep, (None, 102)),
-            "labels: by how many deviations of the base psums")
+            "points, from left to right: moved by "
+            + ", ".join(f"{at['delta']:+g}" for at in gated[0]["sweep"])
+            + " deviations of the base psums")
         drawn["density.svg"] = lines(
             "Density per layer",
             [replace(panel, x_ticks=_numbers(panel.lines)) for panel in _panels(
@@ -114,12 +116,13 @@ def _accuracy(networks: Sequence[Found]) -> list[Line]:
     ordered = sorted(networks, key=lambda found: (found["hardware"]["speedup"], found["name"]))
     return [Line("networks of one architecture",
                  [(found["hardware"]["speedup"], 100 * found["integers"]["accuracy"])
-                  for found in ordered], [found["name"] for found in ordered])]
+                  for found in ordered],
+                 [found["name"].removeprefix(f"{found['architecture']}-") for found in ordered])]
 
 
 def _sweep(networks: Sequence[Found]) -> list[Line]:
-    return [Line(found["name"], [(at["speedup"], 100 * at["accuracy"]) for at in found["sweep"]],
-                 [f"{at['delta']:+g}" for at in found["sweep"]]) for found in networks]
+    return [Line(found["name"], [(at["speedup"], 100 * at["accuracy"]) for at in found["sweep"]])
+            for found in networks]
 
 
 def _density(networks: Sequence[Found]) -> list[Line]:
