@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LINKS := build/typing/hwgate
 
-.PHONY: help demo test test-all exact soak bench lint docs clean
+.PHONY: help demo test test-all exact soak bench results lint docs clean
 
 help:
 	@echo "make demo   from a gated network to a verified accelerator (ARGS='--images 64', ...)"
@@ -13,6 +13,7 @@ help:
 	@echo "make exact  500 random layers and 20 networks, RTL against models (ARGS='--seed 1000', ...)"
 	@echo "make soak   1,000 images in sequence in one simulator process"
 	@echo "make bench  utilisation, gating efficiency, lost cycles, speed (ARGS='--full', '--help')"
+	@echo "make results  the zoo's networks on the accelerator: docs/results.md and its figures"
 	@echo "make lint   style and types"
 	@echo "make docs   the tables of docs/ that come from the code"
 	@echo "make clean  removes build/ and .venv/"
@@ -31,6 +32,9 @@ exact: $(STAMP)
 
 soak: $(STAMP)
 	@$(BIN)/python tests/soak.py $(ARGS)
+
+results: $(STAMP)
+	@$(BIN)/python -m hwgate.zoo --page docs/results.md $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m hwgate.bench $(ARGS)

@@ -1,91 +1,233 @@
-"""Line charts as SVG, without a plotting library."""
+"""Figures as SVG text that is the same for the same data: lines, stacked bars, maps.
 
-import math
-from collections.abc import Mapping, Sequence
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; lines differ in
+their marks as well.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Series", "line_chart"]
+import numpy as np
+from numpy.typing import NDArray
 
-_SIZE, _MARGIN = (640, 400), (70, 20, 56, 44)  # width, height; left, right, bottom, top
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-#: Distinct for colour-blind readers.
-_COLOURS = ("#2f6f9f", "#e69f00", "#56a37a", "#cc79a7", "#4d4d4d")
+__all__ = ["COLOURS", "Line", "Panel", "bars", "lines", "maps"]
+
+#: By name, from the first line of a panel on.
+COLOURS = {"blue": "#0072b2", "vermilion": "#d55e00", "green": "#009e73", "purple": "#cc79a7",
+           "orange": "#e69f00", "sky": "#56b4e9", "black": "#333333"}
+
+_MARKS = "os^DvPX"
+_SOFT, _GRID = "#616e7c", "#dfe3e8"
 
 
 @dataclass(frozen=True)
-class Series:
-    """Points of a line, each with a label of its own, which may be empty."""
+class Line:
+    """One line of a panel.
 
+    Parameters
+    ----------
+    name : str
+        In the legend; lines of one name share a look, also across panels.
+    points : sequence of (x, y)
+    labels : sequence of str
+        Beside the points; empty ones are left out.
+    dashed : bool
+        A reference, grey and without marks.
+    joined : bool
+        Whether the points are joined.
+    """
+
+    name: str
     points: Sequence[tuple[float, float]]
     labels: Sequence[str] = ()
+    dashed: bool = False
+    joined: bool = True
 
 
-def line_chart(title: str, x: str, y: str, lines: Mapping[str, Series]) -> str:
-    """An SVG image of some lines with their legend, on axes with round marks.
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
 
     Parameters
     ----------
     title, x, y : str
-        Of the chart and its axes.
-    lines : mapping
-        By their names in the legend; at least one point in all.
+        Of the panel and its axes.
+    lines : sequence of Line
+    x_ticks, y_ticks : sequence of (position, label)
+        The axes run from the first to the last tick, and points beyond are drawn at the edge; by
+        default they hold all points.
+    y_limits : (float or None, float or None)
+        Without ticks: where the y axis begins, and where it ends at the latest; None leaves it to
+        the points.
     """
-    points = [point for line in lines.values() for point in line.points]
-    assert points
-    left, right, bottom, top = _MARGIN
-    width, height = _SIZE
-    across = _ticks([point[0] for point in points])
-    up = _ticks([point[1] for point in points])
 
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        share = (point[0] - across[0]) / (across[-1] - across[0])
-        rise = (point[1] - up[0]) / (up[-1] - up[0])
-        return (left + share * (width - left - right),
-                height - bottom - rise * (height - top - bottom))
-
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-             'font-family="sans-serif" font-size="12">',
-             f'<rect width="{width}" height="{height}" fill="white"/>',
-             _text(width / 2, 22, title, "middle", size=14)]
-    for value in across:
-        at, base = place((value, up[0]))
-        parts.append(f'<path d="M{at:.1f} {base:.1f}V{top}" stroke="#e5e5e5"/>')
-        parts.append(_text(at, base + 18, f"{value:g}", "middle"))
-    for value in up:
-        start, at = place((across[0], value))
-        parts.append(f'<path d="M{start:.1f} {at:.1f}H{width - right}" stroke="#e5e5e5"/>')
-        parts.append(_text(start - 8, at + 4, f"{value:g}", "end"))
-    parts.append(_text((left + width - right) / 2, height - 14, x, "middle"))
-    parts.append(f'<g transform="translate(18 {(top + height - bottom) / 2:.0f}) rotate(-90)">'
-                 f'{_text(0, 0, y, "middle")}</g>')
-    for number, (name, line) in enumerate(lines.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        spots = [place(point) for point in line.points]
-        path = "L".join(f"{a:.1f} {b:.1f}" for a, b in spots)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for index, (a, b) in enumerate(spots):
-            parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>')
-            if index < len(line.labels) and line.labels[index]:
-                parts.append(_text(a + 6, b - 7, line.labels[index], "start", size=10))
-        legend = height - bottom - 12 - 18 * (len(lines) - 1 - number)
-        parts.append(f'<path d="M{left + 12} {legend}h22" stroke="{colour}" stroke-width="2"/>')
-        parts.append(_text(left + 40, legend + 4, name, "start"))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    x_ticks: Sequence[tuple[float, str]] = ()
+    y_ticks: Sequence[tuple[float, str]] = ()
+    y_limits: tuple[float | None, float | None] = (None, None)
 
 
-def _text(x: float, y: float, text: str, anchor: str, size: int = 12) -> str:
-    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">'
-            f"{escape(text)}</text>")
+def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int = 2) -> str:
+    """Line charts, so many side by side, under one legend.
+
+    Parameters
+    ----------
+    title, subtitle : str
+    panels : sequence of Panel
+        At least one.
+    columns : int
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    plain = [name for name in names if not any(
+        line.dashed for panel in panels for line in panel.lines if line.name == name)]
+    looks = {name: (list(COLOURS.values())[n % len(COLOURS)], _MARKS[n % len(_MARKS)])
+             for n, name in enumerate(plain)}
+    with _figure(6.4 if columns == 1 else 4.1 * columns, 0.9 + 3.1 * rows) as (figure, out):
+        grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+        handles: dict[str, Any] = {}
+        for axes, panel in zip(grid, panels, strict=False):
+            for line in panel.lines:
+                colour, mark = looks.get(line.name, (_SOFT, ""))
+                drawn, = axes.plot(
+                    _within([x for x, _ in line.points], panel.x_ticks),
+                    _within([y for _, y in line.points], panel.y_ticks), color=colour,
+                    marker=mark or None, markersize=4.5, linewidth=1.4, clip_on=False,
+                    linestyle="--" if line.dashed else "-" if line.joined else "none")
+                handles.setdefault(line.name, drawn)
+                for place, label in zip(line.points, line.labels, strict=False):
+                    axes.annotate(label, place, xytext=(4, 4), textcoords="offset points",
+                                  fontsize=7, color=colour)
+            axes.set_title(panel.title, loc="left", fontsize=9.5, fontweight="bold")
+            axes.set_xlabel(panel.x)
+            axes.set_ylabel(panel.y)
+            axes.margins(0.08)
+            (low, high), (least, most) = axes.get_ylim(), panel.y_limits
+            axes.set_ylim(low if least is None else least,
+                          high if most is None else min(high, most))
+            if panel.x_ticks:
+                axes.set_xticks(*zip(*panel.x_ticks, strict=True))
+                axes.set_xlim(panel.x_ticks[0][0], panel.x_ticks[-1][0])
+            if panel.y_ticks:
+                axes.set_yticks(*zip(*panel.y_ticks, strict=True))
+                axes.set_ylim(panel.y_ticks[0][0], panel.y_ticks[-1][0])
+        for axes in grid[len(panels):]:
+            axes.remove()
+        _heading(figure, title, subtitle)
+        if len(handles) > 1:
+            figure.legend(list(handles.values()), list(handles), loc="outside lower left",
+                          ncols=min(3 if columns > 1 else 2, len(handles)), frameon=False,
+                          fontsize=8)
+    return out.getvalue()
 
 
-def _ticks(values: Sequence[float]) -> list[float]:
-    """Some five round marks around all values."""
-    low, high = min(values), max(values)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    rough = (high - low) / 5
-    unit = 10.0**math.floor(math.log10(rough))
-    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(mark * step, 10) for mark in range(first, last + 1)]
+def bars(title: str, subtitle: str, rows: Sequence[tuple[str, str, Mapping[str, float] | None]],
+         colours: Mapping[str, str]) -> str:
+    """Stacked horizontal bars of shares.
+
+    Parameters
+    ----------
+    title, subtitle : str
+    rows : sequence of (name, note, shares by part)
+        Shares are in 0..1; the note stands behind the bar; a row without shares is a heading.
+    colours : mapping of part to colour
+        In the order of stacking; a part that is nowhere above 0 is left out of the legend.
+    """
+    shown = [part for part in colours if any((shares or {}).get(part, 0) > 0
+                                             for *_, shares in rows)]
+    with _figure(7.2, 1.3 + 0.24 * len(rows)) as (figure, out):
+        axes = figure.subplots()
+        places = np.arange(len(rows))[::-1]
+        left = np.zeros(len(rows))
+        for part in shown:
+            widths = np.array([(shares or {}).get(part, 0) for *_, shares in rows])
+            axes.barh(places, widths, left=left, height=0.8, color=colours[part], label=part,
+                      edgecolor="white", linewidth=0.4)
+            left += widths
+        for place, (_, note, shares) in zip(places, rows, strict=True):
+            if shares is not None:
+                axes.text(1.01, place, note, va="center", fontsize=8)
+        axes.set_yticks(places, [name for name, *_ in rows])
+        for label, (*_, shares) in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if shares is None else "normal")
+        axes.set_xticks([n / 5 for n in range(6)], [f"{20 * n} %" for n in range(6)])
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(False)
+        _heading(figure, title, subtitle)
+        figure.legend(loc="outside lower left", ncols=5, frameon=False, fontsize=8)
+    return out.getvalue()
+
+
+def maps(title: str, subtitle: str, rows: Sequence[tuple[str, Sequence[NDArray[Any]]]],
+         columns: Sequence[str], top: float) -> str:
+    """Small maps of shares side by side.
+
+    Parameters
+    ----------
+    title, subtitle : str
+    rows : sequence of (name, maps)
+        A map (H, W) of each column, of values in 0..1.
+    columns : sequence of str
+    top : float
+        Value of the darkest colour, above 0.
+    """
+    wide = max(0.6 * len(columns) + 1.2, 4.2)
+    with _figure(wide, 0.95 + max(0.5, (wide - 1.6) / len(columns)) * len(rows)) as (figure, out):
+        grid = figure.subplots(len(rows), len(columns), squeeze=False)
+        image: Any = None
+        for line, (name, values) in zip(grid, rows, strict=True):
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+            for axes, value in zip(line, values, strict=True):
+                image = axes.imshow(value, cmap="cividis_r", vmin=0, vmax=top,
+                                    interpolation="nearest")
+                axes.set(xticks=[], yticks=[])
+                axes.grid(False)
+        for axes, column in zip(grid[0], columns, strict=True):
+            axes.set_title(column, fontsize=6.5)
+        _heading(figure, title, subtitle)
+        bar = figure.colorbar(image, ax=grid, shrink=0.9, aspect=12, pad=0.02)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        bar.ax.tick_params(labelsize=7)
+    return out.getvalue()
+
+
+def _within(values: list[float], ticks: Sequence[tuple[float, str]]) -> list[float]:
+    """Values between the first and the last tick, if there are any."""
+    return [min(max(value, ticks[0][0]), ticks[-1][0]) for value in values] if ticks else values
+
+
+@contextmanager
+def _figure(width: float, height: float) -> "Iterator[tuple[Figure, StringIO]]":
+    """A figure of so many inches, and where its SVG text goes in the end."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    out = StringIO()
+    with matplotlib.rc_context({
+            "svg.hashsalt": "hwgate", "svg.fonttype": "none", "font.family": "sans-serif",
+            "font.size": 8.5, "axes.grid": True, "axes.axisbelow": True, "grid.color": _GRID,
+            "axes.edgecolor": _SOFT, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, out
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def _heading(figure: "Figure", title: str, subtitle: str) -> None:
+    """Title and, below it, subtitle, from the left edge."""
+    figure.suptitle(f"{title}\n" if subtitle else title, x=0.01, ha="left", fontsize=11,
+                    fontweight="bold")
+    if subtitle:
+        height = figure.get_size_inches()[1]
+        figure.text(0.01, 1 - 0.3 / height, subtitle, fontsize=8.5, color=_SOFT, va="top")

@@ -242,12 +242,12 @@ def _sweep_table(points: "tuple[Point, ...]", images: int, costed: int) -> "Tabl
 
 
 def _figure(points: "tuple[Point, ...]", title: str) -> str:
-    from hwgate.figures import Series, line_chart
+    from hwgate.figures import Line, Panel, lines
 
     names = [f"{point.delta:+g}" for point in points]
-    return line_chart(f"Moved thresholds, {title}", "times fewer", "accuracy, %", {
-        "cycles (speed-up)": Series([(p.speedup, 100 * p.accuracy) for p in points], names),
-        "MACs": Series([(p.reduction, 100 * p.accuracy) for p in points])})
+    return lines(f"Moved thresholds, {title}", [Panel("", "times fewer", "accuracy, %", [
+        Line("cycles (speed-up)", [(p.speedup, 100 * p.accuracy) for p in points], names),
+        Line("MACs", [(p.reduction, 100 * p.accuracy) for p in points])])])
 
 
 class _Bars:

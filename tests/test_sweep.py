@@ -15,7 +15,6 @@ from hwgate.config import preset
 from hwgate.datasets import load_dataset
 from hwgate.digits import train_digits
 from hwgate.errors import UserError
-from hwgate.figures import Series, _ticks, line_chart
 from hwgate.quant.golden import base_psum
 from hwgate.sweep import psum_deviations, shift_thresholds, sweep
 from hwgate.train_cli import register
@@ -128,22 +127,3 @@ def test_options_that_cannot_be_used(invoke, network, tmp_path, options, sentenc
     file = tmp_path / "network.npz"
     save_network(file, network)
     assert invoke("sweep", file, *options)[0] == sentence
-
-
-@pytest.mark.parametrize("values,wanted", [
-    ([0, 1], [0, 0.2, 0.4, 0.6, 0.8, 1]), ([3], [2.4, 2.6, 2.8, 3, 3.2, 3.4, 3.6]),
-    ([-130, 90], [-150, -100, -50, 0, 50, 100]), ([0.913, 0.987], [0.9, 0.92, 0.94, 0.96, 0.98, 1])
-])
-def test_marks_of_axes_are_round_and_surround(values, wanted):
-    assert _ticks(values) == pytest.approx(wanted)
-
-
-def test_charts_place_their_points():
-    lines = {"a < b": Series([(0, 0), (1, 100)], ["left", ""]), "c": Series([(0.5, 50)])}
-    root = ET.fromstring(line_chart("A & B", "x", "y", lines))
-    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter(
-        "{http://www.w3.org/2000/svg}circle")]
-    assert circles[2] == pytest.approx(np.mean(circles[:2], axis=0), abs=0.1)
-    assert circles[0][0] < circles[1][0] and circles[0][1] > circles[1][1]
-    texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"A & B", "a < b", "c", "left", "x", "y", "0.2", "100"} <= set(texts)

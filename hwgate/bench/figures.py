@@ -5,8 +5,8 @@ from math import log2
 from typing import Any
 
 from hwgate.bench.gating import BUSY
-from hwgate.bench.svg import Line, Panel, bars, lines
 from hwgate.counters import LANE_COUNTERS
+from hwgate.figures import COLOURS, Line, Panel, bars, lines
 
 __all__ = ["PUBLISHED_EFFICIENCY", "TARGET_EFFICIENCY", "cycles_figure", "efficiency_figure",
            "figures", "sweep_figure"]
@@ -18,12 +18,10 @@ PUBLISHED_EFFICIENCY = (2.8, 0.857)
 TARGET_EFFICIENCY = 0.92
 
 #: Work is blue; the losses, from the most common on, are warm, then grey.
-_WORK = ("#1f6fb2", "#6db3e8")
-_LOSSES = ("#f2a33a", "#d9483b", "#8e5ea2", "#b5793a", "#e58fb1", "#7b8a2e", "#5a6b7b")
+_WORK = (COLOURS["blue"], COLOURS["sky"])
+_LOSSES = (COLOURS["orange"], COLOURS["vermilion"], COLOURS["purple"], COLOURS["green"], "#f0e442",
+           COLOURS["black"])
 _IDLE = "#b8c2cc"
-
-_BATCHES = ("#1f6fb2", "#d9483b")
-_SWEEP = {4: ("#1f6fb2", "#7fbcec"), 8: ("#d9483b", "#f0a59c")}
 
 _PERCENT = tuple((share / 100, f"{share} %") for share in range(50, 101, 10))
 
@@ -59,27 +57,25 @@ def cycles_figure(bench: Mapping[str, Any]) -> str:
 
 def efficiency_figure(bench: Mapping[str, Any]) -> str:
     """Gating efficiency over density, and speed-up over MAC reduction."""
-    curves = bench["efficiency_curves"]
     by_density, by_reduction = [], []
-    for (batch, curve), colour in zip(curves.items(), _BATCHES, strict=False):
+    for batch, curve in bench["efficiency_curves"].items():
         name = f"{_images(int(batch))} ({_source(curve[0]['source'])})"
-        by_density.append(Line(name, [(at["density"], at["gating_efficiency"]) for at in curve],
-                               colour))
-        by_reduction.append(Line(name, [(at["mac_reduction"], at["speedup"]) for at in curve],
-                                 colour))
+        by_density.append(Line(name, [(at["density"], at["gating_efficiency"]) for at in curve]))
+        by_reduction.append(Line(name, [(at["mac_reduction"], at["speedup"]) for at in curve]))
     target = Line(f"target {TARGET_EFFICIENCY:.0%}",
-                  [(0, TARGET_EFFICIENCY), (1, TARGET_EFFICIENCY)], "#52606d", dashed=True)
+                  [(0, TARGET_EFFICIENCY), (1, TARGET_EFFICIENCY)], dashed=True)
     reduction, published = PUBLISHED_EFFICIENCY
-    theory = Line("speed-up = reduction", [(1, 1), (4, 4)], "#9aa5b1", dashed=True)
+    theory = Line("speed-up = reduction", [(1, 1), (4, 4)], dashed=True)
     point = Line(f"published: {published:.0%} at {reduction:g}x",
-                 [(reduction, reduction * published)], "#3a8f5c")
+                 [(reduction, reduction * published)], joined=False)
     shares = tuple((n / 5, f"{20 * n} %") for n in range(6))
     times = tuple((n, f"{n}x") for n in range(1, 5))
-    return lines("Gating efficiency = speed-up / MAC reduction, gated layers of ResNet-20",
-                 f"{_array(bench)}; speed-up over the dense program on the same accelerator", (
-        Panel("Gating efficiency", "density: share of open gates", shares, _PERCENT,
-              [*by_density, target]),
-        Panel("Speed-up", "MAC reduction", times, times, [*by_reduction, theory, point])))
+    return lines("Gating efficiency = speed-up / MAC reduction, gated layers of ResNet-20", (
+        Panel("Gating efficiency", "density: share of open gates", "speed-up / MAC reduction",
+              [*by_density, target], shares, _PERCENT),
+        Panel("Speed-up", "MAC reduction", "speed-up", [*by_reduction, theory, point], times,
+              times)),
+        f"{_array(bench)}; speed-up over the dense program on the same accelerator")
 
 
 def sweep_figure(bench: Mapping[str, Any]) -> str:
@@ -90,20 +86,20 @@ def sweep_figure(bench: Mapping[str, Any]) -> str:
         for batch in batches:
             chosen = [entry for entry in bench["sweep"]
                       if (entry["channels"], entry["batch"]) == (channels, batch)]
-            name, colour = f"R = {channels}, {_images(batch)}", \
-                _SWEEP.get(channels, _BATCHES)[batches.index(batch) % 2]
+            name = f"R = {channels}, {_images(batch)}"
             utilisation.append(Line(name, [(log2(entry["lanes"]),
                                             entry["dense_utilisation"]["total"])
-                                           for entry in chosen], colour))
+                                           for entry in chosen]))
             efficiency.append(Line(name, [(log2(entry["lanes"]),
                                            entry["resnet20"]["gating_efficiency"])
-                                          for entry in chosen], colour))
+                                          for entry in chosen]))
     lanes = sorted({entry["lanes"] for entry in bench["sweep"]})
     ticks = tuple((log2(count), str(count)) for count in lanes)
-    return lines("Lanes and channels of a group",
-                 "cost model, equal to the RTL where both ran; a lane has 9R multipliers", (
-        Panel("Dense utilisation, c16 + c32 + c64", "lanes", ticks, _PERCENT, utilisation),
-        Panel("Gating efficiency", "lanes", ticks, _PERCENT, efficiency)))
+    return lines("Lanes and channels of a group", (
+        Panel("Dense utilisation, c16 + c32 + c64", "lanes", "MACs / (multipliers x cycles)",
+              utilisation, ticks, _PERCENT),
+        Panel("Gating efficiency", "lanes", "speed-up / MAC reduction", efficiency, ticks,
+              _PERCENT)), "cost model, equal to the RTL where both ran; a lane has 9R multipliers")
 
 
 def _row(name: str, counters: Mapping[str, int]) -> tuple[str, str, Mapping[str, float]]:

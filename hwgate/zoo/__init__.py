@@ -12,7 +12,7 @@ from hwgate.artifacts import load_network
 from hwgate.errors import UserError
 from hwgate.quant.network import QuantizedNetwork
 
-__all__ = ["load", "names", "results"]
+__all__ = ["load", "names", "path", "results"]
 
 _FOLDER = Path(__file__).parent
 
@@ -30,7 +30,7 @@ def load(name: str) -> QuantizedNetwork:
     UserError
         If there is no network of that name.
     """
-    return load_network(_path(name) / "network.npz")
+    return load_network(path(name) / "network.npz")
 
 
 def results(name: str) -> dict[str, Any]:
@@ -41,11 +41,18 @@ def results(name: str) -> dict[str, Any]:
     UserError
         If there is no network of that name.
     """
-    found: dict[str, Any] = json.loads((_path(name) / "results.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((path(name) / "results.json").read_text(encoding="utf-8"))
     return found
 
 
-def _path(name: str) -> Path:
+def path(name: str) -> Path:
+    """Folder of a network of the zoo.
+
+    Raises
+    ------
+    UserError
+        If there is no network of that name.
+    """
     if name not in names():
         raise UserError(f"The zoo has no network {name!r}; it has {', '.join(names())}")
     return _FOLDER / name
