@@ -13,7 +13,7 @@ from hwgate.config import MemoryTiming, preset
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.driver import EngineError
 from hwgate.errors import UserError
-from hwgate.geometry import Part
+from hwgate.geometry import Band, Tiling
 from hwgate.plan import LayerPlan
 from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.quant.random_layers import Limits, random_images, random_network
@@ -42,8 +42,8 @@ NETWORK = QuantizedNetwork(CONFIG, (layer("conv1", 8), layer("conv2", CHANNELS))
 
 def steps(per_tile):
     """A descriptor per layer."""
-    part = Part(0, EDGE, 0, IMAGES, per_tile)
-    return [Step(LayerPlan(of, (), (), b"", {}), part, {"slot_pixels": PIXELS})
+    tiling = Tiling((Band(0, EDGE),), IMAGES, per_tile)
+    return [Step(LayerPlan(of, tiling.bands, (), b"", {}), tiling, {"slot_pixels": PIXELS})
             for of in NETWORK.layers]
 
 
