@@ -191,10 +191,8 @@ def tiles_of(fields: Mapping[str, int]) -> list[Mapping[str, int]]:
     first = middle | {name: fields[f"{name}_first"] for name in FIRST}
     last = middle | {name: fields[f"{name}_last"] for name in LAST}
     length = fields["round_tiles"]
-    one: list[Mapping[str, int]] = [last] if length == 1 else [first, *[middle] * (length - 2), last]
-    return one * (fields["tiles"] // length)
-
-
+    tiles: list[Mapping[str, int]] = [first, *[middle] * (length - 2), last]
+    return (tiles if length > 1 else [last]) * (fields["tiles"] // length)
 
 
 def header_layout(config: AcceleratorConfig) -> Layout:
