@@ -191,8 +191,10 @@ def tiles_of(fields: Mapping[str, int]) -> list[Mapping[str, int]]:
     first = middle | {name: fields[f"{name}_first"] for name in FIRST}
     last = middle | {name: fields[f"{name}_last"] for name in LAST}
     length = fields["round_tiles"]
-    tiles: list[Mapping[str, int]] = [first, *[middle] * (length - 2), last]
-    return (tiles if length > 1 else [last]) * (fields["tiles"] // length)
+    tiles: list[Mapping[str, int]] = [last]
+    if length > 1:
+        tiles = [first, *[middle] * (length - 2), last]
+    return tiles * (fields["tiles"] // length)
 
 
 def header_layout(config: AcceleratorConfig) -> Layout:
