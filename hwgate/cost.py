@@ -53,13 +53,14 @@ def estimate(program: Program, images: NDArray[Any],
     schedules: dict[str, list[LayerSchedule]] = {}
     seen = dict(zip((plan.layer.name for plan in program.plans), activations, strict=True))
     last: LayerSchedule | None = None
-    for plan, part, descriptor in binding.steps:
+    for index, (plan, part, descriptor) in zip(binding.step_layers, binding.steps, strict=True):
         name, opened = plan.layer.name, None
         if plan.layer.gated:
             decision = seen[name].decision[part.image:part.image + part.images]
             opened = OpenPixels.of(decision[:, :, part.first:part.first + part.rows],
                                    part.per_tile)
-        last = schedule_layer(config, timing, plan, descriptor, opened, last)
+        stored = binding.stored(index, lambda use: activations[use].output)
+        last = schedule_layer(config, timing, plan, descriptor, opened, last, stored)
         schedules.setdefault(name, []).append(last)
     assert last is not None
     layers = []

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
+from hwgate.rtl.chunks import lookup_signature
 from hwgate.rtl.structs import descriptor_struct, residual_write_layout, status_layout
 from hwgate.rtl.tiles import TileQueue
 
@@ -40,11 +41,15 @@ class ResidualLoader(wiring.Component):
         Loaded tiles, and loaded planes of the next one, each of all its images.
     idle : Out
         Every tile of the layer has been written.
+    table : Out
+        Look-ups in the chunk table, see :func:`lookup_signature`; only with
+        ``buffers.compressed_chunks``.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        super().__init__({
+        table = {"table": Out(lookup_signature(config))}
+        super().__init__((table if config.buffers.compressed_chunks else {}) | {
             "start": In(1), "layer": In(descriptor_struct()),
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
             "o": Out(stream.Signature(request_layout(config))), "valid": In(1),
@@ -62,6 +67,9 @@ class ResidualLoader(wiring.Component):
             queue.i.address.eq(layer.res_address), queue.i.tile_stride.eq(layer.res_stride),
             queue.i.runs.eq(layer.res_runs), queue.i.run_stride.eq(layer.res_run_stride),
             queue.i.beats.eq(layer.res_run_beats)]
+        if config.buffers.compressed_chunks:
+            wiring.connect(m, wiring.flipped(self.table), queue.table)
+            m.d.comb += [queue.packed.eq(layer.res_packed), queue.first.eq(layer.res_entry)]
 
         # Steps of a beat: its pixels, if they are sampled, and the reads of a group.
         pixels, sampled = config.beat_pixels, layer.res_step == 2

@@ -123,6 +123,15 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "a last tile of fewer images": lambda s: len({d["images"] for d in s.descriptors}) > 1,
     **{f"{name} on chip": lambda s, prefix=prefix: any(d[f"{prefix}_chip"] for d in s.descriptors)
        for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
+    **{f"{name} without its zero bytes": lambda s, prefix=prefix: any(
+        d[f"{prefix}_packed"] for d in s.descriptors)
+       for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
+    "residual without its zero bytes, strided": lambda s: s.adds and s.layer.residual_stride > 1
+    and any(d["res_packed"] for d in s.descriptors),
+    "bands without their zero bytes": lambda s: len(s.plan.bands) > 1 and any(
+        d["in_packed"] or d["out_packed"] for d in s.descriptors),
+    "images that share a tile, without their zero bytes": lambda s: s.shared and any(
+        d["in_packed"] or d["out_packed"] for d in s.descriptors),
     "narrow formats": lambda s: s.config.formats != FormatConfig(),
     "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
     "bus of 128 bits": lambda s: s.config.bus.data_bits == 128,
