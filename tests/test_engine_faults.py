@@ -185,8 +185,10 @@ class Scenario:
         status = outcome.status
         assert (status.error, status.layers) == (cause, steps), what
         assert status.done and not status.busy, what
+        # Without a monitor, those on chip or compressed cannot be read.
+        hidden = set() if len(outcome.snapshots) else {*self.binding.chip, *self.binding.packed}
         for index, needed in enumerate(self.finished):
-            if needed <= steps:
+            if needed <= steps and index not in hidden:
                 assert np.array_equal(self.binding.read_output(outcome.memory, index,
                                                                outcome.chip),
                                       self.golden[index].output), (what, index)
