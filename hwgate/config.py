@@ -18,6 +18,9 @@ __all__ = ["AcceleratorConfig", "BufferConfig", "BusConfig", "ConfigError", "For
 #: Taps of a 3x3 window, and banks of a window memory.
 TAPS = 9
 
+#: Beats of a chunk of a compressed feature map: one bit per byte of it fills a beat of any width.
+CHUNK_BEATS = 8
+
 #: Factors of a residual are multiples of two to this power: next to a psum's, they are large.
 RESIDUAL_SHIFT = 8
 
@@ -86,6 +89,8 @@ class BufferConfig:
         Blocks of 9·R weights in each of a lane's two weight FIFOs; half of it is one request.
     map_bytes : int
         Memory for feature maps that stay on chip between layers; 0 for none.
+    compressed_chunks : int
+        Chunks of feature maps off chip whose zero bytes are left out; 0 for no compression.
     """
 
     window_words: int = 256
@@ -94,6 +99,7 @@ class BufferConfig:
     passes: int = 32
     weight_blocks: int = 16
     map_bytes: int = 0
+    compressed_chunks: int = 0
 
     def __post_init__(self) -> None:
         _power_of_two("Window memory depth", self.window_words, 16, 1 << 14)
@@ -103,6 +109,8 @@ class BufferConfig:
         _power_of_two("Weight FIFO depth", self.weight_blocks, 16, 1 << 8)
         if self.map_bytes != 0:
             _power_of_two("Bytes of on-chip map memory", self.map_bytes, 1 << 12, 1 << 22)
+        if self.compressed_chunks != 0:
+            _power_of_two("Compressed chunk count", self.compressed_chunks, 1 << 4, 1 << 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +215,11 @@ class AcceleratorConfig:
         return self.bus.bytes // self.channels
 
     @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk of a compressed feature map."""
+        return CHUNK_BEATS * self.bus.bytes
+
+    @property
     def write_words(self) -> int:
         """Pixels the loader writes into the window memories per cycle."""
         return min(3, self.beat_pixels)
@@ -269,10 +282,11 @@ class AcceleratorConfig:
 
     def describe(self) -> str:
         """One line for people."""
-        maps = self.buffers.map_bytes
+        maps, chunks = self.buffers.map_bytes, self.buffers.compressed_chunks
         return (f"{self.lanes} lanes x {self.block_bytes} multipliers (R={self.channels}), "
                 f"{self.bus.data_bits}-bit bus, "
                 + (f"{maps >> 10} KiB for maps, " if maps else "")
+                + (f"{chunks:,} compressed chunks, " if chunks else "")
                 + f"digest {self.digest:08x}")
 
 

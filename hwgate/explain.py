@@ -15,6 +15,7 @@ from hwgate.layouts import tiles_of
 from hwgate.plan import LayerPlan
 from hwgate.residency import uses
 from hwgate.schedule import LayerSchedule, OpenPixels, schedule_layer
+from hwgate.stored import ASSUMPTION
 from hwgate.tiling import alternatives
 
 __all__ = ["Alternative", "Explanation", "explain"]
@@ -29,7 +30,7 @@ class Alternative:
     layer : str
         Whose choice it is.
     choice : str
-        What is chosen: ``"rows"``, ``"images"`` or ``"output"``.
+        What is chosen: ``"rows"``, ``"images"``, ``"output"`` or ``"zeros"``.
     alternative : str
         In words.
     bytes, cycles : int or None
@@ -62,6 +63,8 @@ class Explanation:
         Assumed share of open gates.
     cycles, bytes : int
         Of the whole program as chosen, without the fetch of its end.
+    compressed : int
+        Feature maps that are compressed.
     """
 
     alternatives: tuple[Alternative, ...]
@@ -69,11 +72,14 @@ class Explanation:
     density: float
     cycles: int
     bytes: int
+    compressed: int = 0
 
     def assumptions(self) -> str:
         """What the figures stand for, in two lines."""
         gates = ("every gate open" if self.density == 1 else
                  f"{self.density:.0%} of the gates of each channel open, at even distances")
+        if self.compressed:
+            gates += f", {ASSUMPTION}"
         images = "1 image" if self.images == 1 else f"{self.images} images"
         return (f"Cost model, {images}, {gates}.\nBytes and cycles are those of the layer, and for "
                 f"its output also those of the layers that take it.")
@@ -109,7 +115,8 @@ def explain(program: Program, images: int = 1, timing: MemoryTiming | None = Non
     found = tuple(alternative for index in range(len(program.plans))
                   for choices in _CHOICES for alternative in choices(costs, index))
     total = costs.of(costs.binding, range(len(program.plans)))
-    return Explanation(found, images, density, total.cycles, total.bytes)
+    return Explanation(found, images, density, total.cycles, total.bytes,
+                       len(costs.binding.packed))
 
 
 @dataclass(frozen=True)
@@ -142,14 +149,15 @@ class _Costs:
         return ends
 
     def bind(self, chip: Mapping[int, int], plans: Mapping[int, LayerPlan] | None = None,
-             per_tile: int | None = None) -> Binding:
-        """The batch with other maps on chip, some layers planned otherwise, other tiles."""
+             per_tile: int | None = None, packed: Mapping[int, int] | None = None) -> Binding:
+        """The batch with other maps on chip or compressed, some layers planned otherwise, other
+        tiles."""
         plans = plans or {}
         return Binding(
             replace(self.program, plans=tuple(plans.get(index, plan) for index, plan
                                               in enumerate(self.program.plans)),
                     images_per_tile=per_tile or self.program.images_per_tile),
-            self.batch, chip)
+            self.batch, chip, packed)
 
     def of(self, binding: Binding, layers: Sequence[int]) -> _Cost:
         """Cost of some layers, each after the layer before it as chosen."""
@@ -160,7 +168,8 @@ class _Costs:
     def _schedule(self, binding: Binding, index: int, last: LayerSchedule | None) -> LayerSchedule:
         plan, _, fields = binding.steps[index]
         opened = self._opened(fields) if plan.layer.gated else None
-        return schedule_layer(self.program.config, self.timing, plan, fields, opened, last)
+        return schedule_layer(self.program.config, self.timing, plan, fields, opened, last,
+                              binding.stored(index))
 
     def _opened(self, fields: Mapping[str, int]) -> OpenPixels:
         """The assumed share of a tile's pixels, from the first one on at even distances."""
@@ -271,5 +280,39 @@ def _output(costs: _Costs, index: int) -> Iterator[Alternative]:
         yield row("off chip", cost, True, cost.against(with_it))
 
 
+def _zeros(costs: _Costs, index: int) -> Iterator[Alternative]:
+    """Zero bytes of the output: left out off chip, or not."""
+    program, binding = costs.program, costs.binding
+    layers, entries = program.network.layers, program.config.buffers.compressed_chunks
+    takers = [n for n in range(len(layers)) if n != index
+              and index in uses(program.network, n).values()]
+    if not entries or not takers or index in binding.chip:
+        return
+    name, chunk = layers[index].name, program.config.chunk_bytes
+    cost = costs.of(binding, [index, *takers])
+    packable = binding.packable()
+    if index in binding.packed:
+        first, size = binding.packed[index], packable[index].size
+        without = costs.of(costs.bind(binding.chip, packed={
+            n: at for n, at in binding.packed.items() if n != index}), [index, *takers])
+        yield _alternative(name, "zeros", "left out", cost, True,
+                           f"entries {first:,}..{first + size - 1:,} until "
+                           f"{layers[max(takers)].name} ends")
+        yield _alternative(name, "zeros", "stored", without, False, without.against(cost))
+    elif index not in packable:
+        yield _alternative(name, "zeros", "left out", None, False,
+                           f"tiles read or write parts of chunks of {chunk} bytes")
+        yield _alternative(name, "zeros", "stored", cost, True, "the map is not of whole chunks")
+    else:
+        size = packable[index].size
+        reason = (f"{size:,} chunks exceed the table of {entries:,}" if size > entries else
+                  f"no room in the table of {entries:,} chunks beside others")
+        with_it = costs.of(costs.bind(binding.chip, packed={**binding.packed, index: 0}),
+                           [index, *takers])
+        yield _alternative(name, "zeros", "left out", with_it, False, reason)
+        yield _alternative(name, "zeros", "stored", cost, True, cost.against(with_it))
+
+
 #: Choices of the compiler, in the order in which a layer's alternatives are listed.
-_CHOICES: tuple[Callable[[_Costs, int], Iterator[Alternative]], ...] = (_rows, _images, _output)
+_CHOICES: tuple[Callable[[_Costs, int], Iterator[Alternative]], ...] = (_rows, _images, _output,
+                                                                        _zeros)
