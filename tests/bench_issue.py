@@ -387,7 +387,7 @@ async def random_layers(dut):
     total = Counter()
     for _ in range(40):
         pixels, at, jobs = random.choice([1, 3, 16, 60]), 0, []
-        images = random.choice([1, 2, 3])
+        images = random.choice([n for n in (1, 2, 3) if n * pixels <= PIXELS])
         gated = random.random() < 0.7
         count = random.randint(1, 9)
         tiles = [0]

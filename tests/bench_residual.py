@@ -283,7 +283,12 @@ async def random_operands(dut):
         step, group, height = random.choice([1, 2]), random.randrange(4), random.randint(1, 9)
         width = random.randint(1, 9 if CONFIG.slot_reads == 1 else 3)
         images = random.randint(1, 2 if height * width <= 10 else 1)
-        layer = Layer(random.randint(1, 3 * R), height, width, step=step, group=group,
+        rows, columns = -(-height // step), -(-width // step)
+        slots = WORDS // (images * -(-rows * columns // PIXELS))  # channels of each lane that fit
+        most = min(3 * R, slots * LANES // R * R - group * R)
+        if most < 1:
+            continue
+        layer = Layer(random.randint(1, most), height, width, step=step, group=group,
                       tiles=random.randint(1, 4), images=images)
         await run(dut, layer, latency=random.choice([0, 5, 50]),
                   answer_idle=random.choice([0, 0.3, 0.8]), grant_idle=random.choice([0, 0.3]),
