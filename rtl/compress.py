@@ -3,7 +3,7 @@
 from functools import reduce
 from operator import or_
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -110,7 +110,7 @@ class Compress(wiring.Component):
             m.d.sync += seen.eq(masks.data)
 
         # A cycle to close the gaps of a beat.
-        count = [Signal(range(n + 1), name=f"count{n}") for n in range(size + 1)]
+        count = [Const(0), *(Signal(range(n + 1), name=f"count{n}") for n in range(1, size + 1))]
         closed = Signal(data.ArrayLayout(8, size))
         for n in range(size):
             m.d.comb += [count[n + 1].eq(count[n] + mask[n]), closed[n].eq(reduce(or_, (

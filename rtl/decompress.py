@@ -1,6 +1,6 @@
 """Decompress: a queue of beats that restores the zero bytes of compressed feature maps."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Const, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -80,7 +80,7 @@ class Decompress(wiring.Component):
                                         Signal(name="pull"), Signal(name="go"), Signal(name="end"))
         left, held = Signal(range(size)), Signal(8 * (size - 1))
         mask = Signal(size)
-        before = [Signal(range(n + 1), name=f"before{n}") for n in range(size + 1)]
+        before = [Const(0), *(Signal(range(n + 1), name=f"before{n}") for n in range(1, size + 1))]
         window = Signal(8 * (2 * size - 1))
         restored = Signal(data.ArrayLayout(8, size))
         m.d.comb += [

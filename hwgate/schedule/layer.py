@@ -61,7 +61,8 @@ class OpenPixels:
                 first[channel] = waits[tile, channel][0][0]
             found.append((flat.sum(axis=1), first,
                           flat.shape[1] - 1 - flat[:, ::-1].argmax(axis=1)))
-        return cls(*map(np.array, zip(*found, strict=True)), waits)
+        count, first, last = (np.array(values) for values in zip(*found, strict=True))
+        return cls(count, first, last, waits)
 
 
 def _waits(opened: NDArray[np.bool_], pixels: int, limit: int) -> list[tuple[int, int]]:
