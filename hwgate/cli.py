@@ -47,6 +47,9 @@ _Bus = Annotated[int | None, typer.Option(help="Bits of the memory bus: 64 or 12
 _MapKib = Annotated[int | None, typer.Option(
     metavar="N", help="KiB of on-chip memory for feature maps between layers: a power of two, "
                       "4..4096, or 0.")]
+_Chunks = Annotated[int | None, typer.Option(
+    metavar="N", help="Chunks of eight beats of feature maps off chip whose zero bytes are left "
+                      "out: a power of two, 16..65536, or 0.")]
 _Json = Annotated[str | None, typer.Option(
     "--json", metavar="FILE", help="Write the figures as JSON; - prints them instead of tables.")]
 _Network = Annotated[Path, typer.Argument(
@@ -116,7 +119,7 @@ def demo(
 @app.command()
 def verilog(
     base: _Preset = "digits", lanes: _Lanes = None, channels: _Channels = None,
-    bus: _Bus = None, map_kib: _MapKib = None,
+    bus: _Bus = None, map_kib: _MapKib = None, chunks: _Chunks = None,
     output: Annotated[Path | None, typer.Option(
         "--output", "-o", metavar="FILE",
         help="Where the Verilog goes; printed if left out.")] = None,
@@ -128,9 +131,7 @@ def verilog(
     from hwgate.artifacts import write_atomic
     from hwgate.regs import engine_registers
 
-    config = _config(base, lanes, channels, bus)
-    if map_kib is not None:
-        config = replace(config, buffers=replace(config.buffers, map_bytes=map_kib << 10))
+    config = _with_maps(_config(base, lanes, channels, bus), map_kib, chunks)
     text = hwgate.verilog(config)
     if header is not None:
         write_atomic(header, engine_registers(config).as_c_header())
@@ -153,7 +154,7 @@ def compile(
         help=f"What to choose by: {', '.join(OBJECTIVES)}.")] = "balanced",
     density: Annotated[float, typer.Option(
         help="Share of open gates to choose for, 0..1.")] = DENSITY,
-    map_kib: _MapKib = None,
+    map_kib: _MapKib = None, chunks: _Chunks = None,
     read_latency: _ReadLatency = _TIMING.read_latency,
     write_latency: _WriteLatency = _TIMING.write_latency,
     beat_interval: _Interval = _TIMING.beat_interval, json_file: _Json = None,
@@ -162,12 +163,11 @@ def compile(
     import numpy as np
 
     import hwgate
-    from hwgate.artifacts import load_network
     from hwgate.explain import explain as explanation_of
     from hwgate.tables import explanation_table, program_table
 
     program = hwgate.compile(
-        _with_maps(load_network(network), map_kib), dense=dense, objective=objective,
+        _loaded(network, map_kib, chunks), dense=dense, objective=objective,
         density=density, timing=MemoryTiming(read_latency=read_latency,
                                              write_latency=write_latency,
                                              beat_interval=beat_interval))
@@ -182,7 +182,8 @@ def compile(
             "images": images, "dense": dense, "memory_bytes": binding.bytes,
             "layers": [{"name": plan.layer.name, "tiles": tiling.tiles,
                         "jobs": len(plan.jobs), "weight_bytes": len(plan.stream),
-                        "on_chip": index in binding.chip}
+                        "on_chip": index in binding.chip,
+                        "compressed": index in binding.packed}
                        for index, (plan, tiling, _) in enumerate(binding.steps)]}):
         display(program_table(binding), f"{images} image{'s' * (images > 1)} on "
               f"{program.config.describe()}",
@@ -192,7 +193,8 @@ def compile(
 @app.command()
 def simulate(
     network: _Network, images: _Images = "8", dense: _Dense = False,
-    lanes: _Lanes = None, channels: _Channels = None, bus: _Bus = None, map_kib: _MapKib = None,
+    lanes: _Lanes = None, channels: _Channels = None, bus: _Bus = None,
+    map_kib: _MapKib = None, chunks: _Chunks = None,
     read_latency: _ReadLatency = _TIMING.read_latency,
     write_latency: _WriteLatency = _TIMING.write_latency,
     beat_interval: _Interval = _TIMING.beat_interval, json_file: _Json = None,
@@ -205,7 +207,7 @@ def simulate(
     from hwgate.evaluate import run_to_dict
     from hwgate.tables import counter_table, run_table, stream_table
 
-    loaded, config, batch = _load(network, images, lanes, channels, bus, map_kib)
+    loaded, config, batch = _load(network, images, lanes, channels, bus, map_kib, chunks)
     timing = MemoryTiming(read_latency=read_latency, write_latency=write_latency,
                           beat_interval=beat_interval)
     with _progress() as (step, _):
@@ -224,7 +226,8 @@ def simulate(
 @app.command()
 def compare(
     network: _Network, images: _Images = "8", dense: _Dense = False,
-    lanes: _Lanes = None, channels: _Channels = None, bus: _Bus = None, map_kib: _MapKib = None,
+    lanes: _Lanes = None, channels: _Channels = None, bus: _Bus = None,
+    map_kib: _MapKib = None, chunks: _Chunks = None,
     read_latency: _ReadLatency = _TIMING.read_latency,
     write_latency: _WriteLatency = _TIMING.write_latency,
     beat_interval: _Interval = _TIMING.beat_interval, json_file: _Json = None,
@@ -236,7 +239,7 @@ def compare(
     from hwgate.evaluate import run_to_dict, simulate_and_estimate
     from hwgate.tables import pair_table
 
-    loaded, config, batch = _load(network, images, lanes, channels, bus, map_kib)
+    loaded, config, batch = _load(network, images, lanes, channels, bus, map_kib, chunks)
     timing = MemoryTiming(read_latency=read_latency, write_latency=write_latency,
                           beat_interval=beat_interval)
     with _progress() as (step, _):
@@ -307,21 +310,28 @@ def _changed(config: AcceleratorConfig, lanes: int | None, channels: int | None,
     return replace(config, **changes)
 
 
-def _with_maps(network: "QuantizedNetwork", map_kib: int | None) -> "QuantizedNetwork":
-    """The network for an accelerator with another map memory, which changes none of its numbers."""
-    if map_kib is None:
-        return network
-    config = network.config
-    return replace(network, config=replace(
-        config, buffers=replace(config.buffers, map_bytes=map_kib << 10)))
+def _with_maps(config: AcceleratorConfig, map_kib: int | None,
+               chunks: int | None) -> AcceleratorConfig:
+    """The accelerator with other memories for maps, which change none of a network's numbers."""
+    changes = {} if map_kib is None else {"map_bytes": map_kib << 10}
+    changes |= {} if chunks is None else {"compressed_chunks": chunks}
+    return replace(config, buffers=replace(config.buffers, **changes)) if changes else config
+
+
+def _loaded(path: Path, map_kib: int | None, chunks: int | None) -> "QuantizedNetwork":
+    from hwgate.artifacts import load_network
+
+    network = load_network(path)
+    return replace(network, config=_with_maps(network.config, map_kib, chunks))
 
 
 def _load(path: Path, images: str, lanes: int | None, channels: int | None, bus: int | None,
-          map_kib: int | None) -> "tuple[QuantizedNetwork, AcceleratorConfig, NDArray[Any]]":
+          map_kib: int | None, chunks: int | None
+          ) -> "tuple[QuantizedNetwork, AcceleratorConfig, NDArray[Any]]":
     """A saved network, the configuration to run it on, and a batch of images."""
-    from hwgate.artifacts import load_images, load_network
+    from hwgate.artifacts import load_images
 
-    network = _with_maps(load_network(path), map_kib)
+    network = _loaded(path, map_kib, chunks)
     return network, _changed(network.config, lanes, channels, bus), load_images(images, network)
 
 

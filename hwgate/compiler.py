@@ -1,7 +1,7 @@
 """Compiler: from an integer network to a program in memory."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -15,8 +15,10 @@ from hwgate.geometry import Shape, Tiling, describe, map_bytes, plane_beats
 from hwgate.goal import DENSITY, Goal
 from hwgate.layouts import Opcode, descriptor_layout
 from hwgate.plan import LayerPlan, plan_layer
+from hwgate.quant.compress import decompress
 from hwgate.quant.network import IMAGE, QuantizedNetwork
 from hwgate.residency import Lifetime, lifetimes, place, uses
+from hwgate.stored import StoredMap, whole_chunks
 from hwgate.tiling import Candidate, candidates, check_images_per_tile
 
 __all__ = ["Binding", "Program", "Step", "compile", "pack_maps"]
@@ -91,19 +93,22 @@ class Binding:
         One per layer, in order.
     chip : mapping of layer index to int
         Outputs that stay on chip, and their first byte in the map memory.
+    packed : mapping of layer index to int
+        Outputs off chip whose zero bytes are left out, and their first entry in the chunk table.
     choices : list of Choice
-        How each layer runs, and what else there was.
+        How each layer runs, and what else there was; compared with maps that are not compressed.
 
     Parameters
     ----------
     program : Program
     images : int8 (N, C, H, W)
-    chip : mapping, optional
-        As above, instead of the placement that saves the most bytes.
+    chip, packed : mapping, optional
+        As above, instead of the placement that saves the most bytes, or leaves the most bytes to
+        be compressed.
     """
 
     def __init__(self, program: Program, images: NDArray[np.int8],
-                 chip: Mapping[int, int] | None = None):
+                 chip: Mapping[int, int] | None = None, packed: Mapping[int, int] | None = None):
         self.program, self.images, self.program_address = program, images, 0
         config, count = program.config, len(images)
         if count > 0xFFFF:
@@ -130,6 +135,7 @@ class Binding:
         self.steps = [Step(plan, choice.candidate.tiling,
                            self._describe(index, choice.candidate, weights[index]))
                       for index, (plan, choice) in enumerate(zip(plans, self.choices, strict=True))]
+        self.packed = self._choose_packed() if packed is None else packed
         for index, step in enumerate(self.steps):
             self._place(index, step.descriptor)
 
@@ -165,6 +171,29 @@ class Binding:
         return {index: offset for index, offset in zip(maps, offsets, strict=True)
                 if offset is not None}
 
+    def packable(self) -> dict[int, Lifetime]:
+        """Outputs off chip that could be compressed, by layer, as entries of the chunk table.
+
+        Every layer reads or writes whole chunks of them.
+        """
+        config, network = self.program.config, self.program.network
+        found = {index: replace(life, size=life.size // config.chunk_bytes)
+                 for index, life in self.lifetimes().items() if index not in self.chip}
+        for index, step in enumerate(self.steps):
+            for prefix, use in uses(network, index).items():
+                if not whole_chunks(config, step.descriptor, prefix):
+                    found.pop(use, None)
+        return found
+
+    def _choose_packed(self) -> dict[int, int]:
+        """First entry of the maps that are compressed: those that move the most bytes."""
+        entries = self.program.config.buffers.compressed_chunks
+        if not entries:
+            return {}
+        maps = self.packable()
+        return {index: first for index, first in zip(
+            maps, place(list(maps.values()), entries), strict=True) if first is not None}
+
     def _residual(self, index: int) -> Shape | None:
         """Shape of a layer's residual operand."""
         network = self.program.network
@@ -184,6 +213,31 @@ class Binding:
         for prefix, use in uses(self.program.network, index).items():
             fields[f"{prefix}_chip"] = use in self.chip
             fields[f"{prefix}_address"] += self.chip.get(use, self._maps[use])
+            if use in self.packed:
+                config = self.program.config
+                first = self.packed[use] - self._maps[use] // config.chunk_bytes
+                fields[f"{prefix}_packed"] = 1
+                fields[f"{prefix}_entry"] = first % config.buffers.compressed_chunks
+
+    def stored(self, index: int, outputs: Callable[[int], NDArray[np.int8]] | None = None
+               ) -> dict[str, StoredMap]:
+        """Compressed maps of a layer by the prefix of their descriptor fields.
+
+        Parameters
+        ----------
+        index : int
+        outputs : callable, optional
+            Gives int8 (N, Co, H, W) of a layer; without, zeros are assumed.
+        """
+        config, network, found = self.program.config, self.program.network, {}
+        for prefix, use in uses(network, index).items():
+            if use in self.packed and outputs is not None:
+                found[prefix] = StoredMap.of(config, self._maps[use],
+                                             pack_maps(config, outputs(use)))
+            elif use in self.packed:
+                size = len(self.images) * map_bytes(config, network.shape(use))
+                found[prefix] = StoredMap.assumed(config, self._maps[use], size)
+        return found
 
     @cached_property
     def memory(self) -> NDArray[np.uint8]:
@@ -213,22 +267,29 @@ class Binding:
         index : int
         writes : structured array (n,), optional
             What a simulation wrote to the on-chip map memory, in order: ``layer``, ``address``,
-            ``data`` (16 bytes).
+            ``data`` (16 bytes). Of a compressed output: the first byte of each chunk, and its
+            stored beats, less one.
 
         Raises
         ------
         UserError
-            If the output stayed on chip and no writes are given.
+            If the output stayed on chip, or is compressed, and no writes are given.
         """
         config, count = self.program.config, len(self.images)
         channels, height, width = self.program.plans[index].layer.out_shape
         size = map_bytes(config, (channels, height, width))
         start = self._maps[index]
-        if index in self.chip:
+        if index in self.chip or index in self.packed:
             if writes is None:
-                raise UserError(f"The output of layer {self.program.plans[index].layer.name!r} "
-                                f"stays on chip; only a simulation can tell what it is")
-            memory, start = self._written(index, writes), self.chip[index]
+                raise UserError(
+                    f"The output of layer {self.program.plans[index].layer.name!r} "
+                    f"{'stays on chip' if index in self.chip else 'is compressed'}; "
+                    f"only a simulation can tell what it is")
+            own = writes[writes["layer"] == index]
+            if index in self.chip:
+                memory, start = self._written(own), self.chip[index]
+            else:
+                memory, start = self._restored(memory, own, start, count * size), 0
         groups = _ceil(channels, config.channels)
         words = size // groups // config.channels
         raw = memory[start:start + count * size].view(np.int8)
@@ -236,10 +297,20 @@ class Binding:
         planes = raw.transpose(1, 0, 3, 2).reshape(count, -1, height, width)
         return np.ascontiguousarray(planes[:, :channels])
 
-    def _written(self, index: int, writes: NDArray[Any]) -> NDArray[np.uint8]:
-        """On-chip map memory with nothing but what layer ``index`` wrote."""
+    def _restored(self, memory: NDArray[np.uint8], chunks: NDArray[Any], start: int,
+                  size: int) -> NDArray[np.uint8]:
+        """A map of ``size`` bytes from its chunks."""
+        config, restored = self.program.config, np.zeros(size, np.uint8)
+        for address, data in zip(chunks["address"].tolist(), chunks["data"], strict=True):
+            stored = memory[address:address + (int(data[0]) + 1) * config.bus.bytes]
+            at = address - start
+            restored[at:at + config.chunk_bytes] = decompress(
+                stored.reshape(-1, config.bus.bytes)).reshape(-1)
+        return restored
+
+    def _written(self, own: NDArray[Any]) -> NDArray[np.uint8]:
+        """On-chip map memory with nothing but these writes."""
         config = self.program.config
-        own = writes[writes["layer"] == index]
         beats = np.zeros((config.buffers.map_bytes // config.bus.bytes, config.bus.bytes), np.uint8)
         beats[own["address"] // config.bus.bytes] = own["data"][:, :config.bus.bytes]
         return beats.reshape(-1)

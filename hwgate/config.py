@@ -18,6 +18,9 @@ __all__ = ["AcceleratorConfig", "BufferConfig", "BusConfig", "ConfigError", "For
 #: Taps of a 3x3 window, and banks of a window memory.
 TAPS = 9
 
+#: Beats of a chunk of a compressed feature map: one bit per byte of it fills a beat of any width.
+CHUNK_BEATS = 8
+
 #: Factors of a residual are multiples of two to this power: next to a psum's, they are large.
 RESIDUAL_SHIFT = 8
 
@@ -88,6 +91,8 @@ class BufferConfig:
         Memory for feature maps that stay on chip between layers; 0 for none.
     weight_bytes : int
         Memory for weights of a layer that its later tiles read again; 0 for none.
+    compressed_chunks : int
+        Chunks of feature maps off chip whose zero bytes are left out; 0 for no compression.
     """
 
     window_words: int = 256
@@ -97,6 +102,7 @@ class BufferConfig:
     weight_blocks: int = 16
     map_bytes: int = 0
     weight_bytes: int = 0
+    compressed_chunks: int = 0
 
     def __post_init__(self) -> None:
         _power_of_two("Window memory depth", self.window_words, 16, 1 << 14)
@@ -108,6 +114,8 @@ class BufferConfig:
             _power_of_two("Bytes of on-chip map memory", self.map_bytes, 1 << 12, 1 << 22)
         if self.weight_bytes != 0:
             _power_of_two("Bytes of on-chip weight memory", self.weight_bytes, 1 << 10, 1 << 22)
+        if self.compressed_chunks != 0:
+            _power_of_two("Compressed chunk count", self.compressed_chunks, 1 << 4, 1 << 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +220,11 @@ class AcceleratorConfig:
         return self.bus.bytes // self.channels
 
     @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk of a compressed feature map."""
+        return CHUNK_BEATS * self.bus.bytes
+
+    @property
     def write_words(self) -> int:
         """Pixels the loader writes into the window memories per cycle."""
         return min(3, self.beat_pixels)
@@ -274,11 +287,13 @@ class AcceleratorConfig:
 
     def describe(self) -> str:
         """One line for people."""
-        maps, weights = self.buffers.map_bytes, self.buffers.weight_bytes
+        buffers = self.buffers
+        maps, weights, chunks = buffers.map_bytes, buffers.weight_bytes, buffers.compressed_chunks
         return (f"{self.lanes} lanes x {self.block_bytes} multipliers (R={self.channels}), "
                 f"{self.bus.data_bits}-bit bus, "
                 + (f"{maps >> 10} KiB for maps, " if maps else "")
                 + (f"{weights >> 10} KiB for weights, " if weights else "")
+                + (f"{chunks:,} compressed chunks, " if chunks else "")
                 + f"digest {self.digest:08x}")
 
 

@@ -53,11 +53,12 @@ def estimate(program: Program, images: NDArray[Any],
     schedules: list[LayerSchedule] = []
     seen = dict(zip((plan.layer.name for plan in program.plans), activations, strict=True))
     last: LayerSchedule | None = None
-    for plan, tiling, descriptor in binding.steps:
+    for index, (plan, tiling, descriptor) in enumerate(binding.steps):
         opened = None
         if plan.layer.gated:
             opened = OpenPixels.of(seen[plan.layer.name].decision, tiling, plan.layer.limit)
-        last = schedule_layer(config, timing, plan, descriptor, opened, last)
+        stored = binding.stored(index, lambda use: activations[use].output)
+        last = schedule_layer(config, timing, plan, descriptor, opened, last, stored)
         schedules.append(last)
     assert last is not None
     layers = []

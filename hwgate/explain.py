@@ -13,6 +13,7 @@ from hwgate.geometry import map_bytes, shortage
 from hwgate.goal import OBJECTIVES, Goal
 from hwgate.residency import uses
 from hwgate.schedule import LayerSchedule, schedule_layer
+from hwgate.stored import ASSUMPTION
 
 __all__ = ["Alternative", "Explanation", "explain"]
 
@@ -26,7 +27,7 @@ class Alternative:
     layer : str
         Whose choice it is.
     choice : str
-        What is chosen: ``"rows"``, ``"tiles"`` or ``"output"``.
+        What is chosen: ``"rows"``, ``"tiles"``, ``"output"`` or ``"zeros"``.
     alternative : str
         In words.
     bytes, cycles : int or None
@@ -64,6 +65,8 @@ class Explanation:
         Whether the program has gates.
     cycles, bytes : int
         Of the whole program as chosen, without the fetch of its end.
+    compressed : int
+        Feature maps that are compressed.
     """
 
     alternatives: tuple[Alternative, ...]
@@ -72,6 +75,7 @@ class Explanation:
     gated: bool
     cycles: int
     bytes: int
+    compressed: int = 0
 
     def assumptions(self) -> str:
         """What the figures stand for, in a few lines."""
@@ -83,7 +87,8 @@ class Explanation:
         else:
             gates = f"{goal.density:.0%} of the gates of each channel open, at even distances"
         images = "1 image" if self.images == 1 else f"{self.images} images"
-        return (f"Cost model, {images}, {gates}.\n"
+        zeros = f"Assumed: {ASSUMPTION}.\n" if self.compressed else ""
+        return (f"Cost model, {images}, {gates}.\n{zeros}"
                 f"Memory with a latency of {timing.read_latency} cycles and "
                 f"{timing.beat_interval} cycles per beat.\n"
                 f"Objective {goal.objective}: {_wanted(goal)}.\n"
@@ -120,19 +125,26 @@ def explain(program: Program, images: int = 1) -> Explanation:
     return Explanation(found, images, program.goal,
                        any(layer.gated for layer in program.network.layers),
                        sum(schedule.cycles for schedule in schedules),
-                       sum(sum(schedule.bytes.values()) for schedule in schedules))
+                       sum(sum(schedule.bytes.values()) for schedule in schedules),
+                       len(binding.packed))
 
 
 def _schedules(binding: Binding) -> list[LayerSchedule]:
-    """Of each descriptor after the one before it, under the assumed decisions."""
-    program, done = binding.program, list[LayerSchedule]()
-    for plan, _, fields in binding.steps:
-        opened = None
-        if plan.layer.gated:
-            opened = assumed(program.goal.density_of(plan.layer.name), fields)
-        done.append(schedule_layer(program.config, program.goal.timing, plan, fields, opened,
-                                   done[-1] if done else None))
+    """Of each layer after the one before it, under the assumptions."""
+    done = list[LayerSchedule]()
+    for index in range(len(binding.steps)):
+        done.append(_schedule(binding, index, done[-1] if done else None))
     return done
+
+
+def _schedule(binding: Binding, index: int, last: LayerSchedule | None) -> LayerSchedule:
+    """Of a layer as bound, under the assumptions."""
+    program, (plan, _, fields) = binding.program, binding.steps[index]
+    opened = None
+    if plan.layer.gated:
+        opened = assumed(program.goal.density_of(plan.layer.name), fields)
+    return schedule_layer(program.config, program.goal.timing, plan, fields, opened, last,
+                          binding.stored(index))
 
 
 def _wanted(goal: Goal) -> str:
@@ -229,5 +241,44 @@ def _output(binding: Binding, index: int) -> Iterator[Alternative]:
         yield row("off chip", cost, True, cost.against(with_it))
 
 
+def _zeros(binding: Binding, index: int) -> Iterator[Alternative]:
+    """Zero bytes of the output: left out off chip, or not."""
+    program = binding.program
+    layers, entries = program.network.layers, program.config.buffers.compressed_chunks
+    takers = [n for n in range(len(layers)) if n != index
+              and index in uses(program.network, n).values()]
+    if not entries or not takers or index in binding.chip:
+        return
+    name, chunk = layers[index].name, program.config.chunk_bytes
+
+    def cost(packed: Mapping[int, int]) -> Cost:
+        bound = Binding(program, binding.images, binding.chip, packed)
+        found = [_schedule(bound, n, None) for n in (index, *takers)]
+        return Cost(sum(sum(one.bytes.values()) for one in found),
+                    sum(one.cycles for one in found))
+
+    packable, as_bound = binding.packable(), cost(binding.packed)
+    if index in binding.packed:
+        first, size = binding.packed[index], packable[index].size
+        without = cost({n: at for n, at in binding.packed.items() if n != index})
+        yield _alternative(name, "zeros", "left out", as_bound, True,
+                           f"entries {first:,}..{first + size - 1:,} until "
+                           f"{layers[max(takers)].name} ends")
+        yield _alternative(name, "zeros", "stored", without, False, without.against(as_bound))
+    elif index not in packable:
+        yield _alternative(name, "zeros", "left out", None, False,
+                           f"tiles read or write parts of chunks of {chunk} bytes")
+        yield _alternative(name, "zeros", "stored", as_bound, True,
+                           "the map is not of whole chunks")
+    else:
+        size = packable[index].size
+        reason = (f"{size:,} chunks exceed the table of {entries:,}" if size > entries else
+                  f"no room in the table of {entries:,} chunks beside others")
+        with_it = cost({**binding.packed, index: 0})
+        yield _alternative(name, "zeros", "left out", with_it, False, reason)
+        yield _alternative(name, "zeros", "stored", as_bound, True, as_bound.against(with_it))
+
+
 #: Choices of the compiler, in the order in which a layer's alternatives are listed.
-_CHOICES: tuple[Callable[[Binding, int], Iterator[Alternative]], ...] = (_rows, _tiles, _output)
+_CHOICES: tuple[Callable[[Binding, int], Iterator[Alternative]], ...] = (_rows, _tiles, _output,
+                                                                         _zeros)

@@ -179,6 +179,13 @@ def descriptor_layout() -> Layout:
         Field("in_chip", 8, "1: the input is in the on-chip map memory, at byte `in_address`"),
         Field("res_chip", 8, "1: so is the residual operand"),
         Field("out_chip", 8, "1: the output goes there"),
+        Field("in_packed", 8, "1: the zero bytes of the input are left out in memory"),
+        Field("res_packed", 8, "1: so are those of the residual operand"),
+        Field("out_packed", 8, "1: so will be those of the output"),
+        Field("in_entry", 16, "entry in the chunk table of the chunk of the input at address 0, "
+                              "modulo the table"),
+        Field("res_entry", 16, "... of the residual operand"),
+        Field("out_entry", 16, "... of the output"),
     )
     bits = {field.name: field.bits for field in fields}
     own = [Field(f"{name}_{which}", bits[name], f"... of the {which} tile of a round")

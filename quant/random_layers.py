@@ -78,12 +78,15 @@ class Limits:
     smallest : int
         Fewest rows and columns of the input and of every output, but those of a layer that sums
         its pixels: what leaves room for many layers.
+    step : int
+        Rows and columns of the input are multiples of it; it divides ``size``.
     """
 
     layers: int = 3
     size: int = 10
     channels: int = 24
     smallest: int = 1
+    step: int = 1
 
 
 def fits(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
@@ -151,7 +154,8 @@ def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
     channels = _size(rng, limits.channels)
     if gated and channels <= config.channels:
         channels = min(limits.channels, channels + config.channels)
-    shape = (channels, *(int(rng.integers(limits.smallest, limits.size + 1)) for _ in range(2)))
+    edges = (int(rng.integers(limits.smallest, limits.size + 1)) for _ in range(2))
+    shape = (channels, *(-(-edge // limits.step) * limits.step for edge in edges))
     maps = [_images(rng, config, (_CALIBRATION, *shape))]  # the image, then each layer's output
     made: list[QuantizedLayer] = []
     for index in range(count):

@@ -1,6 +1,6 @@
 """Engine: the whole accelerator behind its two buses."""
 
-from amaranth import Module, Mux, ResetInserter, Signal
+from amaranth import Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,6 +8,8 @@ from hwgate.config import AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.regs import COUNTER_BITS, counter_names, engine_registers
 from hwgate.rtl.axi import axi4_signature, axi_lite_signature
+from hwgate.rtl.chunks import ChunkTable
+from hwgate.rtl.compress import Compress
 from hwgate.rtl.lane import Lane, lane_signature
 from hwgate.rtl.loader import Loader
 from hwgate.rtl.onchip import MapMemory, chip_write_layout
@@ -29,6 +31,8 @@ LANE_MODULE = "hwgate_lane"
 
 def monitor_signature(config: AcceleratorConfig) -> wiring.Signature:
     """Ports for simulation: layer strobe, counters, one event per output and lane, on-chip writes.
+
+    Of a map that is compressed, ``chip`` has the first byte of each chunk and its length.
     """
     return wiring.Signature({
         "layer_done": Out(1), "chip": Out(chip_write_layout(config)),
@@ -130,14 +134,15 @@ class Engine(wiring.Component):
                 lane.progress.stored_tile.eq(store.stored_tile),
                 lane.column_address.eq(store.address), store.columns[n].eq(lane.column),
                 self.monitor.events[n].eq(lane.event)]
-        maps_idle = self._maps(m, clearable, reader, writer, loader, residual, store)
+        off_chip, idle = self._off_chip(m, clearable, writer, loader, residual, store.layer)
+        maps_idle = self._maps(m, clearable, reader, off_chip, loader, residual, store) & idle
         m.d.comb += [
             store.others_idle.eq(maps_idle & loader.idle & residual.idle),
             store.halt.eq(sequencer.halt), clear.eq(sequencer.clear),
             sequencer.start.eq(bank.control__start), sequencer.program.eq(bank.program__address),
             sequencer.finished.eq(store.finished), sequencer.read_error.eq(reader.error),
             sequencer.write_error.eq(writer.error),
-            sequencer.quiet.eq(reader.idle & writer.idle & ~store.busy)]
+            sequencer.quiet.eq(reader.idle & idle & ~store.busy)]
         wiring.connect(m, wiring.flipped(self.s_axil), bank.bus)
         m.d.comb += [
             bank.status__busy.eq(sequencer.busy), bank.status__done.eq(sequencer.done),
@@ -148,21 +153,40 @@ class Engine(wiring.Component):
         self._count(m, bank, sequencer, reader, writer, lanes)
         return m
 
-    def _maps(self, m, clearable, reader, writer, loader, residual, store):
-        """Maps come from the bus and go there, or stay on chip; returns when all is written."""
+    def _off_chip(self, m, clearable, writer, loader, residual, layer):
+        """Maps off chip, compressed or not: what takes them, and when all is written."""
+        if not self.config.buffers.compressed_chunks:
+            return writer, writer.idle
+        m.submodules.compress = compress = clearable(Compress(self.config))
+        m.submodules.chunks = chunks = ChunkTable(self.config, 2)
+        wiring.connect(m, loader.table, chunks.i[0])
+        wiring.connect(m, residual.table, chunks.i[1])
+        wiring.connect(m, compress.o, writer.i)
+        wiring.connect(m, compress.o_beat, writer.beat)
+        m.d.comb += [
+            compress.packed.eq(layer.out_packed), compress.o_room.eq(writer.room),
+            chunks.chunk.eq(compress.chunk), chunks.first.eq(layer.out_entry),
+            self.monitor.chip.valid.eq(compress.chunk.valid),
+            self.monitor.chip.address.eq(compress.chunk.address),
+            self.monitor.chip.data.eq(compress.chunk.length)]
+        return compress, writer.idle & compress.idle
+
+    def _maps(self, m, clearable, reader, off_chip, loader, residual, store):
+        """Maps come from the bus and go there, or stay on chip; true when those on chip are
+        written."""
         layer = store.layer
         sides = ((loader, layer.in_chip[0], reader.sources - 2),
                  (residual, layer.res_chip[0], reader.sources - 1))
         for block, _, source in sides:
             m.d.comb += [block.valid.eq(reader.valid & (reader.source == source)),
                          block.data.eq(reader.data)]
-        m.d.comb += store.room.eq(writer.room)
+        m.d.comb += store.room.eq(off_chip.room)
         if not self.config.buffers.map_bytes:
             for block, _, source in sides:
                 wiring.connect(m, block.o, reader.i[source])
-            wiring.connect(m, store.o, writer.i)
-            wiring.connect(m, store.beat, writer.beat)
-            return writer.idle
+            wiring.connect(m, store.o, off_chip.i)
+            wiring.connect(m, store.beat, off_chip.beat)
+            return Const(1)
 
         m.submodules.maps = maps = clearable(MapMemory(self.config, len(sides)))
         for n, (block, chip, source) in enumerate(sides):
@@ -170,12 +194,13 @@ class Engine(wiring.Component):
             with m.If(chip):
                 m.d.comb += [block.valid.eq(maps.valid & (maps.source == n)),
                              block.data.eq(maps.data)]
-        _switch(m, store.o, layer.out_chip[0], writer.i, maps.write)
-        _switch(m, store.beat, layer.out_chip[0], writer.beat, maps.beat)
+        _switch(m, store.o, layer.out_chip[0], off_chip.i, maps.write)
+        _switch(m, store.beat, layer.out_chip[0], off_chip.beat, maps.beat)
         with m.If(layer.out_chip[0]):
             m.d.comb += store.room.eq(BEAT_QUEUE)
-        m.d.comb += self.monitor.chip.eq(maps.written)
-        return writer.idle & maps.idle
+        with m.If(maps.written.valid):
+            m.d.comb += self.monitor.chip.eq(maps.written)
+        return maps.idle
 
     def _count(self, m, bank, sequencer, reader, writer, lanes):
         """Counters of the run: cycles, bytes of each stream, activity of each lane."""

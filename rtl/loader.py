@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.rtl.burst import request_layout
+from hwgate.rtl.chunks import lookup_signature
 from hwgate.rtl.structs import descriptor_struct, of_tile, status_layout, window_write_layout
 from hwgate.rtl.tiles import TileCounter, TileQueue
 
@@ -43,11 +44,15 @@ class Loader(wiring.Component):
         plane of an image, those counted that come before a band.
     idle : Out
         Every tile of the layer has been written.
+    table : Out
+        Look-ups in the chunk table, see :func:`lookup_signature`; only with
+        ``buffers.compressed_chunks``.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        super().__init__({
+        table = {"table": Out(lookup_signature(config))}
+        super().__init__((table if config.buffers.compressed_chunks else {}) | {
             "start": In(1), "layer": In(descriptor_struct()),
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
             "o": Out(stream.Signature(request_layout(config))), "valid": In(1),
@@ -66,6 +71,9 @@ class Loader(wiring.Component):
             queue.i.runs.eq(layer.in_runs), queue.i.run_stride.eq(layer.in_run_stride),
             queue.tile_stride.eq(of_tile(layer, "in_stride", queue.place)),
             queue.beats.eq(of_tile(layer, "in_run_beats", queue.place))]
+        if self.config.buffers.compressed_chunks:
+            wiring.connect(m, wiring.flipped(self.table), queue.table)
+            m.d.comb += [queue.packed.eq(layer.in_packed), queue.first.eq(layer.in_entry)]
         self._place(m, queue)
         return m
 

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
+from hwgate.rtl.chunks import lookup_signature
 from hwgate.rtl.structs import descriptor_struct, of_tile, residual_write_layout, status_layout
 from hwgate.rtl.tiles import TileCounter, TileQueue
 
@@ -40,11 +41,15 @@ class ResidualLoader(wiring.Component):
         Loaded tiles, and loaded planes of the next one, each of all its images.
     idle : Out
         Every tile of the layer has been written.
+    table : Out
+        Look-ups in the chunk table, see :func:`lookup_signature`; only with
+        ``buffers.compressed_chunks``.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        super().__init__({
+        table = {"table": Out(lookup_signature(config))}
+        super().__init__((table if config.buffers.compressed_chunks else {}) | {
             "start": In(1), "layer": In(descriptor_struct()),
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
             "o": Out(stream.Signature(request_layout(config))), "valid": In(1),
@@ -63,6 +68,9 @@ class ResidualLoader(wiring.Component):
             queue.i.runs.eq(layer.res_runs), queue.i.run_stride.eq(layer.res_run_stride),
             queue.tile_stride.eq(of_tile(layer, "res_stride", queue.place)),
             queue.beats.eq(of_tile(layer, "res_run_beats", queue.place))]
+        if config.buffers.compressed_chunks:
+            wiring.connect(m, wiring.flipped(self.table), queue.table)
+            m.d.comb += [queue.packed.eq(layer.res_packed), queue.first.eq(layer.res_entry)]
 
         # Steps of a beat: its pixels, if they are sampled, and the reads of a group.
         pixels, sampled, go = config.beat_pixels, layer.res_step == 2, queue.o.valid

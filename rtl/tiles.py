@@ -4,15 +4,17 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
+from hwgate.config import CHUNK_BEATS, AcceleratorConfig
 from hwgate.rtl.burst import request_layout
+from hwgate.rtl.chunks import lookup_signature, table_entry
+from hwgate.rtl.decompress import Decompress
 from hwgate.rtl.structs import place_layout, status_layout
 
 __all__ = ["TILE_CHUNK", "TILE_QUEUE", "TileCounter", "TileQueue", "tile_run_layout"]
 
 #: Beats of one read request.
 TILE_CHUNK = 16
-#: Beats that have been asked for and not yet taken.
+#: Beats that have been asked for, before their zero bytes were left out, and not yet taken.
 TILE_QUEUE = 64
 
 
@@ -61,6 +63,9 @@ class TileQueue(wiring.Component):
     """Requests and queues the beats of a layer's tiles; one is asked for when every lane has left
     the tile two before it.
 
+    With ``buffers.compressed_chunks``, it also reads compressed maps, and has three members more: a
+    request of theirs is a chunk, and takes a cycle to look up how long it is.
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -83,11 +88,16 @@ class TileQueue(wiring.Component):
         The beats, in order.
     idle : Out
         Every beat of the layer has been taken.
+    packed, first : In
+        The map is compressed, and the entry of address 0 in the chunk table.
+    table : Out
+        Look-ups in the chunk table, see :func:`lookup_signature`.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        super().__init__({
+        members = {"packed": In(1), "first": In(16), "table": Out(lookup_signature(config))}
+        super().__init__((members if config.buffers.compressed_chunks else {}) | {
             "start": In(1), "i": In(tile_run_layout()), "place": Out(place_layout()),
             "beats": In(32), "tile_stride": In(32),
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
@@ -98,10 +108,6 @@ class TileQueue(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         i, bus = self.i, self.config.bus
-        m.submodules.beats = beats = fifo.SyncFIFO(width=bus.data_bits, depth=TILE_QUEUE)
-        m.d.comb += [
-            beats.w_en.eq(self.valid), beats.w_data.eq(self.data), self.o.valid.eq(beats.r_rdy),
-            self.o.payload.eq(beats.r_data), beats.r_en.eq(self.o.ready)]
 
         m.submodules.counter = counter = TileCounter()
         tile, run, left = counter.tile, Signal(16), Signal(32)
@@ -115,7 +121,15 @@ class TileQueue(wiring.Component):
         m.d.comb += [
             chunk.eq(Mux(left > TILE_CHUNK, TILE_CHUNK, left)),
             self.request.payload.address.eq(address), self.request.payload.beats.eq(chunk)]
-        m.d.sync += reserved.eq(reserved + Mux(taken, chunk, 0) - (beats.r_en & beats.r_rdy))
+        packed = self._queue(m, address, chunk, taken)
+        m.d.sync += reserved.eq(reserved + Mux(taken, chunk, 0) - (self.o.valid & self.o.ready))
+
+        def request():
+            m.next = "Request"
+            if packed is not None:
+                with m.If(packed):
+                    m.next = "Look up"
+
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += self.idle.eq(reserved == 0)
@@ -125,10 +139,14 @@ class TileQueue(wiring.Component):
             with m.State("Wait"):
                 m.d.sync += [run.eq(0), first.eq(origin), address.eq(origin), left.eq(self.beats)]
                 with m.If(Cat(lane.absent | (tile < lane.tile + 2) for lane in self.lanes).all()):
+                    request()
+            if packed is not None:
+                with m.State("Look up"):
                     m.next = "Request"
             with m.State("Request"):
                 m.d.comb += self.request.valid.eq(reserved + chunk <= TILE_QUEUE)
                 with m.If(taken):
+                    request()
                     m.d.sync += [address.eq(address + chunk * bus.bytes), left.eq(left - chunk)]
                     with m.If(left == chunk):
                         m.d.sync += [run.eq(run + 1), first.eq(first + i.run_stride),
@@ -140,3 +158,23 @@ class TileQueue(wiring.Component):
                             with m.If(tile == i.tiles - 1):
                                 m.next = "Idle"
         return m
+
+    def _queue(self, m, address, chunk, taken):
+        """Queue of the beats; the requests are those of chunks where what it returns is true."""
+        config = self.config
+        if not config.buffers.compressed_chunks:
+            m.submodules.beats = beats = fifo.SyncFIFO(width=config.bus.data_bits, depth=TILE_QUEUE)
+            m.d.comb += [
+                beats.w_en.eq(self.valid), beats.w_data.eq(self.data), self.o.valid.eq(beats.r_rdy),
+                self.o.payload.eq(beats.r_data), beats.r_en.eq(self.o.ready)]
+            return None
+        m.submodules.beats = beats = Decompress(config, TILE_QUEUE)
+        wiring.connect(m, wiring.flipped(self.o), beats.o)
+        m.d.comb += [
+            beats.packed.eq(self.packed), beats.valid.eq(self.valid), beats.data.eq(self.data),
+            beats.asked.eq(taken & self.packed), beats.length.eq(self.table.length),
+            self.table.entry.eq(table_entry(config, address, self.first))]
+        with m.If(self.packed):
+            m.d.comb += [chunk.eq(CHUNK_BEATS),
+                         self.request.payload.beats.eq(self.table.length + 1)]
+        return self.packed

@@ -45,6 +45,11 @@ class _Seen:
         return self.layer.residual is not None
 
     @property
+    def packed(self) -> bool:
+        """Input or output without zero bytes."""
+        return bool(self.step.descriptor["in_packed"] or self.step.descriptor["out_packed"])
+
+    @property
     def passes(self) -> int:
         """Channel groups of the input, of nine each for a 1x1 kernel."""
         size = self.config.channels * (TAPS if self.layer.kernel == 1 else 1)
@@ -154,6 +159,13 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "weights that stay from band to band": lambda s: s.kept() and len(s.plan.bands) > 1,
     "weights that stay from tile to tile": lambda s: s.kept() and len(s.plan.bands) == 1,
     "conditional weights that a later tile asks for first": lambda s: s.asked_late,
+    **{f"{name} without its zero bytes": lambda s, prefix=prefix: bool(
+        s.step.descriptor[f"{prefix}_packed"])
+       for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
+    "residual without its zero bytes, strided": lambda s: s.adds and s.layer.residual_stride > 1
+    and bool(s.step.descriptor["res_packed"]),
+    "bands without their zero bytes": lambda s: len(s.plan.bands) > 1 and s.packed,
+    "images that share a tile, without their zero bytes": lambda s: s.shared and s.packed,
     "narrow formats": lambda s: s.config.formats != FormatConfig(),
     "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
     "bus of 128 bits": lambda s: s.config.bus.data_bits == 128,

@@ -56,6 +56,8 @@ CONFIGS: dict[str, AcceleratorConfig] = {
     "2x36chip": AcceleratorConfig(
         lanes=2, buffers=BufferConfig(map_bytes=1 << 12, weight_bytes=1 << 11),
         bus=BusConfig(data_bits=64)),
+    # Zero bytes of maps off chip are left out, where the chunk table has room.
+    "4x36zeros": AcceleratorConfig(buffers=BufferConfig(compressed_chunks=64)),
 }
 
 #: Those of the long sweeps besides: most lanes, longest and shortest groups, short bursts.
@@ -64,6 +66,10 @@ MORE_CONFIGS: dict[str, AcceleratorConfig] = {
                                buffers=replace(_SMALL, weight_bytes=1 << 14)),
     "4x18": AcceleratorConfig(channels=2, buffers=_SMALL),
     "8x72": AcceleratorConfig(lanes=8, channels=8),
+    "2x72zeros": AcceleratorConfig(
+        lanes=2, channels=8, bus=BusConfig(data_bits=64),
+        buffers=BufferConfig(window_words=128, pixels=64, output_words=256, map_bytes=1 << 12,
+                             compressed_chunks=1 << 8)),
     "2x36": AcceleratorConfig(
         lanes=2, bus=BusConfig(data_bits=64, address_bits=28),
         formats=FormatConfig(activation=2, weight=8, accumulator=20, multiplier=8),
@@ -162,11 +168,15 @@ class Case:
 def _limits(rng: np.random.Generator, config: AcceleratorConfig, deep: bool) -> Limits:
     """Small layers; or small maps of many channels, for 1x1 kernels of several passes; or large
     maps of few channels, for bands of rows."""
+    # Compressed maps have planes of whole chunks.
+    step = 8 if config.buffers.compressed_chunks and rng.random() < 0.7 else 1
     if deep:
-        return Limits(size=14, channels=5 * config.channels, smallest=3)
+        return Limits(size=16 if step > 1 else 14, channels=5 * config.channels, smallest=3,
+                      step=step)
     kinds = (Limits(), Limits(layers=2, size=5, channels=24 * config.channels),
              Limits(layers=2, size=24, channels=6, smallest=4))
-    return kinds[int(rng.choice(3, p=(0.4, 0.3, 0.3)))]
+    chosen = kinds[int(rng.choice(3, p=(0.4, 0.3, 0.3)))]
+    return replace(chosen, size=-(-chosen.size // step) * step, step=step)
 
 
 def can_run(layer: QuantizedLayer, residual: tuple[int, int, int] | None,

@@ -182,9 +182,24 @@ def test_compile_shows_the_program_and_explains_it(invoke, tmp_path):
         assert invoke("compile", path, *options) == (2, "", sentence + "\n")
 
 
+def test_compile_leaves_out_zero_bytes(invoke, tmp_path):
+    path = tmp_path / "whole.npz"
+    save_network(path, banded_network(preset("digits")))
+    status, out, _ = invoke("compile", path, "--chunks", 128)
+    assert status == 0 and out.count("off chip, compressed") == 4
+    content = json.loads(invoke("compile", path, "--chunks", 128, "--json", "-")[1])
+    assert [layer["compressed"] for layer in content["layers"]] == [True] * 4 + [False]
+    out = invoke("compile", path, "--chunks", 128, "--explain")[1]
+    assert "left out" in out and "every second byte of compressed maps zero" in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert "compressed" not in invoke("compile", path, "--chunks", 0)[1]
+
+
 @pytest.mark.parametrize("arguments, sentence", [
     (("compile", "good.npz", "--map-kib", "3"),
      "Bytes of on-chip map memory must be a power of two, not 3072"),
+    (("compile", "good.npz", "--chunks", "48"),
+     "Compressed chunk count must be a power of two, not 48"),
     (("simulate", "none.npz"),
      "Network file none.npz does not exist; `hwgate demo --save none.npz` writes one"),
     (("compare", "text.npz"), "File text.npz is no quantized network of hwgate"),

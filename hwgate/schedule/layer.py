@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from hwgate.schedule.passes import issue
 from hwgate.schedule.state import Block, LayerState
 from hwgate.schedule.store import store
 from hwgate.schedule.weights import fetch_conditional, fetch_jobs
+from hwgate.stored import StoredMap
 
 __all__ = ["LayerSchedule", "OpenPixels", "end_cycles", "schedule_layer"]
 
@@ -59,7 +61,8 @@ class OpenPixels:
                 first[channel] = waits[tile, channel][0][0]
             found.append((flat.sum(axis=1), first,
                           flat.shape[1] - 1 - flat[:, ::-1].argmax(axis=1)))
-        return cls(*map(np.array, zip(*found, strict=True)), waits)
+        count, first, last = (np.array(values) for values in zip(*found, strict=True))
+        return cls(count, first, last, waits)
 
 
 def _waits(opened: NDArray[np.bool_], pixels: int, limit: int) -> list[tuple[int, int]]:
@@ -118,7 +121,8 @@ def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming,
 
 def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
                    descriptor: Mapping[str, int], opened: OpenPixels | None,
-                   previous: LayerSchedule | None) -> LayerSchedule:
+                   previous: LayerSchedule | None,
+                   stored: Mapping[str, StoredMap] = MappingProxyType({})) -> LayerSchedule:
     """Schedule a layer.
 
     Parameters
@@ -132,9 +136,11 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
         Decisions of the layer; None for an ungated layer.
     previous : LayerSchedule or None
         Of the layer before; None for the first of the program.
+    stored : mapping of ``"in"``, ``"res"``, ``"out"`` to StoredMap
+        Its compressed maps.
     """
     before = _descriptor_cycles(config, timing, previous)
-    layer = LayerState(config, timing, plan, descriptor, opened)
+    layer = LayerState(config, timing, plan, descriptor, opened, stored)
     layer.run(_blocks(layer))
     lanes = []
     for lane in layer.lanes:

@@ -4,6 +4,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator
 from itertools import pairwise
 
+from hwgate.config import CHUNK_BEATS
+from hwgate.rtl.chunks import LOOKUP_CYCLES
+from hwgate.rtl.decompress import DECOMPRESS_LATENCY
 from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.tiles import TILE_CHUNK, TILE_QUEUE
 from hwgate.schedule.state import HALVES, Block, LayerState, Times
@@ -62,6 +65,9 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str,
     popped: list[int] = []  # cycle from which each beat's place in the queue is free
     chip = bool(d[f"{prefix}_chip"])
     interval = 1 if chip else layer.timing.beat_interval
+    stored = layer.stored_maps.get(prefix)
+    unit, lookup = (TILE_CHUNK, 0) if stored is None else (CHUNK_BEATS, LOOKUP_CYCLES)
+    latency = 1 + (DECOMPRESS_LATENCY if config.buffers.compressed_chunks else 0)
     valid, busy, at, first = 1, 0, 0, d[f"{prefix}_address"]
     for tile, own in enumerate(layer.tiles if d[f"{prefix}_runs"] else ()):
         steps = steps_of(tile)
@@ -76,13 +82,15 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str,
             address = first + run * d[f"{prefix}_run_stride"]
             left = own[f"{prefix}_run_beats"]
             while left:
-                chunk = min(TILE_CHUNK, left)
+                chunk, valid = min(unit, left), valid + lookup
+                beats, needed = (chunk, range(1, chunk + 1)) if stored is None else (
+                    stored.chunk(address))
                 short = len(popped) + chunk - TILE_QUEUE
                 if short > 0:
                     valid = max(valid, popped[short - 1])
-                grant, beat = yield from layer.read(source, valid, address, chunk, stream, chip)
-                for n in range(chunk):
-                    take = max(busy, beat + n * interval + 1)
+                grant, beat = yield from layer.read(source, valid, address, beats, stream, chip)
+                for count in needed:
+                    take = max(busy, beat + (count - 1) * interval + latency)
                     busy = take + steps[at]
                     popped.append(busy if takes is None else take + 1)
                     if takes is not None:

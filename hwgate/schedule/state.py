@@ -18,6 +18,7 @@ from hwgate.rtl.onchip import CHIP_READ_LATENCY
 from hwgate.rtl.reader import GRANT_LATENCY, KEPT_LATENCY, OUTSTANDING, read_beat_latency
 from hwgate.rtl.sequencer import DECODE_CYCLES
 from hwgate.rtl.unpack import block_beat
+from hwgate.stored import StoredMap
 
 if TYPE_CHECKING:
     from hwgate.schedule.layer import OpenPixels
@@ -118,10 +119,11 @@ class LayerState:
     """The blocks of the engine during one layer."""
 
     def __init__(self, config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
-                 descriptor: Mapping[str, int], opened: "OpenPixels | None"):
+                 descriptor: Mapping[str, int], opened: "OpenPixels | None",
+                 stored: Mapping[str, StoredMap]):
         self.config, self.timing, self.plan, self.d = config, timing, plan, descriptor
         self.tiles = tiles_of(descriptor)
-        self.opened = opened
+        self.opened, self.stored_maps = opened, stored
         self.decision = decision_latency(config)
         self.block_beats = [block_beat(config, n) for n in range(config.request_blocks)]
         self.header_beats = header_layout(config).size_bytes // config.bus.bytes

@@ -1,6 +1,8 @@
 """Schedule of the store and the writer, which end the layer."""
 
 from hwgate.bursts import split_bursts
+from hwgate.config import CHUNK_BEATS
+from hwgate.rtl.compress import COMPRESS_LATENCY, COMPRESSED_BEAT_LATENCY
 from hwgate.rtl.store import STORE_BEAT_LATENCY
 from hwgate.rtl.writer import BURST_QUEUE, WRITE_BEAT_LATENCY
 from hwgate.schedule.state import Block, LayerState
@@ -14,6 +16,7 @@ def store(layer: LayerState) -> Block:
     d, config = layer.d, layer.config
     taps = d["pool"] ** 2 * config.slot_reads
     per_beat = 1 if d["pool"] == 1 else config.beat_pixels
+    stored = layer.stored_maps.get("out")
     at, idle = 1, 1  # from when the store waits, and the writer's splitter is idle
     sent: list[int] = []      # last beat of each burst
     answered = 0  # cycle of the last answer, or of the last beat written on chip
@@ -35,6 +38,20 @@ def store(layer: LayerState) -> Block:
                 at = ready + own["images"] * units * taps + 1
                 answered = at - 1 + STORE_BEAT_LATENCY
                 layer.chip_bytes += own["out_run_beats"] * config.bus.bytes
+                continue
+            if stored is not None:
+                lengths = []
+                for n in range(own["out_run_beats"] // CHUNK_BEATS):
+                    lengths.append(stored.chunk(address + n * config.chunk_bytes)[0])
+                    images, rest = divmod((n + 1) * CHUNK_BEATS, own["out_beats"])
+                    done_units = images * units + min(units, rest * per_beat)
+                    answered = max(answered + 1, ready + done_units * taps + STORE_BEAT_LATENCY
+                                   + COMPRESS_LATENCY + COMPRESSED_BEAT_LATENCY + lengths[-1] - 1
+                                   + WRITE_BEAT_LATENCY + layer.timing.write_latency)
+                at = ready + own["images"] * units * taps + 1
+                address += d["out_plane_stride"]
+                layer.bytes["output"] = (layer.bytes.get("output", 0)
+                                         + sum(lengths) * config.bus.bytes)
                 continue
             begin = max(ready, idle)
             beats_done, idle = 0, begin
