@@ -128,12 +128,13 @@ class LossPart:
     smoothing : float
         Label smoothing.
     teacher : str
-        File of a trained network whose outputs are imitated; none if empty. ``reference`` is the
-        dense ResNet-20 of the data folder.
+        File of a trained network whose outputs are imitated, or the name of one of the zoo; none if
+        empty. ``reference`` is the dense ResNet-20 of the data folder.
     distill, temperature : float
         Share of the loss that imitates, and the temperature of the soft targets.
     start : str
-        File of a trained network to start from, gated or not; none if empty.
+        File of a trained network to start from, or its name in the zoo, gated or not; none if
+        empty.
     coherence : float
         Factor of the disagreement among neighbouring channels' decisions.
     coherence_slice : int

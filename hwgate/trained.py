@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,14 @@ def load_teacher(source: str) -> nn.Module:
     Parameters
     ----------
     source : str
-        A file of :func:`save_model`, or ``reference`` for the dense ResNet-20 of the data folder.
+        A file of :func:`save_model`, a network of :mod:`hwgate.zoo` that comes with its float
+        model, or ``reference`` for the dense ResNet-20 of the data folder.
     """
-    model = load_reference_resnet20() if source == REFERENCE else load_model(source)[0]
+    if source == REFERENCE:
+        model: nn.Module = load_reference_resnet20()
+    else:
+        shipped = Path(str(files("hwgate") / "zoo" / source / "model.safetensors"))
+        model = load_model(shipped if shipped.is_file() else source)[0]
     return model.requires_grad_(False)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hwgate import training
+from hwgate import training, zoo
 from hwgate.datasets import load_dataset
 from hwgate.digits import TEST_SHARE, load_digits, train_digits
 from hwgate.errors import UserError
@@ -241,6 +241,8 @@ def test_networks_are_kept_with_their_recipes(tmp_path):
     loaded, found = load_model(path)
     assert found == made and same(weights(model), weights(loaded)) and not loaded.training
     assert not any(p.requires_grad for p in load_teacher(str(path)).parameters())
+    assert same(weights(load_teacher("mnist")), weights(load_model(zoo.path("mnist")
+                                                                   / "model.safetensors")[0]))
     dense = recipe(gate__groups=0, seed=8)
     save_model(path, build(dense), dense)
     images = torch.rand(3, 1, 8, 8)
