@@ -89,6 +89,20 @@ def measure_costs(model: nn.Module, images: Any, config: AcceleratorConfig,
     return costs
 
 
+class _Mean(torch.autograd.Function):
+    """Mean of all elements, whose gradient has their memory format: one of another is slow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.mean(dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, = ctx.saved_tensors
+        return torch.full_like(x, float(grads[0]) / x.numel())
+
+
 class BudgetLoss:
     """A term of a loss: the excess over a budget, as a share of the dense program's cost.
 
@@ -126,8 +140,9 @@ class BudgetLoss:
             if name not in self.cost.layers or layer.gates is None:
                 continue
             cost = self.cost.layers[name]
-            busy = layer.gates if self.kind == "cycles" else layer.gates.amax(dim=(2, 3))
-            total = total.to(busy.device) + cost.closed + (cost.opened - cost.closed) * busy.mean()
+            busy = _Mean.apply(layer.gates) if self.kind == "cycles" else layer.gates.amax(
+                dim=(2, 3)).mean()
+            total = total.to(busy.device) + cost.closed + (cost.opened - cost.closed) * busy
         return total
 
 
