@@ -1,7 +1,7 @@
 """Channel-gated layers for PyTorch (Hua et al., "Channel Gating Neural Networks", NeurIPS 2019)."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,34 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, alpha: float, sparse: bool) -> Tensor:
-        ctx.save_for_backward(u)
-        ctx.alpha, ctx.sparse = alpha, sparse
-        return (u > 0).to(u.dtype)
+        opened = u.sign().relu_()  # several times as quick as a comparison and a conversion
+        ctx.save_for_backward(u, opened if sparse else None)
+        ctx.alpha = alpha
+        return opened
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (u,), (grad,) = ctx.saved_tensors, grads
-        soft = torch.sigmoid(ctx.alpha * u)
-        out = grad * ctx.alpha * soft * (1 - soft)
-        return (out * (u > 0) if ctx.sparse else out), None, None
+        (u, opened), (grad,) = ctx.saved_tensors, grads
+        soft = torch.mul(u, ctx.alpha).sigmoid_()
+        out = torch.ops.aten.sigmoid_backward(grad, soft).mul_(ctx.alpha)
+        return (out if opened is None else out.mul_(opened)), None, None
+
+
+class _Reorder(torch.autograd.Function):
+    """Channels in another order; keeps the memory format, of the gradient as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.order = order
+        return _reorder(x, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _reorder(grads[0], ctx.order.argsort()), None
+
+
+def _reorder(x: Tensor, order: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).index_select(3, order).permute(0, 3, 1, 2)
 
 
 class GatedConv2d(nn.Conv2d):
@@ -80,8 +98,6 @@ class GatedConv2d(nn.Conv2d):
         Input channels of the base path of each output channel.
     force_open : bool
         Open every gate: the layer is then an ordinary convolution with the same weights.
-    decision : bool tensor (N, out_channels, H, W) or None
-        Decisions of the last forward pass.
     keep_gates : bool
         Keep :attr:`gates`, for losses that look at decisions.
     gates : float tensor (N, out_channels / share, H, W) or None
@@ -94,7 +110,6 @@ class GatedConv2d(nn.Conv2d):
         positive, or a tau that is no share.
     """
 
-    decision: Tensor | None
     gates: Tensor | None
     base: Tensor
 
@@ -130,22 +145,23 @@ class GatedConv2d(nn.Conv2d):
         self.register_buffer("base", inputs == (outputs if grouping else 0 * outputs)[:, None],
                              persistent=False)
         self.force_open = self.keep_gates = False
-        self.decision = self.gates = None
+        self.gates = self._opened = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Ci, H, W) to (N, Co, Ho, Wo); records :attr:`decision`."""
         base, conditional = self._paths(input)
         if self.force_open:
-            self.decision = torch.ones_like(base, dtype=torch.bool)
+            self._opened = torch.ones_like(base)
             out = base + conditional
         else:
             opened = self._decide(base)
-            out = base + opened * conditional
+            out = torch.addcmul(base, opened, conditional)
         return out if self.bias is None else out + self.bias[:, None, None]
 
     def _decide(self, base: Tensor) -> Tensor:
         """Decisions (N, Co, H, W) as 0 and 1, with their gradient."""
-        margin = self.gate_norm(self.scores(base)) - self.delta[:, None, None]
+        normed = self.gate_norm(self.scores(base))
+        margin = normed - self.delta[:, None, None].to(normed.dtype)
         opened = _Step.apply(margin, self.alpha, self.sparse_bp)
         if self.tau > 0:
             count = (opened.detach() > 0).sum(dim=(2, 3), keepdim=True)
@@ -153,7 +169,7 @@ class GatedConv2d(nn.Conv2d):
         self.gates = opened if self.keep_gates else None
         if self.share > 1:
             opened = opened.repeat_interleave(self.share, dim=1)
-        self.decision = opened.detach() > 0
+        self._opened = opened.detach()
         return opened
 
     def scores(self, base: Tensor) -> Tensor:
@@ -185,9 +201,19 @@ class GatedConv2d(nn.Conv2d):
         return F.conv2d(x, weight, None, self.stride, self.padding, groups=groups)
 
     @property
+    def decision(self) -> Tensor | None:
+        """Decisions of the last forward pass, bool (N, out_channels, H, W); None before it."""
+        return None if self._opened is None else self._opened > 0
+
+    @property
+    def activations(self) -> int:
+        """Activations of the last forward pass, those of all images; 0 before it."""
+        return 0 if self._opened is None else self._opened.numel()
+
+    @property
     def density(self) -> float:
         """Share of open decisions in the last forward pass; 1 before the first."""
-        return 1.0 if self.decision is None else float(self.decision.float().mean())
+        return 1.0 if self._opened is None else float(self._opened.mean(dtype=torch.float32))
 
     def extra_repr(self) -> str:
         return (f"{super().extra_repr()}, gate_groups={self.gate_groups}, "
@@ -211,7 +237,8 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        order = torch.arange(x.shape[1], device=x.device).view(self.groups, -1).T.flatten()
+        return cast(Tensor, _Reorder.apply(x, order))
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}"
@@ -249,7 +276,9 @@ class PaddingShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, Ci, H, W) to (N, Co, ceil(H / stride), ceil(W / stride))."""
         behind = self.out_channels - self.in_channels - self.offset
-        return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.offset, behind))
+        # Channels last, and so is the gradient.
+        kept = x.permute(0, 2, 3, 1)[:, ::self.stride, ::self.stride]
+        return F.pad(kept, (self.offset, behind)).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         return (f"{self.in_channels}, {self.out_channels}, stride={self.stride}, "

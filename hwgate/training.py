@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def train(model: nn.Module, data: DataSet, recipe: Recipe, *,
         run = _Run(model, data, images, recipe, part, teacher, terms, device)
         if resume and checkpoint is not None and Path(checkpoint).is_file():
             run.restore(checkpoint)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _channels_last(model):
             run.go(checkpoint, report, step)
     finally:
         torch.set_num_threads(threads)
@@ -318,6 +319,26 @@ def _move(model: Any, device: str, memory_format: torch.memory_format) -> None:
 
 def _density(model: nn.Module) -> float:
     """Share of open gates in the last forward pass, over all gated layers."""
-    maps = [layer.decision for _, layer in gated_layers(model) if layer.decision is not None]
-    total = sum(m.numel() for m in maps)
-    return sum(int(m.sum()) for m in maps) / total if total else 1.0
+    seen = [(layer.density, layer.activations) for _, layer in gated_layers(model)]
+    total = sum(count for _, count in seen)
+    return sum(density * count for density, count in seen) / total if total else 1.0
+
+
+@contextmanager
+def _channels_last(model: nn.Module) -> Iterator[None]:
+    """Keep gradients channels last behind poolings over all pixels, which forget it.
+
+    Every operation on a gradient of another order than its activations is slow.
+    """
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(
+                lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+
+    handles = [module.register_forward_pre_hook(keep) for module in model.modules()
+               if isinstance(module, nn.AdaptiveAvgPool2d)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
