@@ -67,17 +67,23 @@ class Case:
         of the loader, whichever are most."""
         plan, config, least, traffic, reads = self.plan, self.config, 0, 0, 0
         first = plan.fields["first_blocks"]
-        base = np.array([len(job.base) for job in plan.jobs])
-        conditional = np.array([len(job.conditional) for job in plan.jobs])
+        # Of all jobs, those of one lane after those of another.
+        lane, channel, score = (np.array(values) for values in zip(
+            *((n, *job) for n, own in enumerate(plan.order) for job in own), strict=True))
+        jobs = [plan.job(*job) for own in plan.order for job in own]
+        base = np.array([len(job.base) for job in jobs])
+        conditional = np.array([len(job.conditional) for job in jobs])
         beats = {blocks: sum(n for _, n in plan.chunks(blocks, config))
                  for blocks in {*(base - first).tolist(), *conditional.tolist()}}
         base_beats, cond_beats = (np.array([beats[n] for n in blocks.tolist()])
                                   for blocks in (base - first, conditional))
-        # Times that the base and the conditional weights of each channel are read.
+        # Times that the base and the conditional weights of each job are read.
         asked = np.zeros((2, len(base)), np.int64)
         opened = self.opened()
         for tile, d in enumerate(tiles_of(self.descriptor)):
-            count = opened.count[tile] if opened else np.zeros(len(base), np.int64)
+            count = np.zeros(len(base), np.int64)
+            if opened:
+                count[:] = opened.count[tile][channel] * ~score
             windows = d["images"] * d["out_pixels"] * base + count * conditional
             asked += [np.ones(len(base), np.int64), count > 0]
             maps = sum(d[f"{prefix}_runs"] * d[f"{prefix}_run_beats"]
@@ -87,17 +93,18 @@ class Case:
             words = 1 if d["bank_mode"] else config.write_words
             load = d["plane_beats"] * config.beat_pixels // words * d["images"] * d["in_planes"]
             least += int(max(maps * self.timing.beat_interval, load, *(
-                windows[lane::config.lanes].sum() for lane in range(config.lanes))))
+                windows[lane == n].sum() for n in range(config.lanes))))
             traffic += writes * config.bus.bytes
-        kept = self.descriptor["kept_channels"]
-        asked[:, :kept] = np.minimum(asked[:, :kept], 1)
+        kept = channel < self.descriptor["kept_channels"]
+        asked[:, kept] = np.minimum(asked[:, kept], 1)
         reads += int((asked * [plan.fields["first_beats"] + base_beats, cond_beats]).sum())
         return Cost(traffic + reads * config.bus.bytes + descriptor_layout().size_bytes,
                     max(least, reads * self.timing.beat_interval))
 
     def opened(self) -> OpenPixels | None:
         """Decisions that are assumed; None for a layer without gates."""
-        return assumed(self.density, self.descriptor) if self.plan.layer.gated else None
+        layer = self.plan.layer
+        return assumed(self.density, self.descriptor, layer.gate) if layer.gated else None
 
     def schedule(self) -> LayerSchedule:
         """Exact schedule, at the start of a program."""
@@ -109,6 +116,7 @@ class Case:
         layer, factors = self.plan.layer, self.plan.layer.mult_residual
         text = repr((self.config.digest, self.timing, sorted(self.plan.fields.items()),
                      sorted(self.descriptor.items()), self.plan.jobs, layer.gated,
+                     self.plan.scores, self.plan.order,
                      self.density, None if factors is None else (factors != 0).tolist()))
         return hashlib.sha256(text.encode()).digest()
 
@@ -194,17 +202,20 @@ def choose(candidates: Sequence[Candidate], case_of: Callable[[Candidate], Case]
         for n, (candidate, cost) in enumerate(zip(candidates, costs, strict=True))))
 
 
-def assumed(density: float, d: Mapping[str, int]) -> OpenPixels:
+def assumed(density: float, d: Mapping[str, int],
+            gate: NDArray[np.int64] | None = None) -> OpenPixels:
     """Decisions of a density: open pixels at even distances in each tile and channel, and what is
-    left of a pixel spread evenly over the channels."""
-    tiles, channels = tiles_of(d), d["out_channels"]
+    left of a pixel spread evenly over the channels, or over the gates that they share."""
+    gate = np.arange(d["out_channels"]) if gate is None else gate
+    tiles, channels = tiles_of(d), int(gate.max()) + 1
     pixels = np.array([[tile["images"] * tile["out_pixels"]] for tile in tiles])
     turns = np.arange(len(tiles) * channels).reshape(len(tiles), channels) * _GOLDEN % 1
     count: NDArray[np.int64] = np.minimum(pixels, density * pixels + turns).astype(np.int64)
     count[count <= np.array([[tile["images"]] for tile in tiles]) * d["gate_limit"]] = 0
     some = np.maximum(count, 1)
-    return OpenPixels(count, np.where(count > 0, pixels // (2 * some), 0),
-                      np.where(count > 0, (2 * some - 1) * pixels // (2 * some), pixels - 1))
+    first = np.where(count > 0, pixels // (2 * some), 0)
+    last = np.where(count > 0, (2 * some - 1) * pixels // (2 * some), pixels - 1)
+    return OpenPixels(count[:, gate], first[:, gate], last[:, gate])
 
 
 def densities(network: QuantizedNetwork, activations: Sequence[Activations]) -> dict[str, float]:

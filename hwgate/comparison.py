@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hwgate.counters import LANE_COUNTERS, STREAMS
 from hwgate.errors import UserError
+from hwgate.quant.network import Activations
 from hwgate.results import LayerResult, RunResult
 
 __all__ = ["Comparison", "Difference", "LayerComparison", "Source", "compare"]
@@ -40,12 +41,13 @@ class Difference:
     Parameters
     ----------
     kind : str
-        ``output``, ``psum``, ``decision``, ``cycles``, ``bytes`` or ``counter``.
+        ``output``, ``psum``, ``decision``, ``score``, ``cycles``, ``bytes`` or ``counter``.
     layer : str
         Module path of the layer.
     values : (int, int)
         What the RTL has, and what the model has.
     image, channel : int or None
+        Of a score, its gate is the channel.
     pixel : (y, x) or None
         After pooling for an output, before it for a psum or a decision.
     sources : tuple of Source
@@ -74,8 +76,10 @@ class Difference:
             doc = (STREAMS if self.kind == "bytes" else LANE_COUNTERS).get(self.counter or "", "")
             doc = f" ({doc})" if doc else ""
             return f"layer {self.layer}: {what}{doc} are {rtl} in the RTL and {model} in the model"
-        what = {"output": "output", "psum": "accumulator", "decision": "decision"}[self.kind]
-        text = (f"layer {self.layer}, image {self.image}, channel {self.channel}, pixel "
+        what = {"output": "output", "psum": "accumulator", "decision": "decision",
+                "score": "accumulator of the score"}[self.kind]
+        whose = "gate" if self.kind == "score" else "channel"
+        text = (f"layer {self.layer}, image {self.image}, {whose} {self.channel}, pixel "
                 f"({self.pixel[0]}, {self.pixel[1]}): the {what} is {rtl} in the RTL and "
                 f"{model} in the model")
         return "\n".join([text, *(f"  from pixel {s.describe()}" for s in self.sources)])
@@ -207,7 +211,7 @@ def _layer(rtl: LayerResult, model: LayerResult) -> LayerComparison:
     return LayerComparison(
         name=rtl.name,
         mismatches=_count(a.output, b.output),
-        psum_mismatches=_count(a.psum, b.psum),
+        psum_mismatches=_count(a.psum, b.psum) + _scores(a, b),
         decision_mismatches=_count(a.decision, b.decision),
         cycle_difference=_sum(counters, "cycles"),
         byte_difference=_sum(counters, "bytes"),
@@ -217,6 +221,13 @@ def _layer(rtl: LayerResult, model: LayerResult) -> LayerComparison:
 
 def _count(a: NDArray[Any], b: NDArray[Any]) -> int:
     return int(np.count_nonzero(a != b))
+
+
+def _scores(a: Activations, b: Activations) -> int:
+    """Psums of scores that differ."""
+    if a.score is None or b.score is None:
+        return 0
+    return _count(a.score, b.score)
 
 
 def _sum(differences: tuple[Difference, ...], kind: str) -> int:
@@ -241,8 +252,10 @@ def _counters(rtl: LayerResult, model: LayerResult) -> Iterator[Difference]:
 def _value(rtl: LayerResult, model: LayerResult) -> Difference | None:
     """First differing output; else the first differing accumulator, else decision."""
     a, b = rtl.activations, model.activations
-    for kind in ("output", "psum", "decision"):
+    for kind in ("output", "score", "psum", "decision"):
         left, right = getattr(a, kind), getattr(b, kind)
+        if left is None or right is None:
+            continue
         where = np.argwhere(left != right)
         if len(where) == 0:
             continue
@@ -253,7 +266,8 @@ def _value(rtl: LayerResult, model: LayerResult) -> Difference | None:
         sources = tuple(
             Source((r, c), (int(a.psum[image, channel, r, c]), int(b.psum[image, channel, r, c])),
                    (bool(a.decision[image, channel, r, c]), bool(b.decision[image, channel, r, c])))
-            for r in range(y * edge, (y + 1) * edge) for c in range(x * edge, (x + 1) * edge))
+            for r in range(y * edge, (y + 1) * edge) for c in range(x * edge, (x + 1) * edge)
+            if kind != "score")
         values = int(left[image, channel, y, x]), int(right[image, channel, y, x])
         return Difference(kind, rtl.name, values, image, channel, (y, x), sources)
     return None

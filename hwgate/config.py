@@ -298,7 +298,7 @@ class AcceleratorConfig:
 
 
 #: Version of the program format, part of every digest.
-PROGRAM_VERSION = 4
+PROGRAM_VERSION = 5
 
 _CIFAR = BufferConfig(window_words=1024, pixels=1024, output_words=2048, passes=128)
 

@@ -10,6 +10,7 @@ from hwgate.compiler import Program
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.energy import LARGEST_SRAM, energy, sram
 from hwgate.layouts import descriptor_layout
+from hwgate.plan import LayerPlan
 from hwgate.quant.network import layer_macs
 from hwgate.results import LayerResult, RunResult
 from hwgate.rtl.structs import CONTEXTS
@@ -73,16 +74,23 @@ def estimate(program: Program, images: NDArray[Any],
         source="model", layers=tuple(layers), end_cycles=end_cycles(config, timing, last),
         end_bytes=descriptor_layout().size_bytes, multipliers=config.multipliers,
         seconds=time.perf_counter() - begin, energy=_energy(
-            config, layers, schedules))
+            config, program.plans, layers, schedules))
 
 
-def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult],
+def _requantized(plan: LayerPlan, layer: LayerResult) -> int:
+    """Outputs, and those that a job after its score makes before its open pixels are known."""
+    decision = layer.activations.decision
+    return decision.size + (int(decision.sum()) if plan.scores else 0)
+
+
+def _energy(config: AcceleratorConfig, plans: Sequence[LayerPlan], layers: Sequence[LayerResult],
             schedules: Sequence[LayerSchedule]) -> Mapping[str, float]:
     """Joules by contributor, from what the layers counted and moved within the chip."""
     windows = sum(lane["base"] + lane["conditional"] for layer in layers for lane in layer.lanes)
     products = windows * config.block_bytes
-    outputs = sum(layer.activations.decision.size for layer in layers)
-    decisions = sum(layer.activations.decision.size for layer in layers if layer.gated)
+    requantized = sum(_requantized(plan, layer) for plan, layer in zip(plans, layers, strict=True))
+    decisions = sum(layer.activations.decision[:, 0].size * plan.deciding
+                    for plan, layer in zip(plans, layers, strict=True))
     window_bytes = config.block_bytes * 2 * config.buffers.window_words
     psum_bytes = CONTEXTS * 4 * config.buffers.pixels
     memories = {}
@@ -96,7 +104,7 @@ def _energy(config: AcceleratorConfig, layers: Sequence[LayerResult],
         memories["weight memory"] = (sram(bank), moved / _ACCESS_BYTES)
     return energy({
         "multiply": ("multiply8", products), "add": ("add32", products),
-        "compare": ("compare32", decisions), "requantize": ("add32", 2 * outputs),
+        "compare": ("compare32", decisions), "requantize": ("add32", 2 * requantized),
         "window memory": (sram(window_bytes), products / _ACCESS_BYTES),
         "psum memory": (sram(psum_bytes), 2 * windows * 4 / _ACCESS_BYTES),
         "off-chip": ("dram", sum(layer.bytes_total for layer in layers) / _ACCESS_BYTES),

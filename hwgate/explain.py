@@ -142,7 +142,7 @@ def _schedule(binding: Binding, index: int, last: LayerSchedule | None) -> Layer
     program, (plan, _, fields) = binding.program, binding.steps[index]
     opened = None
     if plan.layer.gated:
-        opened = assumed(program.goal.density_of(plan.layer.name), fields)
+        opened = assumed(program.goal.density_of(plan.layer.name), fields, plan.layer.gate)
     return schedule_layer(program.config, program.goal.timing, plan, fields, opened, last,
                           binding.stored(index))
 

@@ -10,8 +10,8 @@ from enum import IntEnum
 
 from hwgate.config import AcceleratorConfig
 
-__all__ = ["FIRST", "LAST", "Field", "Layout", "Opcode", "descriptor_layout", "header_layout",
-           "tiles_of"]
+__all__ = ["FIRST", "LAST", "Field", "Gated", "Layout", "Opcode", "descriptor_layout",
+           "header_layout", "tiles_of"]
 
 #: Descriptor fields with a value of their own for the first tile of a round, ``<name>_first``.
 FIRST = ("pad_top", "in_stride", "plane_words", "plane_beats", "in_skip", "early_words",
@@ -26,6 +26,16 @@ class Opcode(IntEnum):
 
     LAYER = 1
     END = 2
+
+
+class Gated(IntEnum):
+    """Who decides on the pixels of a job. The jobs of a layer have no gate, or have one each, or
+    are scores and the jobs that follow them."""
+
+    NONE = 0
+    OWN = 1
+    SCORE = 2
+    SHARED = 3
 
 
 @dataclass(frozen=True)
@@ -219,7 +229,9 @@ def header_layout(config: AcceleratorConfig) -> Layout:
         Field("mult_residual", 16, "scale of the residual operand, in units of 2^RESIDUAL_SHIFT; "
                                    "0: none is added", signed=True),
         Field("shift", 8, "right shift of the requantizer, 1..47"),
-        Field("gated", 8, "1: the last base pass decides, 0: every pixel takes `open`"),
+        Field("gated", 8, "0: every pixel takes `open`; 1: the last base pass decides; 2: a score, "
+                          "whose last base pass decides for the jobs behind it, and outputs "
+                          "nothing; 3: the score before it has decided"),
         Field("base_blocks", 16, "weight blocks of the base path, of all groups in its bitmap"),
         Field("cond_blocks", 16, "weight blocks of the conditional path"),
         Field("base_bitmap", passes, "channel groups with base weights"),

@@ -1,7 +1,9 @@
 """How a layer runs: its jobs, its bands of rows, and the stream of its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +11,14 @@ from numpy.typing import NDArray
 from hwgate.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 from hwgate.errors import CompileError
 from hwgate.geometry import Band, Shape, kernel_blocks, split_rows
-from hwgate.layouts import Layout, Opcode, header_layout
+from hwgate.layouts import Gated, Opcode, header_layout
+from hwgate.quant.fetch import lane_order
 from hwgate.quant.network import QuantizedLayer
 
 __all__ = ["Job", "LayerPlan", "plan_layer"]
+
+#: Jobs of each lane, see :func:`hwgate.quant.fetch.lane_order`.
+Order = tuple[tuple[tuple[int, bool], ...], ...]
 
 
 def _ceil(value: int, unit: int) -> int:
@@ -21,7 +27,8 @@ def _ceil(value: int, unit: int) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """One output channel: the channel group of each weight block, and its residual operand.
+    """One output channel, or score: the channel group of each weight block, and its residual
+    operand.
 
     Parameters
     ----------
@@ -47,8 +54,13 @@ class LayerPlan:
         Rows that a tile has, from top to bottom; one with all of them, if the buffers hold them.
     jobs : tuple of Job
         One per output channel.
+    scores : tuple of Job
+        One per gate, if channels share gates; without conditional path.
+    order : tuple of tuple of (int, bool)
+        Jobs of each lane in a tile, see :func:`hwgate.quant.fetch.lane_order`.
     stream : bytes
-        Weight stream: the jobs, ``job_stride`` bytes apart.
+        Weight stream: the first job of each lane, the second one of each, and so on, ``job_stride``
+        bytes apart.
     fields : mapping
         Descriptor fields of the weight stream.
     """
@@ -56,8 +68,29 @@ class LayerPlan:
     layer: QuantizedLayer
     bands: tuple[Band, ...]
     jobs: tuple[Job, ...]
+    scores: tuple[Job, ...]
+    order: Order
     stream: bytes
     fields: Mapping[str, int]
+
+    @cached_property
+    def places(self) -> dict[tuple[int, bool], int]:
+        """Place in the weight stream of each job, of all lanes, by (channel, score)."""
+        return _places(self.order)
+
+    def job(self, channel: int, score: bool) -> Job:
+        """A job by its name in :attr:`order`."""
+        if not score:
+            return self.jobs[channel]
+        assert self.layer.gate is not None
+        return self.scores[self.layer.gate[channel]]
+
+    @property
+    def deciding(self) -> int:
+        """Jobs of a tile that decide: those with a gate of their own, or scores, of all lanes."""
+        if self.scores:
+            return sum(score for own in self.order for _, score in own)
+        return len(self.jobs) if self.layer.gated else 0
 
     def chunks(self, blocks: int, config: AcceleratorConfig) -> list[tuple[int, int]]:
         """(blocks, beats) of the requests that fetch a run of ``blocks`` blocks."""
@@ -70,7 +103,9 @@ class LayerPlan:
         fit the weight memory."""
         if tiles == 1 or not config.buffers.weight_bytes:
             return 0
-        return min(config.buffers.weight_bytes // self.fields["job_stride"], len(self.jobs))
+        places = config.buffers.weight_bytes // self.fields["job_stride"]
+        return next((channel for channel in range(len(self.jobs))
+                     if self.places[channel, False] >= places), len(self.jobs))
 
 
 def plan_layer(layer: QuantizedLayer, residual: Shape | None,
@@ -91,16 +126,20 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
     """
     jobs = tuple(_job(layer, residual, config, channel)
                  for channel in range(layer.weight.shape[0]))
-    layout = header_layout(config)
-    first = min(config.request_blocks, min(len(job.base) for job in jobs))
-    blocks = _blocks(layer, config)
-    streams = [_stream(layer, config, layout, channel, job, first, blocks[channel])
-               for channel, job in enumerate(jobs)]
-    cond_offset = max(len(base) for base, _ in streams)
-    stride = cond_offset + max(len(cond) for _, cond in streams)
-    stream = b"".join((base.ljust(cond_offset, b"\0") + cond).ljust(stride, b"\0")
-                      for base, cond in streams)
-    first_bytes = layout.size_bytes + first * config.block_bytes
+    scores, gate = _scores(layer, config), None if layer.gate is None else layer.gate.tolist()
+    order = tuple(tuple(lane_order(lane, config.lanes, len(jobs), gate))
+                  for lane in range(config.lanes))
+    first = min(config.request_blocks, min(len(job.base) for job in jobs + scores))
+    parts = _parts(layer, config, order, jobs, scores, first)
+    cond_offset = max(len(base) for base, _ in parts.values())
+    stride = cond_offset + max(len(cond) for _, cond in parts.values())
+    places = _places(order)
+    stream = bytearray(stride * (max(places.values()) + 1))
+    for name, (base, conditional) in parts.items():
+        for start, part in ((0, base), (cond_offset, conditional)):
+            at = places[name] * stride + start
+            stream[at:at + len(part)] = part
+    first_bytes = header_layout(config).size_bytes + first * config.block_bytes
     fields = {"opcode": Opcode.LAYER, "digest": config.digest, "job_stride": stride,
               "cond_offset": cond_offset, "first_blocks": first, "gate_limit": layer.limit,
               "first_beats": _ceil(first_bytes, config.bus.bytes)}
@@ -109,7 +148,13 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
         raise CompileError(f"Layer {layer.name!r} has a tau, which counts the open gates of whole "
                            f"maps, but its maps run in {len(bands)} bands of rows; train it with "
                            "tau=0, or give the accelerator larger buffers")
-    return LayerPlan(layer, bands, jobs, stream, fields)
+    return LayerPlan(layer, bands, jobs, scores, order, bytes(stream), fields)
+
+
+def _places(order: Order) -> dict[tuple[int, bool], int]:
+    """See :attr:`LayerPlan.places`."""
+    return {job: number * len(order) + lane for lane, own in enumerate(order)
+            for number, job in enumerate(own)}
 
 
 def _job(layer: QuantizedLayer, residual: Shape | None,
@@ -138,22 +183,67 @@ def _job(layer: QuantizedLayer, residual: Shape | None,
     return Job(tuple(base), tuple(conditional), operand)
 
 
-def _stream(layer: QuantizedLayer, config: AcceleratorConfig, layout: Layout, channel: int,
-            job: Job, first: int, weights: NDArray[np.int8]) -> tuple[bytes, bytes]:
-    """Bytes of a job in whole beats: header and base blocks, and conditional blocks.
+def _scores(layer: QuantizedLayer, config: AcceleratorConfig) -> tuple[Job, ...]:
+    """Base blocks of each gate's score, if channels share gates."""
+    if layer.score is None:
+        return ()
+    width = config.channels * (TAPS if layer.kernel == 1 else 1)
+    read = np.logical_or.reduceat(layer.score_base, range(0, layer.in_shape[0], width), axis=1)
+    per_group = kernel_blocks(layer.kernel) ** 2
+    return tuple(Job(tuple(np.repeat(np.flatnonzero(own), per_group).tolist()), ())
+                 for own in read)
 
-    ``weights`` are the channel's of :func:`_blocks`.
-    """
-    threshold = 0 if layer.threshold is None else int(layer.threshold[channel])
+
+def _parts(layer: QuantizedLayer, config: AcceleratorConfig, order: Order, jobs: Sequence[Job],
+           scores: Sequence[Job], first: int) -> dict[tuple[int, bool], tuple[bytes, bytes]]:
+    """Bytes of each job by its name in ``order``, see :func:`_stream`."""
+    found = dict[tuple[int, bool], tuple[bytes, bytes]]()
+    weights = _blocks(layer.weight, config)
+    score_weights = weights if layer.score is None else _blocks(layer.score, config)
+    for channel, score in chain(*order):
+        if score:
+            assert layer.gate is not None
+            gate = int(layer.gate[channel])
+            part = _stream(_score_header(layer, gate), config, scores[gate], first,
+                           score_weights[gate])
+        else:
+            job = jobs[channel]
+            part = _stream(_header(layer, channel, job), config, job, first, weights[channel])
+        found[channel, score] = part
+    return found
+
+
+def _header(layer: QuantizedLayer, channel: int, job: Job) -> dict[str, int]:
+    """Fields of an output channel's header, but those of its blocks."""
+    threshold, gated = 0, Gated.NONE
+    if layer.gate is not None:
+        gated = Gated.SHARED
+    elif layer.threshold is not None:
+        threshold, gated = int(layer.threshold[channel]), Gated.OWN
     factor = 0
     if job.operand is not None and layer.mult_residual is not None:
         factor = int(layer.mult_residual[channel]) >> RESIDUAL_SHIFT
-    header = layout.pack({
-        "threshold": threshold, "shift": int(layer.shift[channel]), "gated": layer.gated,
+    return {
+        "threshold": threshold, "shift": int(layer.shift[channel]), "gated": gated,
         "bias_closed": int(layer.bias[channel, 0]), "bias_open": int(layer.bias[channel, 1]),
         "mult_closed": int(layer.mult[channel, 0]), "mult_open": int(layer.mult[channel, 1]),
-        "mult_residual": factor,
-        "base_blocks": len(job.base), "cond_blocks": len(job.conditional),
+        "mult_residual": factor}
+
+
+def _score_header(layer: QuantizedLayer, gate: int) -> dict[str, int]:
+    """The same of a score."""
+    assert layer.threshold is not None
+    return {"threshold": int(layer.threshold[gate]), "gated": Gated.SCORE}
+
+
+def _stream(fields: Mapping[str, int], config: AcceleratorConfig, job: Job, first: int,
+            weights: NDArray[np.int8]) -> tuple[bytes, bytes]:
+    """Bytes of a job in whole beats: header and base blocks, and conditional blocks.
+
+    ``weights`` are the job's of :func:`_blocks`.
+    """
+    header = header_layout(config).pack({
+        **fields, "base_blocks": len(job.base), "cond_blocks": len(job.conditional),
         "base_bitmap": sum(1 << n for n in set(job.base)),
         "cond_bitmap": sum(1 << n for n in set(job.conditional))})
     per_group = weights.shape[1]
@@ -165,17 +255,17 @@ def _stream(layer: QuantizedLayer, config: AcceleratorConfig, layout: Layout, ch
     return header + run(job.base[:first]) + run(job.base, first), run(job.conditional)
 
 
-def _blocks(layer: QuantizedLayer, config: AcceleratorConfig) -> NDArray[np.int8]:
+def _blocks(weight: NDArray[np.int8], config: AcceleratorConfig) -> NDArray[np.int8]:
     """Weight blocks (Co, groups, blocks of a group, 9R): three rows and columns of a kernel by tap
     and channel, or nine channel groups of a 1x1 kernel."""
-    size, (out_channels, channels, kernel, _) = config.channels, layer.weight.shape
+    size, (out_channels, channels, kernel, _) = config.channels, weight.shape
     if kernel == 1:
         width = TAPS * size
         padded = np.zeros((out_channels, _ceil(channels, width) * width), np.int8)
-        padded[:, :channels] = layer.weight[:, :, 0, 0]
+        padded[:, :channels] = weight[:, :, 0, 0]
         return padded.reshape(out_channels, -1, 1, width)
     edge, groups = kernel_blocks(kernel), _ceil(channels, size)
     taps = np.zeros((out_channels, groups * size, 3 * edge, 3 * edge), np.int8)
-    taps[:, :channels, :kernel, :kernel] = layer.weight
+    taps[:, :channels, :kernel, :kernel] = weight
     split = taps.reshape(out_channels, groups, size, edge, 3, edge, 3)
     return split.transpose(0, 1, 3, 5, 4, 6, 2).reshape(out_channels, groups, edge**2, TAPS * size)

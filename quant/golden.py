@@ -131,11 +131,17 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig 
     Activations
     """
     assert x.dtype == np.int8 and x.shape[1:] == layer.in_shape, (x.dtype, x.shape)
-    psum = _psum(layer, x, layer.weight)
+    psum, score = _psum(layer, x, layer.weight), None
     decision = np.ones(psum.shape, bool)
     if layer.threshold is not None:
         base = base_psum(layer, x)
-        decision = close_idle(decide(base, layer.threshold[:, None, None]), layer.limit)
+        if layer.gate is not None:
+            assert layer.score is not None
+            score = _psum(layer, x, layer.score)
+            decision = close_idle(decide(score, layer.threshold[:, None, None]), layer.limit)
+            decision = decision[:, layer.gate]
+        else:
+            decision = close_idle(decide(base, layer.threshold[:, None, None]), layer.limit)
         psum = np.where(decision, psum, base)
     bias, mult = (np.where(decision, values[:, 1, None, None], values[:, 0, None, None])
                   for values in (layer.bias, layer.mult))
@@ -146,7 +152,7 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig 
         added, factor = residual_operand(layer, residual), layer.mult_residual[:, None, None]
     output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high, added, factor,
                         layer.relu_first).astype(np.int8)
-    return Activations(max_pool(output, layer.pool), psum, decision)
+    return Activations(max_pool(output, layer.pool), psum, decision, score)
 
 
 def _psum(layer: QuantizedLayer, x: NDArray[np.int8],

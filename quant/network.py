@@ -102,6 +102,14 @@ class QuantizedLayer:
     residual_offset: int = 0
     relu_first: bool = False
     limit: int = 0
+    score: NDArray[np.int8] | None = None
+    gate: NDArray[np.int64] | None = None
+
+    @cached_property
+    def score_base(self) -> NDArray[np.bool_]:
+        """Inputs (gates, Ci) that each score reads."""
+        assert self.score is not None and self.gate is not None
+        return np.stack([self.base[self.gate == g].any(axis=0) for g in range(len(self.score))])
 
     @property
     def gated(self) -> bool:
@@ -161,6 +169,7 @@ class Activations:
     output: NDArray[np.int8]
     psum: NDArray[np.int64]
     decision: NDArray[np.bool_]
+    score: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -301,7 +310,8 @@ class QuantizedNetwork:
     def force_open(self) -> "QuantizedNetwork":
         """The dense network: no gates, the same weights, the parameters of open pixels."""
         return replace(self, layers=tuple(
-            replace(layer, threshold=None, base=np.ones_like(layer.base), limit=0)
+            replace(layer, threshold=None, base=np.ones_like(layer.base), limit=0,
+                    score=None, gate=None)
             for layer in self.layers))
 
 

@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
-from hwgate.layouts import header_layout
+from hwgate.layouts import Gated, header_layout
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import descriptor_struct, header_struct, place_layout
 from hwgate.rtl.tiles import TileCounter
@@ -43,11 +43,11 @@ def run_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 def job_layout(config: AcceleratorConfig) -> data.StructLayout:
     """A job: its header, place in the layer (the last one of its tile, of the lane's jobs), place
-    of its tile in the round, and first word in the output column; ``kept`` is that of its base
-    weights."""
+    of its tile in the round, task list, and first word in the output column; ``kept`` is that of
+    its base weights. A score has the channel of the job that follows it."""
     return data.StructLayout({
         "header": header_struct(config), "channel": 16, "tile": 16, "place": place_layout(),
-        "tile_last": 1, "last": 1,
+        "tile_last": 1, "last": 1, "tasks": 1,
         "column": (config.buffers.output_words - 1).bit_length(),
         "conditional": config.bus.address_bits, **kept_member(config)})
 
@@ -116,7 +116,8 @@ class BlockFetch(wiring.Component):
 
 
 class JobFetch(wiring.Component):
-    """Goes through a lane's jobs, channels ``lane``, ``lane + lanes`` ... of each tile in turn.
+    """Goes through a lane's jobs, channels ``lane``, ``lane + lanes`` ... of each tile in turn,
+    and the scores that stand before some of them.
 
     Asks for header and base blocks of the next job as soon as fewer than :data:`JOBS_ALIVE` are
     alive, and stores its header in the slots in turn.
@@ -168,8 +169,12 @@ class JobFetch(wiring.Component):
         m.d.sync += alive.eq(alive + claim - self.done)
         m.submodules.counter = counter = TileCounter()
         m.d.comb += [counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles)]
-        tile_last = Signal()
-        m.d.comb += tile_last.eq(job.channel + lanes >= layer.out_channels)
+        # A score has no channel of its own. The jobs that follow it have its task list.
+        kind, score, tasks = self.header.gated, Signal(), Signal()
+        last_channel, own_tasks, tile_last = Signal(), Signal(), Signal()
+        m.d.comb += [last_channel.eq(job.channel + lanes >= layer.out_channels),
+                     tile_last.eq(last_channel & (kind != Gated.SCORE)),
+                     own_tasks.eq(tasks ^ (kind != Gated.SHARED))]
         m.d.sync += self.fresh.eq(self.fresh & ~self.take)
         if self.config.buffers.weight_bytes:
             kept = self.o.payload.kept
@@ -181,7 +186,7 @@ class JobFetch(wiring.Component):
             with m.State("Idle"):
                 with m.If(self.start):
                     m.d.sync += [job.channel.eq(lane), job.column.eq(0),
-                                 address.eq(first), slot.eq(0), self.fresh.eq(0)]
+                                 address.eq(first), slot.eq(0), self.fresh.eq(0), tasks.eq(1)]
                     with m.If(layer.out_channels > lane):
                         m.d.sync += self.finished.eq(0)
                         m.next = "Claim"
@@ -198,7 +203,8 @@ class JobFetch(wiring.Component):
                     m.d.sync += [
                         target.eq(job), target.header.eq(self.header),
                         target.tile.eq(counter.tile), target.place.eq(counter.place),
-                        target.tile_last.eq(tile_last),
+                        score.eq(kind == Gated.SCORE), tasks.eq(own_tasks),
+                        target.tasks.eq(own_tasks), target.tile_last.eq(tile_last),
                         target.last.eq(tile_last & (counter.tile == layer.tiles - 1)),
                         target.conditional.eq(address + layer.cond_offset),
                         self.fresh.bit_select(slot, 1).eq(1), slot.eq(slot + 1),
@@ -212,10 +218,11 @@ class JobFetch(wiring.Component):
                     self.o.payload.address.eq(address + layer.first_beats * self.config.bus.bytes)]
                 with m.If((rest == 0) | self.o.ready):
                     m.next = "Claim"
-                    with m.If(~tile_last):
-                        m.d.sync += [job.channel.eq(job.channel + lanes),
-                                     job.column.eq(job.column + layer.slot_words),
-                                     address.eq(address + layer.job_stride * lanes)]
+                    with m.If(score | ~last_channel):
+                        m.d.sync += address.eq(address + layer.job_stride * lanes)
+                        with m.If(~score):
+                            m.d.sync += [job.channel.eq(job.channel + lanes),
+                                         job.column.eq(job.column + layer.slot_words)]
                     with m.Else():
                         m.d.comb += counter.next.eq(1)
                         m.d.sync += [job.channel.eq(lane), job.column.eq(0), address.eq(first)]

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS
+from hwgate.layouts import Gated
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.pixels import PixelCounter
 from hwgate.rtl.structs import (
@@ -52,7 +53,8 @@ class Issue(wiring.Component):
     The base passes of a job come before the conditional passes of the one before it, so that the
     gate decides, and conditional weights come, while the lane works. Only the last job of a lane
     has nothing to put between: its first conditional pass reads the task list while the gate still
-    writes it. Base passes follow the loader, row by row.
+    writes it. Base passes follow the loader, row by row. A score has no conditional passes; those
+    of the jobs that follow read its list.
 
     Parameters
     ----------
@@ -71,9 +73,9 @@ class Issue(wiring.Component):
     base, cond : In(stream)
         Passes whose weights have arrived.
     task_counts, task_valid, task, task_position, task_clear, task_rewind, task_next
-        The task lists; ``context`` is that of the pass that starts.
+        The task lists; ``task_list`` is that of the pass that starts.
     drained : In
-        One bit per context: its gate pass has made all its decisions.
+        One bit per task list: its gate pass has made all its decisions.
     o, pixel, block, half : Out
         A window's tag, position, pass and half of the window memory.
     activity : Out
@@ -90,7 +92,7 @@ class Issue(wiring.Component):
             "take": Out(JOBS_ALIVE), "no_more": In(1), "progress": In(progress_layout()),
             "base": In(passes), "cond": In(passes),
             "task_counts": In(data.ArrayLayout(count, CONTEXTS)), "task_valid": In(1),
-            "task": In(pixel_layout(config)), "context": Out(range(CONTEXTS)),
+            "task": In(pixel_layout(config)), "task_list": Out(range(CONTEXTS)),
             "task_position": In(count), "task_clear": Out(1), "task_rewind": Out(1),
             "task_next": Out(1), "drained": In(CONTEXTS),
             "o": Out(tag_layout(config)), "pixel": Out(pixel_layout(config)),
@@ -106,14 +108,13 @@ class Issue(wiring.Component):
         running, begun, tag = Signal(), Signal(), Signal(tag_layout(self.config))
         block, tile, place = Signal.like(self.block), Signal(16), Signal(place_layout())
         issue_base, issue_cond, last, end = Signal(), Signal(), Signal(), Signal()
-        listed, drained = Signal.like(self.task_position), Signal()
+        listed, drained, reads = Signal.like(self.task_position), Signal(), Signal()
         needed, whole, rows = Signal(17), Signal(), Signal()
         m.d.comb += [
             whole.eq(_passed(progress.loaded_tile, progress.loaded_plane, tile, block.plane)),
             rows.eq(whole | (progress.loaded_tile == tile) & (progress.loaded_plane == block.plane)
                     & (progress.loaded_words >= needed)),
-            listed.eq(self.task_counts[tag.slot % CONTEXTS]),
-            drained.eq(self.drained.bit_select(tag.slot % CONTEXTS, 1)),
+            listed.eq(self.task_counts[reads]), drained.eq(self.drained.bit_select(reads, 1)),
             issue_base.eq(running & ~tag.cond & rows),
             issue_cond.eq(running & tag.cond & self.task_valid),
             last.eq(Mux(tag.cond, drained & (self.task_position == listed - 1), raster.last)),
@@ -134,7 +135,9 @@ class Issue(wiring.Component):
         fore, back = Signal(range(JOBS_ALIVE)), Signal(range(JOBS_ALIVE))
         cond, index, all_begun = Signal(), Signal(16), Signal()
         slot, waiting = Signal.like(fore), Signal(range(CONTEXTS + 1))
-        job = Signal(job_layout(self.config))
+        job, score = Signal(job_layout(self.config)), Signal()
+        # Of the jobs that wait, which may have ended, and left their slots to others.
+        lists, scores = Signal(CONTEXTS), Signal(CONTEXTS)
         head = Mux(cond, self.cond.payload.as_value(), self.base.payload.as_value())
         head = pass_layout(self.config)(head)
         weights, windows, output, tasks = Signal(), Signal(), Signal(), Signal()
@@ -143,9 +146,11 @@ class Issue(wiring.Component):
         m.d.comb += [
             slot.eq(Mux(cond, back, fore)), job.eq(self.jobs[slot]),
             early.eq(of_tile(layer, "early_words", job.place)),
-            self.context.eq(slot % CONTEXTS),
+            self.task_list.eq(Mux(cond, lists.bit_select(back % CONTEXTS, 1), job.tasks)),
+            score.eq(Mux(cond, scores.bit_select(back % CONTEXTS, 1),
+                         job.header.gated == Gated.SCORE)),
             final.eq(index + 1 == Mux(cond, job.header.cond_blocks, job.header.base_blocks)),
-            gate.eq(final & ~cond & job.header.gated[0]),
+            gate.eq(final & ~cond & (job.header.gated != Gated.NONE)),
             # The last base pass is the first one that may make outputs.
             group.eq((job.channel >> (self.config.channels - 1).bit_length()) - layer.res_group),
             operand.eq(cond | ~final | (job.header.mult_residual == 0) | _passed(
@@ -158,8 +163,8 @@ class Issue(wiring.Component):
                 & (progress.loaded_plane == head.plane)
                 & (progress.loaded_words >= early))),
             output.eq((index != 0) | cond | (job.tile < progress.stored_tile + 2)),
-            tasks.eq(~cond | (index != 0) | (self.task_counts[self.context] != 0)),
-            decided.eq(self.drained.bit_select(self.context, 1))]
+            tasks.eq(~cond | (index != 0) | ~score & (self.task_counts[self.task_list] != 0)),
+            decided.eq(score | self.drained.bit_select(self.task_list, 1))]
         go, skip, free = Signal(), Signal(), Signal()
         m.d.comb += [
             free.eq(~running | end),
@@ -167,10 +172,11 @@ class Issue(wiring.Component):
             self.base.ready.eq(go & ~cond), self.cond.ready.eq(go & cond)]
         with m.If(go):
             m.d.comb += [raster.restart.eq(~cond), self.task_rewind.eq(cond),
-                         self.task_clear.eq(gate),
+                         self.task_clear.eq(gate & (job.header.gated != Gated.SHARED)),
                          self.take.eq((~cond & (index == 0)) << slot)]
             m.d.sync += [
                 running.eq(1), begun.eq(0), block.eq(head), tile.eq(job.tile), place.eq(job.place),
+                reads.eq(self.task_list),
                 needed.eq(early),
                 tag.cond.eq(cond), tag.slot.eq(slot), tag.init.eq(~cond & (index == 0)),
                 tag.gate.eq(gate), tag.emit.eq(final & ~gate),
@@ -181,6 +187,8 @@ class Issue(wiring.Component):
             with m.If(issue_base | issue_cond):
                 m.d.sync += begun.eq(1)
         with m.If(go & final & ~cond):
+            m.d.sync += [lists.bit_select(fore % CONTEXTS, 1).eq(job.tasks),
+                         scores.bit_select(fore % CONTEXTS, 1).eq(score)]
             m.d.sync += [fore.eq(fore + 1), all_begun.eq(job.last), waiting.eq(waiting + gate),
                          cond.eq(gate & ((waiting == CONTEXTS - 1) | job.last))]
         with m.Elif(go & final | skip):

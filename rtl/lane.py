@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.config import AcceleratorConfig
 from hwgate.counters import LANE_COUNTERS
+from hwgate.layouts import Gated
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.dot import DotProduct, dot_latency
 from hwgate.rtl.fetch import BlockFetch, JobFetch, kept_jobs, kept_member, run_layout
@@ -31,6 +32,9 @@ from hwgate.rtl.weights import WeightQueue
 from hwgate.rtl.window import WINDOW_LATENCY, WindowMemory
 
 __all__ = ["Lane", "decision_latency", "lane_signature"]
+
+#: Kinds of jobs whose last base pass does not take every pixel as open.
+_DECIDED = (Gated.OWN, Gated.SCORE, Gated.SHARED)
 
 
 def decision_latency(config: AcceleratorConfig) -> int:
@@ -131,26 +135,30 @@ class Lane(wiring.Component):
             base_queue.bitmap.eq(self.job_header.base_bitmap)]
 
         # Issue.
-        drained = Signal(CONTEXTS)
+        drained = Signal(CONTEXTS)  # of each task list
         m.d.comb += [
             issue.start.eq(self.start), issue.layer.eq(layer), issue.jobs.eq(fetch.jobs),
             issue.fresh.eq(fetch.fresh), fetch.take.eq(issue.take),
             issue.no_more.eq(fetch.finished), issue.progress.eq(self.progress),
             issue.task_counts.eq(tasks.count), issue.task_valid.eq(tasks.valid),
             issue.task.eq(tasks.o), issue.task_position.eq(tasks.position),
-            tasks.clear.eq(issue.task_clear), tasks.clear_context.eq(issue.context),
-            tasks.rewind.eq(issue.task_rewind), tasks.context.eq(issue.context),
+            tasks.clear.eq(issue.task_clear), tasks.clear_list.eq(issue.task_list),
+            tasks.rewind.eq(issue.task_rewind), tasks.list.eq(issue.task_list),
             tasks.next.eq(issue.task_next), issue.drained.eq(drained),
             self.activity.eq(issue.activity)]
 
         tag, psum, opened = self._datapath(m, issue, base_queue, cond_queue, fetch.jobs)
-        job = fetch.jobs[tag.slot]
-        context = tag.slot % CONTEXTS
+        job, listed = fetch.jobs[tag.slot], Signal.like(tasks.count[0])
+        own, score, shared = (Signal(name=kind.name.lower()) for kind in _DECIDED)
         deciding, emit, decision = Signal(), Signal(), Signal()
         # Pixels of an image with few open gates so far are emitted as closed: a conditional pass
-        # emits them again, if the image opens more.
-        m.d.comb += [deciding.eq(tag.valid & tag.gate), decision.eq(opened & ~tag.gate),
-                     emit.eq(tag.valid & (tag.emit | tag.gate & ~tasks.counted))]
+        # emits them again, if the image opens more. So are all pixels of a job after its score.
+        m.d.comb += [
+            *(one.eq(tag.gate & (job.header.gated == kind))
+              for kind, one in zip(_DECIDED, (own, score, shared), strict=True)),
+            listed.eq(tasks.count[job.tasks]), decision.eq(opened & ~tag.gate),
+            deciding.eq(tag.valid & (own | score)),
+            emit.eq(tag.valid & (tag.emit | shared | own & ~tasks.counted))]
 
         # Decisions come in raster order, so a second counter knows their positions.
         m.submodules.raster = raster = PixelCounter(config)
@@ -161,26 +169,27 @@ class Lane(wiring.Component):
             raster.width.eq(layer.out_width),
             raster.count.eq(of_tile(layer, "out_pixels", job.place)),
             raster.image_words.eq(layer.image_words),
-            tasks.append.eq(deciding & opened), tasks.append_context.eq(context),
+            tasks.append.eq(deciding & opened), tasks.append_list.eq(job.tasks),
             tasks.pixel.eq(raster.o), tasks.limit.eq(layer.gate_limit),
             tasks.image_last.eq(deciding & raster.image_last)]
         with m.If(deciding & tag.last):
-            m.d.sync += drained.bit_select(context, 1).eq(1)
+            m.d.sync += drained.bit_select(job.tasks, 1).eq(1)
         with m.If(issue.task_clear):
-            m.d.sync += drained.bit_select(issue.context, 1).eq(0)
+            m.d.sync += drained.bit_select(issue.task_list, 1).eq(0)
 
-        # The first task of a job asks for its conditional weights; it waits while those of the job
-        # before are still being asked for.
-        first, waits, waiting = Signal(), Signal(), Signal(run_layout(config))
+        # The first task of a job asks for its conditional weights, or, if its score has left any,
+        # its first window; they wait while those of the job before are still being asked for.
+        asking, first, waits, waiting = Signal(), Signal(), Signal(), Signal(run_layout(config))
+        follows = tag.init & tag.swap & (job.header.gated == Gated.SHARED)
         m.d.comb += [
-            first.eq(tasks.counted & (tasks.count[context] == 0)),
+            asking.eq(tag.valid & (own & (listed == 0) | follows)),
+            first.eq(asking & (tasks.counted | (listed != 0))),
             cond_fetch.i.valid.eq(first | waits),
             cond_fetch.i.payload.address.eq(Mux(waits, waiting.address, job.conditional)),
             cond_fetch.i.payload.blocks.eq(Mux(waits, waiting.blocks, job.header.cond_blocks)),
             cond_queue.load.eq(first), cond_queue.bitmap.eq(job.header.cond_bitmap)]
         if config.buffers.weight_bytes:
-            kept, undecided = cond_fetch.i.payload.kept, deciding & (tasks.count[context] == 0)
-            there = self._asked(m, job, undecided, tasks.counted)
+            kept, there = cond_fetch.i.payload.kept, self._asked(m, job, asking, first)
             m.d.comb += [
                 self.base_kept.eq(base_fetch.kept), self.cond_kept.eq(cond_fetch.kept),
                 kept.keep.eq(Mux(waits, waiting.kept.keep, job.kept.keep)),
@@ -190,19 +199,26 @@ class Lane(wiring.Component):
         with m.Elif(first):
             m.d.sync += [waits.eq(1), waiting.eq(cond_fetch.i.payload)]
 
-        # Outputs: counting those that are final ends the job. Jobs retire in their order, though a
-        # job without conditional path can end before the one that it overtook.
-        emitted, final, total = Signal(data.ArrayLayout(16, CONTEXTS)), Signal(), Signal(17)
-        m.d.comb += [final.eq(tag.valid & (tag.emit | tag.gate & ~opened)),
-                     total.eq(emitted[context] + final + tasks.dropped)]
+        # Outputs: counting those that are final ends the job, and its last decision a score. Jobs
+        # retire in their order, though a job without conditional path can end before the one that
+        # it overtook. Of a job after its score, all pixels without a task count as one.
+        emitted, final, total = Signal(data.ArrayLayout(16, CONTEXTS)), Signal(17), Signal(17)
+        context, outputs = tag.slot % CONTEXTS, of_tile(layer, "job_outputs", job.place)
+        with m.If(own):
+            m.d.comb += final.eq(~opened + tasks.dropped)
+        with m.Elif(shared):
+            m.d.comb += final.eq(Mux(tag.last, outputs - listed, 0))
+        with m.Else():
+            m.d.comb += final.eq(tag.emit)
+        m.d.comb += total.eq(emitted[context] + final)
         ended, retire = Signal(CONTEXTS), Signal()
         oldest = Signal.like(tag.slot)
         m.d.comb += retire.eq(ended.bit_select(oldest % CONTEXTS, 1))
         with m.If(retire):
             m.d.sync += [oldest.eq(oldest + 1), ended.bit_select(oldest % CONTEXTS, 1).eq(0)]
         # The next job of a context may end in the cycle in which this one retires.
-        with m.If(final | (tasks.dropped != 0)):
-            with m.If(total == of_tile(layer, "job_outputs", job.place)):
+        with m.If(tag.valid):
+            with m.If((total == outputs) | score & tag.last):
                 m.d.sync += [emitted[context].eq(0), ended.bit_select(context, 1).eq(1)]
             with m.Else():
                 m.d.sync += emitted[context].eq(total)
@@ -216,22 +232,24 @@ class Lane(wiring.Component):
             requantize.shift.eq(job.header.shift),
             requantize.mult_residual.eq(job.header.mult_residual),
             requantize.relu_first.eq(layer.relu_first[0]),
-            self.event.valid.eq(emit), self.event.channel.eq(job.channel),
+            self.event.valid.eq(emit | tag.valid & score), self.event.score.eq(score),
+            self.event.channel.eq(job.channel),
             self.event.tile.eq(job.tile), self.event.pixel.eq(tag.index),
-            self.event.psum.eq(psum), self.event.decision.eq(decision)]
+            self.event.psum.eq(psum), self.event.decision.eq(Mux(score, opened, decision))]
         self._column(m, tag, job, emit, requantize)
-        finish = delay(m, Cat(retire, fetch.jobs[oldest].tile_last), REQUANTIZE_LATENCY - 1,
-                       name="finish")
+        leaves = fetch.jobs[oldest]
+        finish = delay(m, Cat(retire, leaves.tile_last, leaves.header.gated != Gated.SCORE),
+                       REQUANTIZE_LATENCY - 1, name="finish")
         m.d.comb += [done.eq(finish[0]), self.status.absent.eq(layer.out_channels <= self.lane)]
         with m.If(self.start):
             m.d.sync += [self.status.tile.eq(0), self.status.jobs.eq(0)]
-        with m.Elif(done):
+        with m.Elif(done & finish[2]):
             m.d.sync += self.status.jobs.eq(self.status.jobs + 1)
             with m.If(finish[1]):
                 m.d.sync += [self.status.tile.eq(self.status.tile + 1), self.status.jobs.eq(0)]
         return m
 
-    def _asked(self, m, job, undecided, asks):
+    def _asked(self, m, job, asking, asks):
         """Whether a job's conditional weights are in the weight memory: they are if the job of the
         same channel has asked for them in an earlier tile that found or brought the base weights.
 
@@ -243,7 +261,7 @@ class Lane(wiring.Component):
         m.d.comb += [
             write.addr.eq(job.channel >> (self.config.lanes - 1).bit_length()),
             read.addr.eq(write.addr), write.data.eq(asks),
-            write.en.eq(undecided & job.kept.keep & (asks | ~job.kept.there))]
+            write.en.eq(asking & job.kept.keep & (asks | ~job.kept.there))]
         return job.kept.there & read.data
 
     def _datapath(self, m, issue, base_queue, cond_queue, jobs):

@@ -97,9 +97,10 @@ def status_layout() -> data.StructLayout:
 
 
 def event_layout() -> data.StructLayout:
-    """Monitor event of one requantized output; the same for every configuration."""
+    """Monitor event of one requantized output, or of one pixel of a score, which has the channel
+    of the job behind it; the same for every configuration."""
     return data.StructLayout({"valid": 1, "channel": 16, "tile": 16, "pixel": 16,
-                              "psum": signed(32), "decision": 1})
+                              "psum": signed(32), "decision": 1, "score": 1})
 
 
 def delay(m: Module, value, cycles: int, *, name: str):

@@ -14,8 +14,8 @@ TASK_LATENCY = 2
 
 
 class TaskList(wiring.Component):
-    """Open pixels in the order of their decisions, read once per conditional pass; one list per
-    context, since a lane decides on the next job before the conditional passes of this one.
+    """Open pixels in the order of their decisions, read once per conditional pass; two lists, since
+    a lane decides on the next job, or slice, before the conditional passes of this one.
 
     A pixel may be read while others are still appended. One append and one read per cycle.
 
@@ -28,9 +28,9 @@ class TaskList(wiring.Component):
 
     Members
     -------
-    clear, clear_context : In
+    clear, clear_list : In
         Empty a list; not together with an ``append`` to it.
-    append, append_context, pixel : In
+    append, append_list, pixel : In
         Put a pixel at the end of a list.
     limit : In
         Stable.
@@ -42,7 +42,7 @@ class TaskList(wiring.Component):
         Pixels that leave the list, the one appended in this cycle among them.
     count : Out
         Pixels in each list that count, without one appended in this cycle.
-    rewind, context : In
+    rewind, list : In
         The first pixel of this list comes next; wins over ``next``.
     next : In
         Take the pixel at the output.
@@ -57,12 +57,12 @@ class TaskList(wiring.Component):
         self.config = config
         index = (config.buffers.pixels - 1).bit_length() + 1
         super().__init__({
-            "clear": In(1), "clear_context": In(range(CONTEXTS)),
-            "append": In(1), "append_context": In(range(CONTEXTS)),
+            "clear": In(1), "clear_list": In(range(CONTEXTS)),
+            "append": In(1), "append_list": In(range(CONTEXTS)),
             "pixel": In(pixel_layout(config)), "limit": In(16), "image_last": In(1),
             "counted": Out(1), "dropped": Out(index),
             "count": Out(data.ArrayLayout(index, CONTEXTS)),
-            "rewind": In(1), "context": In(range(CONTEXTS)), "next": In(1), "valid": Out(1),
+            "rewind": In(1), "list": In(range(CONTEXTS)), "next": In(1), "valid": Out(1),
             "o": Out(pixel_layout(config)), "position": Out(index)})
 
     def elaborate(self, platform):
@@ -73,10 +73,10 @@ class TaskList(wiring.Component):
         # The image that is appended to: its pixels that do not count yet, and whether more of them
         # than the limit have come.
         held, listed, enough = Signal.like(self.position), Signal.like(self.position), Signal()
-        count, bits = self.count[self.append_context], len(self.position) - 1
+        count, bits = self.count[self.append_list], len(self.position) - 1
         end = (count + held)[:bits]
         m.d.comb += [write.en.eq(self.append), write.data.eq(self.pixel),
-                     write.addr.eq(Cat(end, self.append_context)),
+                     write.addr.eq(Cat(end, self.append_list)),
                      listed.eq(held + self.append),
                      self.counted.eq(self.append & (enough | (held == self.limit))),
                      self.dropped.eq(Mux(self.image_last & ~self.counted, listed, 0))]
@@ -85,15 +85,15 @@ class TaskList(wiring.Component):
         with m.If(self.counted):
             m.d.sync += count.eq(count + listed)
         with m.If(self.clear):
-            m.d.sync += self.count[self.clear_context].eq(0)
+            m.d.sync += self.count[self.clear_list].eq(0)
 
-        ahead, reading, context = Signal.like(self.position), Signal(1), Signal(1)
+        ahead, reading, place = Signal.like(self.position), Signal(1), Signal(1)
         m.d.comb += [
             ahead.eq(Mux(self.rewind, 0, self.position + self.next)),
-            reading.eq(Mux(self.rewind, self.context, context)),
+            reading.eq(Mux(self.rewind, self.list, place)),
             read.addr.eq(Cat(ahead[:bits], reading)), read.en.eq(1), self.o.eq(read.data)]
         m.d.sync += [
-            context.eq(reading), self.position.eq(ahead),
+            place.eq(reading), self.position.eq(ahead),
             self.valid.eq((ahead < self.count[reading])
-                          & ~(self.clear & (self.clear_context == reading)))]
+                          & ~(self.clear & (self.clear_list == reading)))]
         return m

@@ -9,7 +9,7 @@ module harness #(
     parameter int ADDRESS_BITS = 32,
     parameter int LANES = 4,
     parameter int COUNTERS = 38,
-    parameter int EVENT_BITS = 82
+    parameter int EVENT_BITS = 83
 );
   localparam int STROBES = DATA_BITS / 8;
 
@@ -29,7 +29,7 @@ module harness #(
       output bit fault);
   import "DPI-C" function void hwgate_event(
       input int unsigned lane, input int unsigned channel, input int unsigned tile,
-      input int unsigned pixel, input int psum, input bit decision);
+      input int unsigned pixel, input int psum, input bit decision, input bit score);
   import "DPI-C" function void hwgate_chip_write(input int unsigned address, input bit [127:0] data);
   import "DPI-C" function void hwgate_layer_done(input bit [32*COUNTERS-1:0] counters);
 
@@ -133,7 +133,8 @@ module harness #(
     fault <= n_fault;
   end
 
-  // Events of a lane, from bit 0: valid 1, channel 16, tile 16, pixel 16, psum 32, decision 1.
+  // Events of a lane, from bit 0: valid 1, channel 16, tile 16, pixel 16, psum 32, decision 1,
+  // score 1.
   // The names are for waveforms (sim/layout.py).
   for (genvar lane = 0; lane < LANES; lane++) begin : g_lane
     wire [EVENT_BITS-1:0] record = events[EVENT_BITS*lane +: EVENT_BITS];
@@ -143,9 +144,10 @@ module harness #(
     wire [15:0] pixel = record[48:33];
     wire signed [31:0] psum = record[80:49];
     wire decision = record[81];
+    wire score = record[82];
     always @(posedge clk)
       if (valid && !reset)
-        hwgate_event(lane, 32'(channel), 32'(tile), 32'(pixel), psum, decision);
+        hwgate_event(lane, 32'(channel), 32'(tile), 32'(pixel), psum, decision, score);
   end
 
   always @(posedge clk) begin

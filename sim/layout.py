@@ -25,7 +25,8 @@ __all__ = ["Group", "Wave", "groups", "gtkwave", "surfer", "write_layouts"]
 _TOP = "harness.dut"
 
 #: Fields of the monitor's events, which the harness names; psums are signed.
-_EVENT = {"valid": 1, "channel": 16, "tile": 16, "pixel": 16, "psum": 32, "decision": 1}
+_EVENT = {"valid": 1, "channel": 16, "tile": 16, "pixel": 16, "psum": 32, "decision": 1,
+          "score": 1}
 
 #: Blocks of a lane that are shown: name of their Verilog module within the lane, and members.
 _BLOCKS = {

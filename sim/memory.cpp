@@ -29,7 +29,8 @@ struct Burst {
 };
 
 struct Event {
-    uint16_t layer, lane, channel, tile, pixel, decision;
+    uint16_t layer, lane, channel, tile, pixel;
+    uint8_t decision, score;
     int32_t psum;
 };
 static_assert(sizeof(Event) == 16, "hwgate.sim.records.EVENT has the same layout");
@@ -131,9 +132,9 @@ const char* hwgate_fault() { return fault.c_str(); }
 // The harness's side.
 
 void hwgate_event(uint32_t lane, uint32_t channel, uint32_t tile, uint32_t pixel, int32_t psum,
-                  svBit decision) {
+                  svBit decision, svBit score) {
     events.push_back({layer, uint16_t(lane), uint16_t(channel), uint16_t(tile), uint16_t(pixel),
-                      uint16_t(decision), psum});
+                      uint8_t(decision), uint8_t(score), psum});
 }
 
 void hwgate_chip_write(uint32_t address, const svBitVecVal* data) {

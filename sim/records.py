@@ -12,9 +12,10 @@ from hwgate.driver import Status
 
 __all__ = ["CHIP_WRITE", "EVENT", "Faults", "Job", "NO_FAULTS", "Outcome", "Start"]
 
-#: One output before pooling, as the monitor records it; ``layer`` counts from 0.
+#: One output before pooling, or one pixel of a score, as the monitor records it; ``layer`` counts
+#: from 0.
 EVENT = np.dtype([("layer", "<u2"), ("lane", "<u2"), ("channel", "<u2"), ("tile", "<u2"),
-                  ("pixel", "<u2"), ("decision", "<u2"), ("psum", "<i4")])
+                  ("pixel", "<u2"), ("decision", "u1"), ("score", "u1"), ("psum", "<i4")])
 
 #: One beat written to the on-chip map memory; a narrow bus fills the first bytes of ``data``.
 CHIP_WRITE = np.dtype([("layer", "<u4"), ("address", "<u4"), ("data", "u1", (16,))])
@@ -82,7 +83,8 @@ class Outcome:
     snapshots : uint32 (layers, counters)
         Counters at the end of each layer, in the same order.
     events : EVENT (n,)
-        One record per output before pooling, in the order of requantization.
+        One record per output before pooling, in the order of requantization, and per pixel of
+        each score.
     memory : uint8 (bytes,)
         After the run.
     chip : CHIP_WRITE (n,)

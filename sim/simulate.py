@@ -156,6 +156,7 @@ def _result(program: "Program", binding: "Binding", outcome: Outcome, count: int
     for index, (layer, step, row) in enumerate(zip(layers, binding.steps, steps, strict=True)):
         total = dict(zip(names, map(int, row), strict=True))
         seen = outcome.events[outcome.events["layer"] == index]
+        seen, scored = (seen[seen["score"] == kind] for kind in (0, 1))
         psum, decision = _scatter(_places(step, seen), seen, layer, count)
         output = np.asarray(binding.read_output(outcome.memory, index, outcome.chip))
         results.append(LayerResult(
@@ -164,7 +165,8 @@ def _result(program: "Program", binding: "Binding", outcome: Outcome, count: int
             bytes={stream: total[f"bytes_{stream}"] for stream in STREAMS},
             lanes=tuple({counter: total[f"lane{lane}_{counter}"] for counter in LANE_COUNTERS}
                         for lane in range(program.config.lanes)),
-            activations=Activations(output=output, psum=psum, decision=decision),
+            activations=Activations(output=output, psum=psum, decision=decision,
+                                    score=_scores(_places(step, scored), scored, layer, count)),
             gated=layer.gated))
     return RunResult(
         source="rtl", layers=tuple(results), end_cycles=end["cycles"],
@@ -211,21 +213,49 @@ def _places(step: "Step", events: NDArray[Any]) -> NDArray[np.int64]:
                      index - image * pitch + first[band]], axis=1)
 
 
-def _scatter(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLayer,
-             images: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Psums and decisions (N, Co, H, W) of a layer from its events at (image, channel, pixel).
-
-    With a limit, a closed output may come before the open one that takes its place.
-    """
+def _flat(where: NDArray[np.int64], layer: QuantizedLayer, images: int) -> NDArray[np.int64]:
+    """Places (image, channel, pixel) of a layer as numbers."""
     channels, height, width = layer.decision_shape
-    pixels = height * width
-    for field, limit, column in zip(_PLACE, (images, channels, pixels), where.T, strict=True):
+    shape = images, channels, height * width
+    for field, limit, column in zip(_PLACE, shape, where.T, strict=True):
         wrong = column[column >= limit]
         if wrong.size:
             raise EngineError(f"Layer {layer.name!r} must have events of {field} 0..{limit - 1}, "
                               f"but the monitor saw {field} {wrong[0]}")
-    place = (where[:, 0] * channels + where[:, 1]) * pixels + where[:, 2]
-    if layer.limit:
+    return np.asarray((where[:, 0] * channels + where[:, 1]) * shape[2] + where[:, 2])
+
+
+def _scores(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLayer,
+            images: int) -> NDArray[np.int64] | None:
+    """Psums (N, gates, H, W) of a layer's scores, of each from every lane that has computed it;
+    None if no gates are shared."""
+    _flat(where, layer, images)
+    if layer.gate is None:
+        if events.size:
+            raise EngineError(f"Layer {layer.name!r} must have no score, but the monitor saw one")
+        return None
+    _, height, width = layer.decision_shape
+    gates, pixels = int(layer.gate.max()) + 1, height * width
+    place = (where[:, 0] * gates + layer.gate[where[:, 1]]) * pixels + where[:, 2]
+    psum = np.zeros(images * gates * pixels, np.int64)
+    seen = np.zeros(psum.size, bool)
+    psum[place], seen[place] = events["psum"], True
+    if not seen.all() or (psum[place] != events["psum"]).any():
+        raise EngineError(f"Layer {layer.name!r} must compute every score, and the same in every "
+                          "lane")
+    return psum.reshape(images, gates, height, width)
+
+
+def _scatter(where: NDArray[np.int64], events: NDArray[Any], layer: QuantizedLayer,
+             images: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Psums and decisions (N, Co, H, W) of a layer from its events at (image, channel, pixel).
+
+    With a limit or shared gates, a closed output may come before the open one that takes its place.
+    """
+    channels, height, width = layer.decision_shape
+    pixels = height * width
+    place = _flat(where, layer, images)
+    if layer.limit or layer.gate is not None:
         newest, order = np.zeros(images * channels * pixels, np.int64), np.arange(len(place))
         newest[place] = order
         replaced = ((newest[place] != order) & (events["decision"] == 0)

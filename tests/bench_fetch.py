@@ -3,13 +3,13 @@
 import random
 from collections import deque
 from dataclasses import dataclass
-from itertools import chain, cycle
+from itertools import chain, cycle, pairwise
 
 import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from hwgate.config import TAPS, AcceleratorConfig
-from hwgate.layouts import header_layout
+from hwgate.layouts import Gated, header_layout
 from hwgate.quant.fetch import Request, lane_jobs, requests
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout, kept_member, run_layout
@@ -155,20 +155,25 @@ def random_layer(out_channels, tiles, first, round_tiles=1):
         "kept_channels": random.randrange(out_channels + 2)}
 
 
-async def play_jobs(dut, lane, layer, *, slow=0, stalls=(), longest=8):
-    """Run a layer; headers and the lane's progress come up to ``slow`` cycles late, and a job takes
-    up to ``longest`` more than these.
+async def play_jobs(dut, lane, layer, *, gate=None, slow=0, stalls=(), longest=8):
+    """Run a layer, whose channels may share gates; headers and the lane's progress come up to
+    ``slow`` cycles late, and a job takes up to ``longest`` more than these.
 
     Checks every cycle: the run on offer, the slots, ``fresh`` and ``finished``. Returns the most
     jobs alive, and the cycles in which a claim met the end of another job.
     """
-    jobs = lane_jobs(CONFIG, layer, lane)
+    jobs = lane_jobs(CONFIG, layer, lane, gate)
     first, beats = layer["first_blocks"], layer["first_beats"]
     headers = [random.getrandbits(header_struct(CONFIG).size) for _ in jobs]
     sizes = [random.choice([first, first + 1, LONGEST]) for _ in jobs]
     field = header_struct(CONFIG)["base_blocks"]
     headers = [bits & ~(0xFFFF << field.offset) | size << field.offset
                for bits, size in zip(headers, sizes, strict=True)]
+    gated = header_struct(CONFIG)["gated"]
+    kinds = [(Gated.SCORE if job.score else Gated.SHARED) if gate else
+             random.choice((Gated.NONE, Gated.OWN)) for job in jobs]
+    headers = [bits & ~(0xFF << gated.offset) | kind << gated.offset
+               for bits, kind in zip(headers, kinds, strict=True)]
     dut.jobs__lane.value = lane
     dut.jobs__layer.value = pack(descriptor_struct(), layer)
     waits = cycle(chain(stalls, [0]))
@@ -247,7 +252,8 @@ def check_slots(dut, jobs, headers, alive):
         assert found == kept | {
             "header": headers[number], "channel": job.channel, "tile": job.tile,
             "place": job.round_first | job.round_last << 1,
-            "tile_last": job.tile_last, "last": job.last, "conditional": job.conditional,
+            "tasks": job.tasks, "tile_last": job.tile_last, "last": job.last,
+            "conditional": job.conditional,
             "column": job.column % CONFIG.buffers.output_words}, f"job {number}"
 
 
@@ -265,6 +271,28 @@ async def every_lane_and_channel_count(dut):
                 empty += alive == 0
     assert most == JOBS_ALIVE
     assert empty or lanes == 1
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def scores_between_the_jobs(dut):
+    """One before each channel, before the first one only, and before some; a lane of one score
+    and one channel. They have neither a channel nor output words, and switch the task list."""
+    await begin(dut)
+    lanes, before = CONFIG.lanes, set()
+    for out_channels in sorted({1, lanes, lanes + 1, 4 * lanes - 1}):
+        for kind in ("each", "one", "some"):
+            gate = [n if kind == "each" else kind == "some" and n // lanes // 2 + n % 2
+                    for n in range(out_channels)]
+            for lane in sorted({0, min(lanes, out_channels) - 1}):
+                for tiles in (1, 3):
+                    layer = random_layer(out_channels, tiles, random.randint(1, MOST))
+                    await play_jobs(dut, lane, layer, gate=gate, slow=random.choice((0, 9)),
+                                    stalls=random.choice(list(GAPS.values())))
+                    jobs = lane_jobs(CONFIG, layer, lane, gate)
+                    before |= {(one.score, two.score, one.tile == two.tile)
+                               for one, two in pairwise(jobs)}
+    assert before == {(True, False, True), (False, False, True), (False, True, True),
+                      (False, True, False)}
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

@@ -8,9 +8,9 @@ import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from cycle_helpers import ordered_pairs
+from hwgate.layouts import Gated
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.issue import ISSUE_LATENCY, Activity, progress_layout, tag_layout
-from hwgate.rtl.structs import CONTEXTS
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.rtl.weights import pass_layout
 from hwgate.sim.streams import start, unpack
@@ -26,6 +26,7 @@ from issue_model import (
     Layer,
     Model,
     packer,
+    slice_jobs,
 )
 from tile_helpers import PLACES, place_of
 
@@ -82,7 +83,7 @@ async def play(dut, layer):
     """Run a layer, check every output in every cycle; what the cycles were spent on."""
     model, spent, issued, now, started = Model(layer), Counter(), None, 0, None
     driven, dut.u__layer.value = {}, layer.descriptor
-    while model.done < len(layer.jobs) or model.tasks.coming or issued:
+    while model.done < len(layer.jobs) or model.passes or model.tasks.coming or issued:
         for name, value in inputs(model, now).items():
             if driven.get(name) != value:
                 getattr(dut, f"u__{name}").value = driven[name] = value
@@ -93,7 +94,8 @@ async def play(dut, layer):
         for name, value in strobes.items():
             assert int(getattr(dut, f"u__{name}").value) == value, f"cycle {now}: {name}"
         if model.started:
-            assert dut.u__context.value == model.started.job % CONTEXTS, f"cycle {now}: context"
+            wanted = layer.jobs[model.started.job].tasks
+            assert dut.u__task_list.value == wanted, f"cycle {now}: task list"
         check_window(dut, layer, issued, now)
         if strobes["base__ready"] and activity == "turnaround":
             started = now
@@ -147,6 +149,55 @@ async def every_outcome_follows_every_outcome(dut):
         waited += spent["gate"]
         await play(dut, Layer([Job(base=base)] * random.randint(1, 3), pixels=pixels))
     assert waited
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def every_slice_follows_every_slice(dut):
+    """Scores of no open pixel, the first, the last, one in between, all, with one job or more that
+    read their list; layers of one slice, and an ungated layer after each."""
+    await begin(dut)
+    for pixels, base, cond in ((1, 1, 1), (2, 2, 3), (9, 1, 2), (DECISION + 9, 1, 1)):
+        kinds = [[], [0], [pixels - 1], [pixels // 2], list(range(pixels))]
+        for most in (1, 2, 4):
+            jobs = [job for opened in ordered_pairs(kinds)
+                    for job in slice_jobs(opened, random.randint(1, most), base, cond)]
+            layer = Layer(jobs, pixels=pixels)
+            spent = await play(dut, layer)
+            assert spent["conditional"] == windows(layer)["conditional"] > 0
+        for opened in kinds:
+            for count in (1, 2, 3):
+                await play(dut, Layer(slice_jobs(opened, count, base, cond), pixels=pixels))
+        await play(dut, Layer([Job(base=base)] * random.randint(1, 3), pixels=pixels))
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def scores_hide_the_gate(dut):
+    """Once its score's decisions have come, no job waits for its gate."""
+    await begin(dut)
+    end = ISSUE_LATENCY + DECISION
+    for pixels in (end, 2 * DECISION):
+        for opened in ([0], [pixels - 1], list(range(pixels))):
+            layer = Layer([job for _ in range(3) for job in slice_jobs(opened, 2)], pixels=pixels)
+            spent = await play(dut, layer)
+            assert spent["gate"] == 0 and spent["turnaround"] == 1 + (spent["weights"] > 1)
+
+
+@cocotb.test(timeout_time=5, timeout_unit="ms")
+async def slots_change_before_a_job_is_skipped(dut):
+    """A score, or a closed job, is over while the job behind it waits in its many base passes; the
+    header of a job of another slice then takes its slot."""
+    await begin(dut)
+    for pixels in (2, DECISION + 2):
+        for closed in ([], [1]):
+            jobs = []
+            for number in range(6):
+                jobs += slice_jobs(closed if number % 2 else [0, 1], 1 + number % 3, base=1)
+            for job in jobs[1::2]:
+                job.base = 3 * DECISION
+            await play(dut, Layer(jobs, pixels=pixels))
+            own = [Job(random.choice(([], [0])), base=3 * DECISION if n % 2 else 1)
+                   for n in range(9)]
+            await play(dut, Layer(own, pixels=pixels))
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -385,10 +436,11 @@ async def reduction(dut):
 async def random_layers(dut):
     await begin(dut)
     total = Counter()
-    for _ in range(40):
+    for _ in range(60):
         pixels, at, jobs = random.choice([1, 3, 16, 60]), 0, []
         images = random.choice([n for n in (1, 2, 3) if n * pixels <= PIXELS])
-        gated = random.random() < 0.7
+        gated = random.random() < 0.8
+        shared = gated and random.random() < 0.5
         count = random.randint(1, 9)
         tiles = [0]
         while len(tiles) < count:
@@ -407,10 +459,16 @@ async def random_layers(dut):
             windows = range(kind["images"] * kind["pixels"])
             opened = sorted(random.sample(windows, random.randint(0, len(windows))))
             at += random.choice([0, 0, 40])
-            jobs.append(Job(random.choice([[], opened, opened]) if gated else None,
+            opened = random.choice([[], opened, opened]) if gated else None
+            if shared and (not jobs or jobs[-1].tile != tile or random.random() < 0.4):
+                scored = opened
+                jobs.append(Job(scored, random.randint(1, 4), tile=tile, header_at=at,
+                                base_late=random.choice([-5, 0, 30]), kind=Gated.SCORE))
+            jobs.append(Job(scored if shared else opened,
                             random.randint(1, 4), random.randint(1, 4), tile, at,
                             random.choice([-5, 0, 30]), random.choice([0, 3, 80]),
-                            random.choice([0, 2, 25]), random.choice([None, *range(OPERANDS)])))
+                            random.choice([0, 2, 25]), random.choice([None, *range(OPERANDS)]),
+                            kind=Gated.SHARED if shared else None))
         layer = Layer(jobs, pixels, random.randint(1, 9), random.choice([1, 2, 3, 6]),
                       early_words=random.choice([1, 20, WHOLE]) if images == 1 else WHOLE,
                       early_step=random.randint(0, 20), decision=random.choice([1, DECISION]),

@@ -53,21 +53,24 @@ async def play(dut, network, images, lane, pace, per_tile=1):
             found.append(own.reshape(*own.shape[:2], -1))
         return found
 
-    found = Activations(*map(tiled, (golden.output, golden.psum, golden.decision)))
+    found = Activations(*map(tiled, (golden.output, golden.psum, golden.decision)),
+                        score=None if layer.gate is None else tiled(golden.score))
     added = [job.operand is not None for job in plan.jobs]
     operands = Operands(d, tiled(operand), added, lane, pace)
     return await play_layer(dut, plan, d, binding.memory, found, tiled(base), operands, lane, pace)
 
 
 async def play_layer(dut, plan, d, memory, golden, base, operands, lane, pace):
-    jobs = lane_jobs(CONFIG, d, lane)
+    gate = None if plan.layer.gate is None else plan.layer.gate.tolist()
+    jobs = lane_jobs(CONFIG, d, lane, gate)
+    channels = [job for job in jobs if not job.score]
     reader, loader = Reader(memory, pace), Loader(d, memory, pace)
-    store = Store(jobs, d, golden.output, pace)
-    events, spent = set(), Counter()
+    store = Store(channels, d, golden.output, pace)
+    events, scored, spent = set(), set(), Counter()
     times = {"base": [], "conditional": [], "event": [], "done": [], "planes": []}
     ends, loaded = {}, (0, 0)  # cycle of each job's last event; progress of the loader
     status, driven, checked, now = {"tile": 0, "jobs": 0, "absent": 0}, {}, None, 0
-    early = emitted_early(d, jobs, golden, base)
+    early = emitted_early(d, channels, golden, base)
     times["early"] = len(early)
     dut.u__lane.value = lane
     dut.u__layer.value = descriptor_bits(d)
@@ -103,8 +106,11 @@ async def play_layer(dut, plan, d, memory, golden, base, operands, lane, pace):
         if bits & 1:
             times["event"].append(now)
             event = unpack(EVENT, bits)
-            check_event(event, golden, d["slot_pixels"], events, early)
-            ends[event["tile"], event["channel"]] = now
+            if event["score"]:
+                check_score(event, plan.layer, golden, d["slot_pixels"], scored)
+            else:
+                check_event(event, golden, d["slot_pixels"], events, early)
+            ends[event["tile"], event["channel"], bool(event["score"])] = now
         before, status = status, status_of(int(dut.u__status.value)) if now else status
         if now and (before["tile"], before["jobs"]) != (status["tile"], status["jobs"]):
             times["done"].append(now)
@@ -115,22 +121,26 @@ async def play_layer(dut, plan, d, memory, golden, base, operands, lane, pace):
         now += 1
         assert now < 30_000
     assert not early
-    assert events == {(job.channel, job.tile, image * d["slot_pixels"] + n) for job in jobs
-                      for image, n in np.ndindex(golden.decision[job.tile].shape[1:])}
-    times["ends"] = [ends[job.tile, job.channel] for job in jobs]
-    check_retirement(times)
+    for seen, kind in ((events, False), (scored, True)):
+        assert seen == {(job.channel, job.tile, image * d["slot_pixels"] + n) for job in jobs
+                        if job.score == kind
+                        for image, n in np.ndindex(golden.decision[job.tile].shape[1:])}
+    times["ends"] = [ends[job.tile, job.channel, job.score] for job in jobs]
+    check_retirement(jobs, times)
     check_requests(plan, d, jobs, golden, reader)
     check_windows(plan, d, jobs, golden, spent)
     times["waited"] = check_runs(plan, d, jobs, golden, reader, times)
     return spent, times
 
 
-def check_retirement(times):
-    """Jobs retire in order, each in the cycle after its last output, or after the job before."""
+def check_retirement(jobs, times):
+    """Jobs retire in order, each in the cycle after its last output or decision, or after the job
+    before; scores unseen."""
     retired = []
     for end in times["ends"]:
         retired.append(max([end, *retired[-1:]]) + 1)
-    assert times["done"] == [time + REQUANTIZE_LATENCY for time in retired]
+    assert times["done"] == [time + REQUANTIZE_LATENCY
+                             for job, time in zip(jobs, retired, strict=True) if not job.score]
     times["retired"] = retired
 
 
@@ -139,14 +149,15 @@ def check_runs(plan, d, jobs, golden, reader, times):
     wait because those of the job before were still being asked for."""
     asked, ended, waited, windows, requested, came = [], [], 0, 0, 0, 0
     for job in jobs if plan.layer.gated else []:
-        paths, decision = plan.jobs[job.channel], golden.decision[job.tile][job.channel]
-        windows += len(paths.base) * decision.size
-        if not decision.any():
+        paths, decision = plan.job(job.channel, job.score), golden.decision[job.tile][job.channel]
+        begun, windows = windows, windows + len(paths.base) * decision.size
+        if job.score or not decision.any():
             continue
-        gate_pass = times["base"][windows - decision.size:windows]
-        image = int(decision.any(axis=1).argmax())
-        place = image * decision.shape[1] + np.flatnonzero(decision[image])[d["gate_limit"]]
-        first = gate_pass[place] - 1 + decision_latency(CONFIG)
+        if plan.layer.gate is None:
+            image = int(decision.any(axis=1).argmax())
+            place = image * decision.shape[1] + np.flatnonzero(decision[image])[d["gate_limit"]]
+            begun = windows - decision.size + place
+        first = times["base"][begun] - 1 + decision_latency(CONFIG)
         waited += bool(asked) and first <= asked[-1]
         assert len(ended) < 2 or first >= ended[-2] + BLOCK_LATENCY
         requested += len(requests(CONFIG, job.conditional, len(paths.conditional)))
@@ -158,15 +169,15 @@ def check_runs(plan, d, jobs, golden, reader, times):
 
 def emitted_early(d, jobs, golden, base):
     """Base psums of the pixels that are emitted as closed before the image has more open gates
-    than the limit, by (channel, tile, pixel)."""
-    early = {}
+    than the limit, or after a score, by (channel, tile, pixel)."""
+    early, most = {}, d["gate_limit"] if golden.score is None else CONFIG.buffers.pixels
     for job in jobs:
         decision = golden.decision[job.tile][job.channel]
         order = decision.cumsum(axis=1) * decision
         early |= {(job.channel, job.tile, image * d["slot_pixels"] + n):
                   base[job.tile][job.channel, image, n]
                   for image, n in np.ndindex(order.shape)
-                  if 0 < order[image, n] <= d["gate_limit"]}
+                  if 0 < order[image, n] <= most}
     return early
 
 
@@ -184,16 +195,28 @@ def check_event(event, golden, slot_pixels, seen, early):
     assert event["decision"] == golden.decision[event["tile"]][at], f"decision of {place}"
 
 
+def check_score(event, layer, golden, slot_pixels, seen):
+    """An event of a score says what the golden model says, once."""
+    place = event["channel"], event["tile"], event["pixel"]
+    assert place not in seen, f"score {place} twice"
+    seen.add(place)
+    gate = int(layer.gate[event["channel"]])
+    psum = golden.score[event["tile"]][gate, *divmod(event["pixel"], slot_pixels)]
+    assert (event["psum"], event["decision"]) == (psum, psum > layer.threshold[gate]), f"{place}"
+
+
 def opens(plan, job, golden):
-    """Open pixels of a gated job."""
-    return int(golden.decision[job.tile][job.channel].sum()) if plan.layer.gated else 0
+    """Open pixels of a gated job; a score's are those of the jobs behind it."""
+    if job.score or not plan.layer.gated:
+        return 0
+    return int(golden.decision[job.tile][job.channel].sum())
 
 
 def check_requests(plan, d, jobs, golden, reader):
     """Base weights of every job, conditional ones of those that open a gate; no others."""
     base, cond = [], []
     for job in jobs:
-        paths = plan.jobs[job.channel]
+        paths = plan.job(job.channel, job.score)
         base.append(Request(job.address, d["first_beats"], d["first_blocks"], True))
         base += requests(CONFIG, job.address + d["first_beats"] * CONFIG.bus.bytes,
                          len(paths.base) - d["first_blocks"])
@@ -205,7 +228,7 @@ def check_requests(plan, d, jobs, golden, reader):
 
 def check_windows(plan, d, jobs, golden, spent):
     """Windows issued: the MACs of the gated network."""
-    paths = [plan.jobs[job.channel] for job in jobs]
+    paths = [plan.job(job.channel, job.score) for job in jobs]
     windows = [tile["images"] * tile["out_pixels"] for tile in tiles_of(d)]
     assert spent["base"] == sum(windows[job.tile] * len(path.base)
                                 for job, path in zip(jobs, paths, strict=True))
@@ -257,6 +280,27 @@ def with_gates(network, opens):
     limits = np.iinfo(np.int32)
     threshold = np.array([limits.min if kind else limits.max for kind in kinds], np.int64)
     return QuantizedNetwork(CONFIG, (replace(layer, threshold=threshold),))
+
+
+def share(network, images, size, opens=(), closed=0.5):
+    """Gates shared by so many channels that follow each other in a lane. Their scores, with the
+    weights of their first channel, are all open or all closed, in turn as ``opens`` says; without
+    it they have a tie, and close about the share ``closed`` of their pixels."""
+    layer, lanes = network.layers[0], CONFIG.lanes
+    gate = np.array([n // lanes // size * lanes + n % lanes for n in range(len(layer.weight))])
+    _, first, gate = np.unique(gate, return_index=True, return_inverse=True)
+    base = np.stack([layer.base[gate == n].any(axis=0) for n in range(len(first))])
+    score = layer.weight[first] * base[:, :, None, None]
+    limits = np.iinfo(np.int32)
+    threshold = np.full(len(first), limits.max, np.int64)
+    layer = replace(layer, gate=gate, score=score.astype(np.int8), threshold=threshold)
+    for n in range(len(first)):
+        if opens:
+            threshold[n] = limits.min if opens[n // lanes % len(opens)] else limits.max
+        else:
+            psums = np.sort(run_layer(layer, images, CONFIG.formats, images).score[:, n].ravel())
+            threshold[n] = psums[int(psums.size * closed)]
+    return QuantizedNetwork(CONFIG, (layer,))
 
 
 def a_lane(network):
@@ -342,6 +386,58 @@ async def jobs_that_end_before_others(dut):
                 met += sum(end == retired for end, retired in zip(ends[2:], times["retired"],
                                                                   strict=False))
     assert overtaken > 0 < met
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def gates_of_slices(dut):
+    """Scores before each channel, two channels, all: each outcome of a score after each, on one
+    pixel and on more; ties; a last tile of fewer images."""
+    await begin(dut)
+    conditional, jumped = Counter(), 0
+    for seed, pixels in enumerate((1, 4, None)):
+        def wanted(layer, pixels=pixels):
+            found = np.prod(layer.conv_shape[1:])
+            return (found == pixels or pixels is None and found > 9) and (
+                len(layer.weight) > 3 * CONFIG.lanes)
+        network, images = one_layer(seed, tiles=3, size=5, gated=True, reduce=False, channels=6,
+                                    density="open", features=Features(stride=True), wanted=wanted)
+        for size in (1, 2, 100):
+            for opens in ((), *product((True, False), repeat=2)):
+                one = share(network, images, size, opens)
+                for pace, per_tile in (("at_once", 1), ("any", 2)):
+                    spent, times = await play(dut, one, images, a_lane(one), PACES[pace], per_tile)
+                    conditional[opens] += spent["conditional"]
+                    jumped += sum(after < before for before, after in pairwise(times["ends"]))
+    assert all(conditional[opens] > 0 for opens in conditional if opens != (False, False))
+    assert conditional[False, False] == 0 < jumped
+
+
+@cocotb.test(timeout_time=20, timeout_unit="ms")
+async def slices_of_any_layer(dut):
+    """With tau, residual operands, kernels of one, nine and more taps, bands of rows, and slow
+    weights."""
+    await begin(dut)
+    features = Features(stride=True, pointwise=True, kernels=(5,), residual=True)
+    for seed, (kernel, adds, bands) in enumerate(((3, True, 1), (1, False, 1), (5, False, 1),
+                                                  (3, True, 3))):
+        def wanted(layer, kernel=kernel, adds=adds, bands=bands):
+            kind = layer.kernel, layer.residual is not None
+            same = layer.padding == kernel // 2 and layer.pool == 1 and (
+                layer.residual_stride == layer.stride)
+            return layer.gated and kind == (kernel, adds) and min(layer.conv_shape[1:]) > 1 and (
+                bands == 1 or same)
+        network, images = one_layer(seed, tiles=3, channels=12 if kernel == 1 else 3, size=5,
+                                    wanted=wanted, features=features, gated=True, bands=bands,
+                                    density="open", reduce=False)
+        for size in (1, 3):
+            one = share(network, images, size, closed=0.7)
+            opened = run_layer(one.layers[0], images, CONFIG.formats, images).decision
+            few = int(np.median(opened.sum(axis=(2, 3))))
+            limited = QuantizedNetwork(CONFIG, (replace(one.layers[0], limit=max(1, few)),))
+            for pace in ("at_once", "any", "slow_weights") if bands == 1 else ("any",):
+                await play(dut, one, images, a_lane(one), PACES[pace], 2)
+                if bands == 1:
+                    await play(dut, limited, images, a_lane(one), PACES[pace], 2)
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")

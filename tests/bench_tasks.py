@@ -54,11 +54,11 @@ class Timeline:
         self.expected.append((self.valid, counts, self.position, gained > 0, dropped, o))
         free = self.rng.randrange(CONTEXTS)
         self.inputs.append({
-            "clear": clear is not None, "clear_context": free if clear is None else clear,
-            "append": pixel is not None, "append_context": free if pixel is None else to,
+            "clear": clear is not None, "clear_list": free if clear is None else clear,
+            "append": pixel is not None, "append_list": free if pixel is None else to,
             "pixel": (1 << self.pixel_bits) - 1 if pixel is None else pixel,
             "limit": self.limit, "image_last": image_last,
-            "rewind": rewind is not None, "context": free if rewind is None else rewind,
+            "rewind": rewind is not None, "list": free if rewind is None else rewind,
             "next": take})
         if clear is not None:
             self.lists[clear] = []

@@ -6,11 +6,12 @@ time after a window has left. Imported inside the simulator.
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import accumulate
 
 from hwgate.config import AcceleratorConfig
-from hwgate.layouts import FIRST, LAST, descriptor_layout
+from hwgate.layouts import FIRST, LAST, Gated, descriptor_layout
 from hwgate.quant.issue import Window, job_windows, path_order
 from hwgate.quant.pixels import pixel
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
@@ -21,7 +22,7 @@ from hwgate.sim.streams import pack, parameters
 from tile_helpers import PLACES, descriptor_bits, place_of
 
 __all__ = ["CONFIG", "DECISION", "HALVES", "Job", "Layer", "Model", "OPERANDS", "PLANES", "STROBES",
-           "WHOLE", "packer"]
+           "WHOLE", "packer", "slice_jobs"]
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 WORDS = CONFIG.buffers.window_words
@@ -53,7 +54,7 @@ class Job:
     tile: int = 0
     header_at: int = 0  # cycle from which its header may come
     base_late: int = 0  # cycles from then to its first base block; may be negative
-    cond_late: int = 0  # cycles from its first task to its first conditional block
+    cond_late: int = 0  # cycles from what asks for conditional blocks to the first one
     every: int = 0      # cycles between its blocks
     operand: int | None = None  # plane of the residual operand that it adds
 
@@ -61,9 +62,21 @@ class Job:
     def base_at(self):
         return self.header_at + self.base_late
 
+    kind: Gated | None = None  # NONE or OWN unless given; jobs after a score have its open pixels
+    tasks: int = 0  # its task list
+
+    def __post_init__(self):
+        if self.kind is None:
+            self.kind = Gated.NONE if self.opened is None else Gated.OWN
+
     @property
     def gated(self):
         return self.opened is not None
+
+    @property
+    def listed(self):
+        """Pixels that its conditional passes visit."""
+        return [] if self.kind == Gated.SCORE else self.opened or []
 
     def bits(self, res_group, last, place):
         """The job in its slot, the lane's last one or not, its tile at this place; fields
@@ -71,7 +84,7 @@ class Job:
         values, header = ({name: random.getrandbits(f.width - 1) for name, f in layout
                            if name != "header"}
                           for layout in (job_layout(CONFIG), header_struct(CONFIG)))
-        header |= {"base_blocks": self.base, "cond_blocks": self.cond, "gated": self.gated,
+        header |= {"base_blocks": self.base, "cond_blocks": self.cond, "gated": self.kind,
                    "mult_residual": 0}
         if self.operand is not None:
             # Any factor but zero, and any channel of the output group that the plane is added to.
@@ -79,8 +92,14 @@ class Job:
             values["channel"] = ((res_group + self.operand) * CONFIG.channels
                                  + random.randrange(CONFIG.channels))
         return pack(job_layout(CONFIG), values | {
-            "tile": self.tile, "last": last, "header": header,
+            "tile": self.tile, "last": last, "header": header, "tasks": self.tasks,
             "place": {"first": place == "first", "last": place == "last"}})
+
+
+def slice_jobs(opened, jobs, base=1, cond=1, **kind):
+    """A score with these open pixels, and so many jobs that follow it."""
+    return [Job(opened, base, kind=Gated.SCORE, **kind),
+            *(Job(opened, base, cond, kind=Gated.SHARED, **kind) for _ in range(jobs))]
 
 
 @dataclass
@@ -91,7 +110,7 @@ class Pass:
     cond: bool
     number: int
     windows: list[Window]
-    clear: bool  # it fills the task list anew
+    clear: bool  # it fills its task list anew
     adds: bool  # from it on there may be outputs, to which a residual operand is added
     ends_job: bool
     head: dict = field(default_factory=lambda: {"base": random.randrange(WORDS),
@@ -102,7 +121,8 @@ class Pass:
 
 @dataclass
 class Layer:
-    """A scenario: jobs that are all gated, or none of them.
+    """A scenario: jobs that are all gated, or none of them; scores and jobs that follow them are
+    in no layer with others.
 
     Tiles come in rounds of ``round_tiles``, all of them in one unless it is given; ``others`` are
     ``pixels``, ``images`` and ``early_words`` of tiles at some places, if they differ.
@@ -132,6 +152,9 @@ class Layer:
         self.tiles = 1 + max(job.tile for job in self.jobs)
         self.gated = self.jobs[0].gated
         assert all(job.gated == self.gated for job in self.jobs)
+        decided = accumulate(job.kind != Gated.SHARED for job in self.jobs)
+        self.jobs = [replace(job, tasks=(number - 1) % CONTEXTS)
+                     for job, number in zip(self.jobs, decided, strict=True)]
         self.adds = any(job.operand is not None for job in self.jobs)
         step_q, step_m = divmod(self.step, 3)
         self.round_tiles = self.round_tiles or self.tiles
@@ -161,18 +184,18 @@ class Layer:
         """Passes of all jobs in order."""
         found = []
         windows = [list(job_windows(job.base, job.cond, job.gated, self.reduce,
-                                    self.of(job.tile)["pixels"], job.opened or [],
+                                    self.of(job.tile)["pixels"], job.listed,
                                     images=self.of(job.tile)["images"],
                                     beat_pixels=CONFIG.beat_pixels)) for job in self.jobs]
         for number, cond in path_order(len(self.jobs), self.gated):
             job = self.jobs[number]
-            blocks = job.base if not cond else job.cond if job.opened else 1
+            blocks = job.base if not cond else job.cond if job.listed else 1
             for block in range(blocks):
                 final = block == blocks - 1
                 found.append(Pass(
                     number, cond, block,
                     [w for w in windows[number] if (w.cond, w.block) == (cond, block)],
-                    clear=final and job.gated and not cond,
+                    clear=final and job.gated and not cond and job.kind != Gated.SHARED,
                     adds=final and not cond and job.operand is not None,
                     ends_job=final and cond == job.gated))
                 if (cond, block) in self.planes:
@@ -214,40 +237,48 @@ class Layer:
 
 
 class Tasks:
-    """Task lists and gate of a lane, as the block sees them. A job has the context of its number
-    modulo :data:`CONTEXTS`."""
+    """Task lists and gate of a lane, as the block sees them."""
 
-    def __init__(self):
+    def __init__(self, jobs):
+        self.jobs = jobs
         self.items, self.drained = [[] for _ in range(CONTEXTS)], [False] * CONTEXTS
         self.reading, self.position, self.valid = 0, 0, False
-        self.coming = deque()  # decisions: (cycle, job, open pixel or None, last)
+        # Windows that decide, and the first one of a job after its score: (cycle, job, open pixel
+        # or None, the job's last decision, asks).
+        self.coming = deque()
 
     def of(self, job):
         """Tasks of a job so far, and whether there will be no more."""
-        return self.items[job % CONTEXTS], self.drained[job % CONTEXTS]
+        return self.items[self.jobs[job].tasks], self.drained[self.jobs[job].tasks]
 
     def step(self, now, clear, rewind, taken):
-        """To the next cycle; ``clear`` and ``rewind`` are jobs or None. The job whose first task
-        came, or None."""
+        """To the next cycle; ``clear`` and ``rewind`` are jobs or None. The job that asks for its
+        conditional weights, or None: its first task came, or it begins with tasks of its score."""
         self.position = self.position + taken if rewind is None else 0
-        self.reading = self.reading if rewind is None else rewind % CONTEXTS
+        self.reading = self.reading if rewind is None else self.jobs[rewind].tasks
         if clear is not None:
-            self.items[clear % CONTEXTS], self.drained[clear % CONTEXTS] = [], False
+            place = self.jobs[clear].tasks
+            self.items[place], self.drained[place] = [], False
         self.valid = self.position < len(self.items[self.reading])
         if not self.coming or self.coming[0][0] > now:
             return None
-        _, job, index, last = self.coming.popleft()
-        self.drained[job % CONTEXTS] |= last
+        _, job, index, last, asks = self.coming.popleft()
+        items = self.items[self.jobs[job].tasks]
+        if self.jobs[job].kind == Gated.SHARED:
+            return job if asks and items else None
+        self.drained[self.jobs[job].tasks] |= last
         if index is not None:
-            self.items[job % CONTEXTS].append(index)
-        return job if index is not None and len(self.items[job % CONTEXTS]) == 1 else None
+            items.append(index)
+        first = index is not None and len(items) == 1 and self.jobs[job].kind == Gated.OWN
+        return job if first else None
 
 
 class Model:
     """What the block must do: passes in order, each as soon as nothing holds it up."""
 
     def __init__(self, layer):
-        self.layer, self.tasks, self.passes = layer, Tasks(), deque(layer.passes())
+        self.layer, self.tasks = layer, Tasks(layer.jobs)
+        self.passes = deque(layer.passes())
         self.running, self.left = None, deque()
         self.sent = self.arrived = self.done = 0  # jobs: base blocks, header, end, each in order
         self.over = [False] * len(layer.jobs)
@@ -297,10 +328,14 @@ class Model:
             strobes["task_rewind"], strobes["task_clear"] = new.cond, new.clear
             if not new.cond and new.number == 0:
                 strobes["take"] = 1 << new.job % JOBS_ALIVE
-        elif held == "gate" and tasks.of(self.passes[0].job)[1]:  # also while another pass runs
+        elif held == "gate" and self._skips(self.passes[0].job):  # also while another pass runs
             self.over[self.passes.popleft().job] = True
         strobes["task_next"] = bool(window and window.cond)
         return activity, strobes, (was, window) if window else None
+
+    def _skips(self, job):
+        """A job is known to have no conditional passes."""
+        return self.layer.jobs[job].kind == Gated.SCORE or self.tasks.of(job)[1]
 
     def _held(self, now):
         """Why the next pass cannot start, or None."""
@@ -308,7 +343,8 @@ class Model:
             return "idle"
         new, progress = self.passes[0], self.layer.progress(now)
         first = not new.cond and new.number == 0
-        if new.cond and new.number == 0 and not self.tasks.of(new.job)[0]:
+        if new.cond and new.number == 0 and not (self.layer.jobs[new.job].listed
+                                                 and self.tasks.of(new.job)[0]):
             return "gate"
         if self.head(new.cond, now) is None or first and not self.fresh[new.job % JOBS_ALIVE]:
             return "weights"
@@ -329,11 +365,19 @@ class Model:
                 self.blocks[cond].popleft()
         for slot in range(JOBS_ALIVE):
             self.fresh[slot] &= not strobes["take"] >> slot & 1
-        if issued and issued[1].gate:
-            job, index = issued[0].job, issued[1].pixel
-            self.tasks.coming.append((now + 1 + layer.decision, job,
-                                      index if index in jobs[job].opened else None,
-                                      issued[1].last))
+        if issued and not issued[1].cond and layer.gated:
+            job, window = issued[0].job, issued[1]
+            asks = window.init and window.swap
+            if window.gate or asks and jobs[job].kind == Gated.SHARED:
+                opened = window.gate and window.pixel in jobs[job].opened
+                self.tasks.coming.append((now + 1 + layer.decision, job,
+                                          window.pixel if opened else None,
+                                          window.gate and window.last, asks))
+        # A job without conditional passes is over, and its slot another one's, with its last
+        # decision, perhaps long before its turn comes to be skipped.
+        if self.tasks.coming and self.tasks.coming[0][0] <= now:
+            _, job, _, last, _ = self.tasks.coming[0]
+            self.over[job] |= last and not jobs[job].listed
         started = self.started and self.started.job
         first = self.tasks.step(now, started if strobes["task_clear"] else None,
                                 started if strobes["task_rewind"] else None, strobes["task_next"])

@@ -9,7 +9,7 @@ import pytest
 import hwgate
 from control_helpers import CONFIGS, Together
 from hwgate.config import BufferConfig
-from hwgate.quant.fetch import LaneJob, lane_jobs, requests
+from hwgate.quant.fetch import LaneJob, lane_jobs, lane_order, requests
 from hwgate.quant.random_layers import random_images, random_network
 from hwgate.rtl.fetch import BlockFetch, JobFetch
 from hwgate.sim.block import run_block
@@ -64,11 +64,32 @@ def test_jobs_of_a_lane():
     for round_tiles, first, second in ((2, (True, False), (False, True)),
                                        (1, (True, True), (True, True))):
         assert lane_jobs(config, {**layer, "round_tiles": round_tiles}, 0) == [
-            LaneJob(0, 0, 0, 100, 107, False, False, *first),
-            LaneJob(0, 2, 5, 120, 127, True, False, *first),
-            LaneJob(1, 0, 0, 100, 107, False, False, *second),
-            LaneJob(1, 2, 5, 120, 127, True, True, *second)]
+            LaneJob(0, 0, 0, 100, 107, False, False, *first, tasks=0),
+            LaneJob(0, 2, 5, 120, 127, True, False, *first, tasks=1),
+            LaneJob(1, 0, 0, 100, 107, False, False, *second, tasks=0),
+            LaneJob(1, 2, 5, 120, 127, True, True, *second, tasks=1)]
     assert lane_jobs(config, {**layer, "out_channels": 1}, 1) == []
     kept = lane_jobs(config, {**layer, "kept_channels": 2}, 0)
     assert [(job.keep, job.there) for job in kept] == [
         (True, False), (False, False), (True, True), (False, False)]
+
+
+def test_scores_of_a_lane():
+    """Before the first channel of a tile, and wherever the gate of the lane's channels changes."""
+    for gate, wanted in (
+            ([0, 9, 0, 9, 0, 9], [(0, True), (0, False), (2, False), (4, False)]),
+            ([0, 0, 0, 0, 1, 1], [(0, True), (0, False), (2, False), (4, True), (4, False)]),
+            ([0, 0, 1, 1, 0, 0], [(0, True), (0, False), (2, True), (2, False), (4, True),
+                                  (4, False)])):
+        assert lane_order(0, 2, 6, gate) == wanted
+    layer = {"out_channels": 3, "tiles": 2, "weights_address": 100, "job_stride": 10,
+             "cond_offset": 7, "slot_words": 5, "round_tiles": 2, "kept_channels": 2}
+    jobs = lane_jobs(CONFIGS["2x72"], layer, 0, [4, 4, 5])
+    assert [(job.tile, job.channel, job.score, job.tasks, job.address, job.column, job.keep)
+            for job in jobs] == [
+        (0, 0, True, 0, 100, 0, True), (0, 0, False, 0, 120, 0, True),
+        (0, 2, True, 1, 140, 5, False), (0, 2, False, 1, 160, 5, False),
+        (1, 0, True, 0, 100, 0, True), (1, 0, False, 0, 120, 0, True),
+        (1, 2, True, 1, 140, 5, False), (1, 2, False, 1, 160, 5, False)]
+    assert [job.tile_last for job in jobs] == [False, False, False, True] * 2
+    assert [job.last for job in jobs] == [False] * 7 + [True]

@@ -72,11 +72,11 @@ def _tiles(layer: LayerState, source: int, prefix: str, stream: str,
     for tile, own in enumerate(layer.tiles if d[f"{prefix}_runs"] else ()):
         steps = steps_of(tile)
         for lane in layer.lanes:
-            jobs = len(lane.jobs) // d["tiles"]
+            jobs = lane.channels
             if tile >= HALVES and jobs:
-                while len(lane.done) < (tile - HALVES + 1) * jobs:
-                    yield lane.done
-                valid = max(valid, lane.done[(tile - HALVES + 1) * jobs - 1])
+                while len(lane.outputs) < (tile - HALVES + 1) * jobs:
+                    yield lane.outputs
+                valid = max(valid, lane.outputs[(tile - HALVES + 1) * jobs - 1])
         valid += 1
         for run in range(d[f"{prefix}_runs"]):
             address = first + run * d[f"{prefix}_run_stride"]

@@ -52,9 +52,9 @@ class _Passes:
     def base(self, number: int) -> Block:
         """Base passes of a job."""
         layer, lane = self.layer, self.lane
-        tile, channel = lane.jobs[number]
+        tile, channel, score, decider = lane.jobs[number]
         d, pixels = layer.tiles[tile], self.pixels[tile]
-        job, base, room = layer.plan.jobs[channel], lane.weights["base"], 0
+        job, base, room = layer.plan.job(channel, score), lane.weights["base"], 0
         last, loaded = len(job.base) - 1, layer.loaded
         for index, block in enumerate(job.base):
             while len(base) <= self.used["base"]:
@@ -80,24 +80,27 @@ class _Passes:
             late: list[int] = []
             if index == last:
                 self.gates.append((begin, late))
+            # The first task asks for conditional weights, or the first window after a score.
+            asks = not score and index == (last if decider == number else 0)
             if len(loaded) > plane and loaded[plane] <= begin + 1:
                 late.append(0)
-                if index == last:
-                    self._ask(number, pixels)
+                if asks:
+                    self._ask(number, begin, late, pixels)
             else:
-                yield from self._rows(begin, d, plane, late, number if index == last else None)
+                yield from self._rows(begin, d, plane, late, number if asks else None)
                 lane.counters["windows"] += late[-1]
             self.at, self.running = begin + pixels + late[-1], True
         self.ends.append(self.at)
-        self.open.append(layer.opened is not None and layer.opened.count[tile, channel] > 0)
+        self.open.append(layer.opened is not None and not score
+                         and layer.opened.count[tile, channel] > 0)
         self._retire()
 
     def _rows(self, begin: int, d: Mapping[str, int], plane: int, late: list[int],
-              gate: int | None) -> Block:
+              asks: int | None) -> Block:
         """Rows of a base pass over a tile with these fields, which follow the loader.
 
         ``late`` gets the cycles lost before each row, those of the rows before counted; rows that
-        are not listed lost no more. The gate pass of job ``gate`` asks for conditional weights.
+        are not listed lost no more. In the pass, job ``asks`` asks for conditional weights.
         """
         layer = self.layer
         lost, words, width = 0, d["early_words"], d["out_width"]
@@ -107,27 +110,31 @@ class _Passes:
             if not whole:
                 lost += max(0, (yield from words_loaded(layer, plane, words)) - due)
             late.append(lost)
-            if gate is not None and self._ask(gate, d["images"] * d["out_pixels"] if whole
-                                              else (row + 1) * width):
-                gate = None
+            if asks is not None and self._ask(asks, begin, late, d["images"] * d["out_pixels"]
+                                              if whole else (row + 1) * width):
+                asks = None
             if whole:
                 break
             words += d["early_step"]
 
-    def _ask(self, number: int, pixels: int) -> bool:
-        """A job asks for its conditional weights, if a gate of its first ``pixels`` opens."""
-        opened, (tile, channel) = self.layer.opened, self.lane.jobs[number]
+    def _ask(self, number: int, begin: int, late: list[int], pixels: int) -> bool:
+        """A job asks for its conditional weights in a pass, if one of its first ``pixels`` makes
+        it: its first one after a score, its first open one else."""
+        opened, (tile, channel, _, decider) = self.layer.opened, self.lane.jobs[number]
         if opened is None or not opened.count[tile, channel]:
             return False
-        first = int(opened.first[tile, channel])
+        first = int(opened.first[tile, channel]) if decider == number else 0
         if first < pixels:
             blocks = len(self.layer.plan.jobs[channel].conditional)
-            self.lane.runs.add((self._decision(number, first) + 1, channel, blocks))
+            self.lane.runs.add((self._leaves(begin, late, first) + 1, channel, blocks))
         return first < pixels
 
     def _decision(self, number: int, pixel: int) -> int:
         """Cycle in which a pixel of a job is decided."""
-        begin, late = self.gates[number]
+        return self._leaves(*self.gates[self.lane.jobs[number].decider], pixel)
+
+    def _leaves(self, begin: int, late: list[int], pixel: int) -> int:
+        """Cycle in which a window of a base pass leaves the pipeline."""
         row = min(pixel // self.layer.d["out_width"], len(late) - 1)
         return begin + self.layer.decision + pixel + late[row]
 
@@ -135,9 +142,9 @@ class _Passes:
         """Conditional passes of a job, or the cycle in which they are skipped."""
         layer, lane, opened = self.layer, self.lane, self.layer.opened
         assert opened is not None
-        tile, channel = lane.jobs[number]
-        drained = self._decision(number, self.pixels[tile] - 1) + 1
-        count = int(opened.count[tile, channel])
+        tile, channel, score, _ = lane.jobs[number]
+        drained = 0 if score else self._decision(number, self.pixels[tile] - 1) + 1
+        count = 0 if score else int(opened.count[tile, channel])
         if count == 0:
             skipped = max(self.chosen, drained)
             if skipped >= self.at:
@@ -184,6 +191,8 @@ class _Passes:
             # ISSUE_LATENCY counts from the start of a pass, one cycle before its first window.
             end = self.ends[len(done)] - 1 + self.layer.decision + REQUANTIZE_LATENCY + 1
             done.add(max(end, done[-1] + 1) if done else end)
+            if not self.lane.jobs[len(done) - 1].score:
+                self.lane.outputs.add(done[-1])
 
 
 def issue(layer: LayerState, lane: LaneState) -> Block:

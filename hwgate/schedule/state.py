@@ -1,10 +1,10 @@
 """State of a layer's schedule: times that become known, requests to read, their arbiters."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hwgate.bursts import burst_count
@@ -23,8 +23,8 @@ from hwgate.stored import StoredMap
 if TYPE_CHECKING:
     from hwgate.schedule.layer import OpenPixels
 
-__all__ = ["HALVES", "NEVER", "Arbiter", "Block", "Kept", "LaneState", "LayerState", "Read",
-           "Request", "Times"]
+__all__ = ["HALVES", "NEVER", "Arbiter", "Block", "Kept", "LaneJob", "LaneState", "LayerState",
+           "Read", "Request", "Times"]
 
 #: Halves of a double buffer.
 HALVES = 2
@@ -100,16 +100,33 @@ class Arbiter:
         return self.requests.pop(source)
 
 
+class LaneJob(NamedTuple):
+    """A job of a lane: its tile and channel, whether it is the score before that channel, and the
+    number of the job that decides on its pixels."""
+
+    tile: int
+    channel: int
+    score: bool
+    decider: int
+
+
 class LaneState:
     """Times that a lane's blocks tell each other."""
 
-    def __init__(self, jobs: list[tuple[int, int]], times: Callable[[], Times]):
-        self.jobs = jobs  # (tile, channel)
+    def __init__(self, order: Sequence[tuple[int, bool]], tiles: int,
+                 times: Callable[[], Times]):
+        self.jobs, decider = list[LaneJob](), -1
+        shared = any(score for _, score in order)
+        for tile, (channel, score) in product(range(tiles), order):
+            decider = len(self.jobs) if score or not shared else decider
+            self.jobs.append(LaneJob(tile, channel, score, decider))
+        #: Jobs with outputs, in each tile.
+        self.channels = sum(not score for _, score in order)
         #: Cycle from which each pass has its weights, and from which each swap freed its block.
         self.weights = {"base": times(), "conditional": times()}
         self.freed = {"base": times(), "conditional": times()}
-        #: Cycle from which each job counts as done.
-        self.done = times()
+        #: Cycle from which each job counts as done, and of those with outputs by themselves.
+        self.done, self.outputs = times(), times()
         #: Conditional blocks that are wanted: (cycle, channel, blocks).
         self.runs = times()
         self.counters = dict.fromkeys(LANE_COUNTERS, 0)
@@ -138,12 +155,8 @@ class LayerState:
         self.beats_before = list(accumulate(
             (descriptor["in_planes"] * tile["images"] * tile["plane_beats"] for tile in self.tiles),
             initial=0))
-        channels, tiles = descriptor["out_channels"], descriptor["tiles"]
         self._ready: list[Block] = []  # blocks that can go on
-        self.lanes = [
-            LaneState([(tile, channel) for tile in range(tiles)
-                       for channel in range(n, channels, config.lanes)], self._times)
-            for n in range(config.lanes)]
+        self.lanes = [LaneState(order, descriptor["tiles"], self._times) for order in plan.order]
         self.loaded = self._times()    # cycle from which each plane can be read
         self.window_beats = self._times()  # cycle in which the loader takes each beat
         self.operands = self._times()  # the same as loaded, of the residual operand

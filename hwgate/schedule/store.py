@@ -28,12 +28,12 @@ def store(layer: LayerState) -> Block:
             need = -(-(plane + 1) * config.channels // config.lanes)
             ready = at
             for lane in layer.lanes:
-                jobs = len(lane.jobs) // d["tiles"]
+                jobs = lane.channels
                 if jobs:
                     job = tile * jobs + min(need, jobs) - 1
-                    while len(lane.done) <= job:
-                        yield lane.done
-                    ready = max(ready, lane.done[job])
+                    while len(lane.outputs) <= job:
+                        yield lane.outputs
+                    ready = max(ready, lane.outputs[job])
             if d["out_chip"]:
                 at = ready + own["images"] * units * taps + 1
                 answered = at - 1 + STORE_BEAT_LATENCY

@@ -29,7 +29,7 @@ def fetch_jobs(layer: LayerState, lane: LaneState, source: int) -> Block:
     """Headers and base blocks of a lane's jobs."""
     d, size = layer.d, layer.config.bus.bytes
     claim, ready, requested = 1, 1, 0
-    for number, (tile, channel) in enumerate(lane.jobs):
+    for number, (tile, channel, score, _) in enumerate(lane.jobs):
         keep = channel < d["kept_channels"]
         kept = Kept(keep, keep and tile > 0)
         if number >= JOBS_ALIVE:
@@ -37,14 +37,14 @@ def fetch_jobs(layer: LayerState, lane: LaneState, source: int) -> Block:
                 yield lane.done
             claim = max(claim, lane.done[number - JOBS_ALIVE])
         claim = max(claim, ready)
-        address = d["weights_address"] + channel * d["job_stride"]
+        address = d["weights_address"] + layer.plan.places[channel, score] * d["job_stride"]
         grant, beat = yield from _blocks(
             layer, lane, "base", source, claim + 1, address, d["first_beats"], d["first_blocks"],
             requested, layer.header_beats, kept)
         requested += d["first_blocks"]
         interval = layer.weight_interval(kept)
         header = beat + (layer.header_beats - 1) * interval + UNPACK_LATENCY
-        rest = len(layer.plan.jobs[channel].base) - d["first_blocks"]
+        rest = len(layer.plan.job(channel, score).base) - d["first_blocks"]
         address += d["first_beats"] * size
         claim = ready = header + 2
         for blocks, beats in layer.chunks(rest):
@@ -66,7 +66,8 @@ def fetch_conditional(layer: LayerState, lane: LaneState, source: int) -> Block:
         keep = channel < d["kept_channels"]
         kept = Kept(keep, keep and channel in layer.asked)
         layer.asked.add(channel)
-        address = d["weights_address"] + channel * d["job_stride"] + d["cond_offset"]
+        place = layer.plan.places[channel, False]
+        address = d["weights_address"] + place * d["job_stride"] + d["cond_offset"]
         for blocks, beats in layer.chunks(blocks_left):
             grant, _ = yield from _blocks(layer, lane, "conditional", source, valid, address,
                                                beats, blocks, requested, 0, kept)
