@@ -23,7 +23,8 @@ VERSION = 1
 
 #: Fields of a layer kept as arrays; the others are JSON.
 _ARRAYS = {"weight": np.int8, "base": np.bool_, "threshold": np.int64, "bias": np.int64,
-           "mult": np.int64, "shift": np.int64, "mult_residual": np.int64}
+           "mult": np.int64, "shift": np.int64, "mult_residual": np.int64, "score": np.int8,
+           "gate": np.int64}
 _SCALARS = tuple(f.name for f in fields(QuantizedLayer) if f.name not in _ARRAYS)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.quant.network import Activations, QuantizedLayer, QuantizedNetwork
+from hwgate.quant.network import Activations, QuantizedLayer, QuantizedNetwork, reorder
 
 __all__ = ["balance", "channel_work"]
 
@@ -51,31 +51,40 @@ def balance(network: QuantizedNetwork, images: NDArray[Any]) -> QuantizedNetwork
             continue
         consumers = [n for n in range(len(layers)) if network.inputs(n) == index]
         order = _order(channel_work(layer, seen), [layers[n].base for n in consumers],
-                       network.config.lanes)
-        layers[index] = _reorder_outputs(layer, order)
+                       network.config.lanes, layer.gate)
+        layers[index] = reorder(layer, order)
         for n in consumers:
-            layers[n] = replace(layers[n], weight=layers[n].weight[:, order])
+            score = layers[n].score
+            layers[n] = replace(layers[n], weight=layers[n].weight[:, order],
+                                score=None if score is None else score[:, order])
     return replace(network, layers=tuple(layers))
 
 
-def _order(work: NDArray[np.float64], bases: list[NDArray[np.bool_]],
-           lanes: int) -> NDArray[np.int64]:
-    """Channel for each position: the heaviest first, to the lane with least work and room."""
+def _order(work: NDArray[np.float64], bases: list[NDArray[np.bool_]], lanes: int,
+           gate: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Channel for each position: the heaviest first, to the lane with least work and room.
+
+    Channels that share a gate go together to the lane with the most room for them, the one with
+    least work among several, so that few lanes compute its score.
+    """
     columns = np.concatenate(bases).T if bases else np.ones((len(work), 1), bool)
     _, kinds = np.unique(columns, axis=0, return_inverse=True)
     kinds = kinds.reshape(-1)
     free = {(kind, lane): [p for p in range(len(work)) if kinds[p] == kind and p % lanes == lane]
             for kind in set(kinds.tolist()) for lane in range(lanes)}
     load, order = np.zeros(lanes), np.zeros(len(work), np.int64)
-    for channel in np.argsort(-work, kind="stable"):
-        lane = min((lane for lane in range(lanes) if free[kinds[channel], lane]),
-                   key=lambda lane: load[lane])
-        order[free[kinds[channel], lane].pop(0)] = channel
-        load[lane] += work[channel]
+    # A gate of all channels has a score on every lane, wherever they are.
+    own = np.arange(len(work)) if gate is None or gate.max() == 0 else gate
+    total = np.bincount(own, work)
+    teams = {(own[c], kinds[c]): np.flatnonzero((own == own[c]) & (kinds == kinds[c]))
+             for c in np.lexsort((np.arange(len(work)), -work, -total[own]))}
+    for (_, kind), team in teams.items():
+        waiting = list(team[np.argsort(-work[team], kind="stable")])
+        while waiting:
+            lane = max((lane for lane in range(lanes) if free[kind, lane]), key=lambda lane: (
+                min(len(free[kind, lane]), len(waiting)), -load[lane]))
+            for channel in waiting[:len(free[kind, lane])]:
+                order[free[kind, lane].pop(0)] = channel
+                load[lane] += work[channel]
+                waiting.remove(channel)
     return order
-
-
-def _reorder_outputs(layer: QuantizedLayer, order: NDArray[np.int64]) -> QuantizedLayer:
-    threshold = None if layer.threshold is None else layer.threshold[order]
-    return replace(layer, weight=layer.weight[order], base=layer.base[order], threshold=threshold,
-                   bias=layer.bias[order], mult=layer.mult[order], shift=layer.shift[order])

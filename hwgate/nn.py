@@ -98,6 +98,9 @@ class GatedConv2d(nn.Conv2d):
         Input channels of the base path of each output channel.
     force_open : bool
         Open every gate: the layer is then an ordinary convolution with the same weights.
+    own_scores : tensor (out_channels / share, in_channels, K, K) or None
+        Weights of the scores, where they are rounded by themselves; the mean of the base paths'
+        weights if None.
     keep_gates : bool
         Keep :attr:`gates`, for losses that look at decisions.
     gates : float tensor (N, out_channels / share, H, W) or None
@@ -111,6 +114,7 @@ class GatedConv2d(nn.Conv2d):
     """
 
     gates: Tensor | None
+    own_scores: Tensor | None
     base: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
@@ -145,7 +149,7 @@ class GatedConv2d(nn.Conv2d):
         self.register_buffer("base", inputs == (outputs if grouping else 0 * outputs)[:, None],
                              persistent=False)
         self.force_open = self.keep_gates = False
-        self.gates = self._opened = None
+        self.gates = self._opened = self.own_scores = None
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, Ci, H, W) to (N, Co, Ho, Wo); records :attr:`decision`."""
@@ -154,13 +158,15 @@ class GatedConv2d(nn.Conv2d):
             self._opened = torch.ones_like(base)
             out = base + conditional
         else:
-            opened = self._decide(base)
+            scores = (self.scores(base) if self.own_scores is None
+                      else self._convolve(input, self.own_scores))
+            opened = self._decide(scores)
             out = torch.addcmul(base, opened, conditional)
         return out if self.bias is None else out + self.bias[:, None, None]
 
-    def _decide(self, base: Tensor) -> Tensor:
+    def _decide(self, scores: Tensor) -> Tensor:
         """Decisions (N, Co, H, W) as 0 and 1, with their gradient."""
-        normed = self.gate_norm(self.scores(base))
+        normed = self.gate_norm(scores)
         margin = normed - self.delta[:, None, None].to(normed.dtype)
         opened = _Step.apply(margin, self.alpha, self.sparse_bp)
         if self.tau > 0:
@@ -175,6 +181,11 @@ class GatedConv2d(nn.Conv2d):
     def scores(self, base: Tensor) -> Tensor:
         """What gates compare, before its norm: (N, Co / share, H, W) of base sums (N, Co, H, W)."""
         return base if self.share == 1 else base.unflatten(1, (-1, self.share)).mean(dim=2)
+
+    def score_weights(self) -> Tensor:
+        """Weights (Co / share, Ci, K, K) of a convolution that yields :meth:`scores`."""
+        base = self.weight * self.base[:, :, None, None]
+        return base.unflatten(0, (-1, self.share)).mean(dim=1)
 
     def limit(self, pixels: int) -> int:
         """Most open gates of a map of so many pixels that :attr:`tau` closes again."""

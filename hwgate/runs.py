@@ -51,8 +51,7 @@ class Run:
     scores : mapping
         ``validation`` and ``test`` of the float network, ``integers`` of the integer network on
         the test images; what does not exist is left out.
-    network : QuantizedNetwork or None
-        None if the accelerator lacks such gates.
+    network : QuantizedNetwork
     notes : tuple of str
         Sentences on what was found.
     """
@@ -60,7 +59,7 @@ class Run:
     recipe: Recipe
     history: tuple[Epoch, ...]
     scores: dict[str, Scores]
-    network: QuantizedNetwork | None
+    network: QuantizedNetwork
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,10 +131,7 @@ def run_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False, devi
 
     calibration = data.normalize(data.train.images[:recipe.quantize.calibration])
     notes: list[str] = []
-    network = None
-    if recipe.gate.groups and recipe.gate.share != 1:
-        notes.append("Not quantized: the accelerator decides for each activation alone.")
-    elif recipe.quantize.epochs:
+    if recipe.quantize.epochs:
         stage("fine-tune the integers")
         tuned = FakeQuantized(model, calibration, config)
         part = replace(recipe.optimizer, epochs=recipe.quantize.epochs, rate=recipe.quantize.rate,
@@ -147,12 +143,11 @@ def run_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False, devi
         notes.append(f"Trained against folded: {agreement(tuned, network, sample).describe()}.")
     else:
         network = hwgate.quantize(model, calibration, config)
-    if network is not None:
-        stage("count what the integers get right")
-        network = _finish(network, data)
-        save_network(place["network"], network)
-        scores["integers"] = score_network(network, data.unit(data.test.images).numpy(),
-                                           data.test.labels.numpy())
+    stage("count what the integers get right")
+    network = _finish(network, data)
+    save_network(place["network"], network)
+    scores["integers"] = score_network(network, data.unit(data.test.images).numpy(),
+                                       data.test.labels.numpy())
     run = Run(recipe, tuple(history), scores, network, tuple(notes))
     write_atomic(place["log"], "".join(json.dumps(asdict(e)) + "\n" for e in run.history))
     write_atomic(place["results"], json.dumps(
@@ -174,8 +169,7 @@ def _budget(recipe: Recipe, data: DataSet, config: AcceleratorConfig
     part = recipe.hardware
     if not part.budget or not recipe.gate.groups:
         return ()
-    # Costs do not depend on who shares a gate, and the cost model knows gates of one channel.
-    plain = build(recipe.changed({"gate.granularity": "activation"}), len(data.classes))
+    plain = build(recipe, len(data.classes))
     images = data.normalize(data.train.images[:8])
     cost = measure_costs(settle_norms(plain, images), images, config)[part.budget]
     return (BudgetLoss(part.budget, cost, part.share, part.weight),)

@@ -11,7 +11,7 @@ import hwgate
 from hwgate.comparison import compare
 from hwgate.config import MemoryTiming
 from hwgate.errors import UserError
-from hwgate.quant.golden import base_psum
+from hwgate.quant.golden import base_psum, score_psum
 from hwgate.quant.network import IMAGE, QuantizedNetwork
 from hwgate.scoring import score_network
 
@@ -58,7 +58,8 @@ class Point:
 
 def psum_deviations(network: QuantizedNetwork,
                     images: NDArray[Any]) -> tuple[NDArray[np.float64] | None, ...]:
-    """Standard deviation of the base psums of each gated layer's channels (Co,) on images.
+    """Standard deviation of the base psums of each gated layer's channels (Co,) on images, or of
+    the scores (gates,) that its channels share.
 
     They stand for the batch norm in front of the gate, whose deviation the thresholds hold no
     longer.
@@ -69,7 +70,8 @@ def psum_deviations(network: QuantizedNetwork,
     for index, layer in enumerate(network.layers):
         source = network.inputs(index)
         x = steps if source == IMAGE else results[source].output
-        found.append(base_psum(layer, x).std(axis=(0, 2, 3)) if layer.gated else None)
+        seen = base_psum if layer.score is None else score_psum
+        found.append(seen(layer, x).std(axis=(0, 2, 3)) if layer.gated else None)
     return tuple(found)
 
 

@@ -14,8 +14,8 @@ from hwgate.errors import CompileError, UserError
 from hwgate.nn import GatedConv2d
 
 from .calibrate import Recorder, activation_scale, range_scale
-from .golden import psum_bound
-from .network import IMAGE, QuantizedLayer, QuantizedNetwork, check_images
+from .golden import psum_bound, score_bound
+from .network import IMAGE, QuantizedLayer, QuantizedNetwork, check_images, reorder
 from .requantize import SHIFTS
 from .trace import Block, trace_blocks
 
@@ -147,21 +147,19 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
                            f"{in_shape[1]}x{in_shape[2]} pixels; average over all of them")
     weight = _array(block, op.weight)
     weight = weight[:, :, None, None] if reduce else weight
-    top = formats.limits(formats.weight)[1]
-    largest = np.abs(weight).max(axis=(1, 2, 3))
-    weight_scale = np.where(largest > 0, largest, top) / top
-    integers = np.rint(weight / weight_scale[:, None, None, None]).astype(np.int8)
+    integers, weight_scale = _integers(weight, formats)
     unit = in_scale * weight_scale  # real value of a psum of 1
-    base, threshold = _gate(block, unit, config)
     gain, offset = _affine(block)
     layer = QuantizedLayer(
-        block.name, integers, base, threshold, *_nothing(len(weight)), in_shape=in_shape,
-        padding=block.padding, stride=op.stride[0] if isinstance(op, nn.Conv2d) else 1,
-        relu=block.relu, pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale,
+        block.name, integers, *_gate(block, unit, config), *_nothing(len(weight)),
+        in_shape=in_shape, padding=block.padding,
+        stride=op.stride[0] if isinstance(op, nn.Conv2d) else 1, relu=block.relu,
+        pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale,
         source=None if block.source == index - 1 else block.source)
     if isinstance(op, GatedConv2d) and layer.gated:
         _, height, width = layer.conv_shape
         layer = replace(layer, limit=op.limit(height * width))
+        layer = layer if op.share == 1 else _share(layer, block, op, in_scale, formats)
     added = 0.0  # output steps in a step of the residual
     if block.residual is not None:
         added = scales[block.residual] / out_scale
@@ -169,7 +167,7 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
                         residual_offset=block.shortcut.offset, relu_first=block.relu_first)
     layer = _requantization(layer, gain * unit / (pixels * out_scale), offset / out_scale, added,
                             formats)
-    return layer if block.order is None else _reorder(layer, block.order.numpy())
+    return layer if block.order is None else reorder(layer, block.order.numpy())
 
 
 def _nothing(channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -178,16 +176,21 @@ def _nothing(channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArr
     return pairs, pairs, np.zeros(channels, np.int64)
 
 
+def _integers(weight: NDArray[np.float64],
+              formats: FormatConfig) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Weights (Co, Ci, K, K) in steps of their output channel, and the steps (Co,)."""
+    top = formats.limits(formats.weight)[1]
+    largest = np.abs(weight).max(axis=(1, 2, 3))
+    scale = np.where(largest > 0, largest, top) / top
+    return np.rint(weight / scale[:, None, None, None]).astype(np.int8), scale
+
+
 def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
           ) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
-    """Base mask and thresholds: ``floor((delta * sqrt(var + eps) + mean) / unit)``."""
+    """Base mask, and thresholds if the layer is gated; those of shared gates are not final."""
     op = block.op
     if not isinstance(op, GatedConv2d) or op.force_open:
         return np.ones(op.weight.shape[:2], bool), None
-    if op.share > 1:
-        raise CompileError(f"Layer {block.name!r} shares each gate among {op.share} channels, but "
-                           "the accelerator decides for each activation alone; train it with "
-                           "share=1")
     base = op.base.cpu().numpy()
     size = config.channels * (TAPS if op.kernel_size == (1, 1) else 1)
     for start in range(0, base.shape[1], size):
@@ -197,11 +200,27 @@ def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
                 f"Layer {block.name!r} has base paths of {int(base[0].sum())} input channels, "
                 f"which must be a multiple of the {size} channels of a pass; choose other "
                 "channels, another gate_groups or a smaller group")
+    return base, _thresholds(block, op, unit if op.share == 1 else unit[::op.share])
+
+
+def _thresholds(block: Block, op: GatedConv2d, unit: NDArray[np.float64]) -> NDArray[np.int64]:
+    """``floor((delta * sqrt(var + eps) + mean) / unit)`` of each gate."""
     norm = op.gate_norm
     assert norm.running_mean is not None and norm.running_var is not None
     mean, deviation = _array(block, norm.running_mean), _deviation(block, norm)
     threshold = np.floor((_array(block, op.delta) * deviation + mean) / unit)
-    return base, np.clip(threshold, *_INT32).astype(np.int64)
+    return np.clip(threshold, *_INT32).astype(np.int64)
+
+
+def _share(layer: QuantizedLayer, block: Block, op: GatedConv2d, in_scale: float,
+           formats: FormatConfig) -> QuantizedLayer:
+    """The layer with the scores that its shared gates compare, in steps of their own."""
+    score, scale = _integers(_array(block, op.score_weights()), formats)
+    gate = np.arange(len(layer.weight)) // op.share
+    layer = replace(layer, score=score, gate=gate,
+                    threshold=_thresholds(block, op, in_scale * scale))
+    _check_room(layer, score_bound(layer, formats), formats)
+    return layer
 
 
 def _affine(block: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -232,12 +251,8 @@ def _requantization(layer: QuantizedLayer, factor: NDArray[np.float64],
     ``factor`` and ``offset`` are (Co,). A channel whose output its psum cannot move loses its
     weights and never opens.
     """
-    bound, room = psum_bound(layer, formats), formats.limits(formats.accumulator)[1]
-    if bound.max() > room:
-        raise CompileError(
-            f"Layer {layer.name!r} can reach partial sums of {int(bound.max())}, and the "
-            f"{formats.accumulator}-bit accumulator holds {room}; use a wider accumulator, "
-            "narrower weights or fewer channels")
+    bound = psum_bound(layer, formats)
+    _check_room(layer, bound, formats)
     mult, shift = multipliers(factor, formats)
     most = SHIFTS[1]
     if layer.residual is not None:  # the psum's factor gives up bits that the other one needs
@@ -257,16 +272,20 @@ def _requantization(layer: QuantizedLayer, factor: NDArray[np.float64],
     threshold = layer.threshold
     return replace(
         layer, weight=layer.weight * ~constant[:, None, None, None],
-        threshold=None if threshold is None else np.where(constant, 0, threshold),
+        threshold=(threshold if threshold is None or layer.gate is not None
+                   else np.where(constant, 0, threshold)),
         bias=np.stack([bias, bias], axis=1).astype(np.int64),
         mult=np.stack([mult, mult], axis=1), shift=shift, mult_residual=mult_residual)
 
 
-def _reorder(layer: QuantizedLayer, order: NDArray[np.int64]) -> QuantizedLayer:
-    """The layer with output channel c taken from channel order[c]."""
-    names = ("weight", "base", "bias", "mult", "shift")
-    threshold = None if layer.threshold is None else layer.threshold[order]
-    return replace(layer, threshold=threshold, **{n: getattr(layer, n)[order] for n in names})
+def _check_room(layer: QuantizedLayer, bound: NDArray[np.int64], formats: FormatConfig) -> None:
+    """Raise unless the accumulator holds partial sums up to ``bound``."""
+    room = formats.limits(formats.accumulator)[1]
+    if bound.max() > room:
+        raise CompileError(
+            f"Layer {layer.name!r} can reach partial sums of {int(bound.max())}, and the "
+            f"{formats.accumulator}-bit accumulator holds {room}; use a wider accumulator, "
+            "narrower weights or fewer channels")
 
 
 def _array(block: Block, tensor: torch.Tensor) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from .network import Activations, QuantizedLayer
 from .requantize import requantize
 
 __all__ = ["base_psum", "convolve", "max_pool", "output_limits", "psum_bound",
-           "residual_operand", "run_layer"]
+           "residual_operand", "run_layer", "score_bound", "score_psum"]
 
 #: Integers of at most this magnitude, and their sums in any order that stays below it, are exact
 #: in these types, whose matrix products are fast.
@@ -75,10 +75,19 @@ def output_limits(layer: QuantizedLayer, formats: FormatConfig) -> tuple[int, in
 
 def psum_bound(layer: QuantizedLayer, formats: FormatConfig) -> NDArray[np.int64]:
     """Magnitude (Co,) that no partial sum of a layer exceeds, whatever the input and the order."""
-    largest = -formats.limits(formats.activation)[0]
     _, height, width = layer.conv_shape
-    pixels = height * width if layer.reduce else 1
-    return np.abs(layer.weight.astype(np.int64)).sum(axis=(1, 2, 3)) * largest * pixels
+    return _bound(layer.weight, formats) * (height * width if layer.reduce else 1)
+
+
+def score_bound(layer: QuantizedLayer, formats: FormatConfig) -> NDArray[np.int64]:
+    """The same (gates,) of the scores of a layer whose channels share gates."""
+    assert layer.score is not None
+    return _bound(layer.score, formats)
+
+
+def _bound(weight: NDArray[np.int8], formats: FormatConfig) -> NDArray[np.int64]:
+    largest = -formats.limits(formats.activation)[0]
+    return np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)) * largest
 
 
 def base_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
@@ -89,6 +98,12 @@ def base_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
         outputs = pattern.ravel() == number
         sums[:, outputs] = _psum(layer, x[:, members], layer.weight[outputs][:, members])
     return sums
+
+
+def score_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Partial sums (N, gates, H, W) of the scores that shared gates see."""
+    assert layer.score is not None
+    return _psum(layer, x, layer.score)
 
 
 def residual_operand(layer: QuantizedLayer, residual: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -134,14 +149,11 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig 
     psum, score = _psum(layer, x, layer.weight), None
     decision = np.ones(psum.shape, bool)
     if layer.threshold is not None:
-        base = base_psum(layer, x)
-        if layer.gate is not None:
-            assert layer.score is not None
-            score = _psum(layer, x, layer.score)
-            decision = close_idle(decide(score, layer.threshold[:, None, None]), layer.limit)
-            decision = decision[:, layer.gate]
-        else:
-            decision = close_idle(decide(base, layer.threshold[:, None, None]), layer.limit)
+        base = compared = base_psum(layer, x)
+        if layer.score is not None:
+            compared = score = score_psum(layer, x)
+        decision = close_idle(decide(compared, layer.threshold[:, None, None]), layer.limit)
+        decision = decision if layer.gate is None else decision[:, layer.gate]
         psum = np.where(decision, psum, base)
     bias, mult = (np.where(decision, values[:, 1, None, None], values[:, 0, None, None])
                   for values in (layer.bias, layer.mult))

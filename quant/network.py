@@ -11,7 +11,7 @@ from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig
 from hwgate.errors import CompileError, UserError
 
 __all__ = ["IMAGE", "KERNELS", "MOST_LIMIT", "STRIDES", "Activations", "QuantizedLayer",
-           "QuantizedNetwork", "check_images", "layer_macs"]
+           "QuantizedNetwork", "check_images", "layer_macs", "reorder"]
 
 #: Index of the image, where the index of a layer says whose output is meant.
 IMAGE = -1
@@ -78,6 +78,12 @@ class QuantizedLayer:
     limit : int
         At most so many open gates of a channel close again for an image in which there are no
         more (tau): its map keeps the base psums, and needs no conditional weights. 0 for none.
+    score : int8 (gates, Ci, K, K) or None
+        Where channels share gates: weights of a score per gate, which a gate compares with its
+        threshold instead of a base psum. Zero outside :attr:`score_base`. ``threshold`` is then
+        (gates,), and ``limit`` counts the gates of a map once.
+    gate : int64 (Co,) or None
+        Index of the gate of each channel; given exactly if ``score`` is.
     """
 
     name: str
@@ -107,7 +113,7 @@ class QuantizedLayer:
 
     @cached_property
     def score_base(self) -> NDArray[np.bool_]:
-        """Inputs (gates, Ci) that each score reads."""
+        """Inputs (gates, Ci) that each score reads: those of the base paths of its channels."""
         assert self.score is not None and self.gate is not None
         return np.stack([self.base[self.gate == g].any(axis=0) for g in range(len(self.score))])
 
@@ -149,7 +155,8 @@ class QuantizedLayer:
     def base_macs(self) -> int:
         """Multiply-accumulates of one image with every gate closed."""
         _, height, width = self.conv_shape
-        return height * width * int(self.base.sum()) * self.kernel**2
+        scores = 0 if self.score is None else int(self.score_base.sum())
+        return height * width * (int(self.base.sum()) + scores) * self.kernel**2
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,8 @@ class Activations:
         Final partial sums, before requantization and pooling.
     decision : bool (N, Co, H, W)
         True where the gate opened; all true for an ungated layer.
+    score : int64 (N, gates, H, W) or None
+        Partial sums of the scores, where channels share gates.
     """
 
     output: NDArray[np.int8]
@@ -200,6 +209,7 @@ class QuantizedNetwork:
         for index, layer in enumerate(self.layers):
             _check_kernel(layer)
             _check_limit(layer)
+            _check_scores(layer)
             self._check_source(index, layer)
             self._check_residual(index, layer)
 
@@ -324,6 +334,14 @@ def layer_macs(layer: QuantizedLayer, decision: NDArray[np.bool_]) -> int:
     return len(decision) * layer.base_macs + int(opened @ conditional)
 
 
+def reorder(layer: QuantizedLayer, order: NDArray[np.int64]) -> QuantizedLayer:
+    """The layer with output channel c taken from channel ``order[c]``; its residual stays."""
+    names = ["weight", "base", "bias", "mult", "shift"]
+    if layer.threshold is not None:
+        names.append("threshold" if layer.gate is None else "gate")
+    return replace(layer, **{name: getattr(layer, name)[order] for name in names})
+
+
 def _check_kernel(layer: QuantizedLayer) -> None:
     """Raise unless kernel, stride, padding and pooling are supported and leave an output."""
     kernel, name = layer.kernel, layer.name
@@ -348,6 +366,24 @@ def _check_limit(layer: QuantizedLayer) -> None:
     if not 0 <= layer.limit <= MOST_LIMIT or layer.limit and not layer.gated:
         raise CompileError(f"Layer {layer.name!r} closes channels of at most {layer.limit} open "
                            f"gates, which must be in 0..{MOST_LIMIT}, and 0 without gates")
+
+
+def _check_scores(layer: QuantizedLayer) -> None:
+    """Raise unless scores and gates are both there and fit each other, or neither is."""
+    if layer.score is None and layer.gate is None:
+        return
+    name, channels = layer.name, layer.weight.shape[0]
+    if layer.score is None or layer.gate is None or layer.threshold is None:
+        raise CompileError(f"Layer {name!r} must have scores, thresholds and the gate of each "
+                           "channel, or channels with gates of their own")
+    gates = len(layer.score)
+    if (layer.gate.shape != (channels,) or layer.threshold.shape != (gates,)
+            or set(layer.gate.tolist()) != set(range(gates))):
+        raise CompileError(f"Layer {name!r} must deal its {channels} channels to all of its "
+                           f"{gates} gates, each with a threshold")
+    if layer.score.shape[1:] != layer.weight.shape[1:] or layer.score[~layer.score_base].any():
+        raise CompileError(f"Layer {name!r} must have scores of {_shape(layer.weight.shape[1:])} "
+                           "weights that are zero outside the base paths of their channels")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
