@@ -11,7 +11,7 @@ import hwgate
 from hwgate.config import FormatConfig, preset
 from hwgate.datasets import load_dataset
 from hwgate.digits import train_digits
-from hwgate.models import lenet, resnet18, resnet20, vgg16
+from hwgate.models import resnet18, resnet20, vgg16
 from hwgate.nn import set_density, settle_norms
 from hwgate.qat import FakeQuantized, _requantize, agreement
 from hwgate.quant.random_layers import random_network

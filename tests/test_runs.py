@@ -89,12 +89,13 @@ def test_tau_reaches_the_integers(tmp_path):
     assert 0 < run.scores["integers"].density < 1
 
 
-def test_gates_that_the_hardware_lacks_are_trained_only(tmp_path):
-    run = run_recipe(recipe(gate__granularity="pixel", gate__tau=0.05, optimizer__epochs=1,
+def test_shared_gates_reach_the_integers(tmp_path):
+    run = run_recipe(recipe(gate__granularity="pixel", gate__tau=0.05, gate__grouping=False,
+                            optimizer__epochs=1, quantize__epochs=1,
                             hardware__budget="cycles", hardware__share=0.6), tmp_path)
-    assert run.network is None and set(run.scores) == {"validation", "test"}
-    assert run.notes == ("Not quantized: the accelerator decides for each activation alone.",)
-    assert not (tmp_path / "network.npz").exists()
+    shared = [layer for layer in run.network.layers if layer.gated]
+    assert all(len(layer.score) == 1 and set(layer.gate.tolist()) == {0} for layer in shared)
+    assert "equal decisions 100.0000%" in run.notes[0]
     layer = load_model(tmp_path / "model.safetensors")[0].get_submodule("gated4.conv")
     assert (layer.share, layer.tau, layer.delta.shape) == (64, 0.05, (1,))
 
