@@ -65,6 +65,8 @@ class Panel:
     y_limits : (float or None, float or None)
         Without ticks: where the y axis begins, and where it ends at the latest; None leaves it to
         the points.
+    logarithmic : bool
+        The x axis has powers of two.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Panel:
     x_ticks: Sequence[tuple[float, str]] = ()
     y_ticks: Sequence[tuple[float, str]] = ()
     y_limits: tuple[float | None, float | None] = (None, None)
+    logarithmic: bool = False
 
 
 def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int = 2) -> str:
@@ -112,6 +115,9 @@ def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int 
             axes.set_xlabel(panel.x)
             axes.set_ylabel(panel.y)
             axes.margins(0.08)
+            if panel.logarithmic:
+                axes.set_xscale("log", base=2)
+                axes.xaxis.set_major_formatter("{x:g}")
             (low, high), (least, most) = axes.get_ylim(), panel.y_limits
             axes.set_ylim(low if least is None else least,
                           high if most is None else min(high, most))

@@ -49,8 +49,8 @@ class Run:
     history : tuple of Epoch
         Of the training, and after it of the fine-tuning.
     scores : mapping
-        ``validation`` and ``test`` of the float network, ``integers`` of the integer network on
-        the test images; what does not exist is left out.
+        ``validation`` and ``test`` of the float network, ``integers_validation`` and ``integers``
+        of the integer network on the same images; what does not exist is left out.
     network : QuantizedNetwork
     notes : tuple of str
         Sentences on what was found.
@@ -146,8 +146,10 @@ def run_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False, devi
     stage("count what the integers get right")
     network = _finish(network, data)
     save_network(place["network"], network)
-    scores["integers"] = score_network(network, data.unit(data.test.images).numpy(),
-                                       data.test.labels.numpy())
+    for name, split in (("integers", data.test), ("integers_validation", data.validation)):
+        if len(split):
+            scores[name] = score_network(network, data.unit(split.images).numpy(),
+                                         split.labels.numpy())
     run = Run(recipe, tuple(history), scores, network, tuple(notes))
     write_atomic(place["log"], "".join(json.dumps(asdict(e)) + "\n" for e in run.history))
     write_atomic(place["results"], json.dumps(

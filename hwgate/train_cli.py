@@ -211,6 +211,7 @@ def _scores_table(run: "Run") -> "Table":
 
     table = new_table(_title(run.recipe), "Network", "Images", "Accuracy", "Open", "MAC reduction")
     for name, what in (("validation", "float, validation"), ("test", "float, test"),
+                       ("integers_validation", "integers, validation"),
                        ("integers", "integers, test")):
         if name in run.scores:
             found = run.scores[name]

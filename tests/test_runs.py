@@ -52,7 +52,7 @@ def test_a_folder_says_how_its_network_was_made(finished):
     results = json.loads((folder / "results.json").read_text())
     assert set(results["versions"]) == {"hwgate", "python", "torch", "numpy"}
     assert results["recipe"]["seed"] == 4 and results["seconds"] > 0
-    assert set(results["scores"]) == {"validation", "test", "integers"}
+    assert set(results["scores"]) == {"validation", "test", "integers", "integers_validation"}
     assert results["notes"] == list(run.notes) == [
         "Trained against folded: 256 images: same class 100.00%, equal logits 100.00%, at most 0 "
         "steps apart, equal decisions 100.0000%."]
@@ -60,9 +60,12 @@ def test_a_folder_says_how_its_network_was_made(finished):
 
 def test_the_network_takes_pixels(finished):
     folder, run, _ = finished
-    network, data = load_network(folder / "network.npz"), load_dataset("digits", seed=4)
-    found = score_network(network, data.unit(data.test.images).numpy(), data.test.labels.numpy())
-    assert found == run.scores["integers"]
+    network = load_network(folder / "network.npz")
+    data = load_dataset("digits", seed=4, validation=50)
+    found, held = (score_network(network, data.unit(split.images).numpy(), split.labels.numpy())
+                   for split in (data.test, data.validation))
+    assert found == run.scores["integers"] and held == run.scores["integers_validation"]
+    assert held.images == 50
     float_test = run.scores["test"]
     assert found.images == 450 and found.accuracy > float_test.accuracy - 0.05
     assert found.reduction == pytest.approx(float_test.reduction, rel=0.15)

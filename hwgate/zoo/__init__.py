@@ -1,7 +1,8 @@
 """Trained networks that come with hwgate: integer weights, the float model, and what made them.
 
-Each has a folder with ``network.npz`` (integers), ``model.safetensors`` (float), ``recipe.toml``,
-``log.jsonl`` and ``results.json``, as ``hwgate train`` wrote them.
+Each has a folder as ``hwgate train`` wrote it: ``recipe.toml``, ``log.jsonl``, ``results.json``,
+``network.npz`` (integers) and ``model.safetensors`` (float). A large float model is left out, and
+of a network that only gives the accuracy without gates the integers may be, too.
 """
 
 import json
@@ -12,14 +13,19 @@ from hwgate.artifacts import load_network
 from hwgate.errors import UserError
 from hwgate.quant.network import QuantizedNetwork
 
-__all__ = ["load", "names", "path", "results"]
+__all__ = ["baseline", "find", "load", "names", "path", "results", "trained"]
 
 _FOLDER = Path(__file__).parent
 
 
 def names() -> tuple[str, ...]:
-    """Networks of the zoo."""
-    return tuple(sorted(path.parent.name for path in _FOLDER.glob("*/network.npz")))
+    """Networks of the zoo that can be compiled and run."""
+    return tuple(name for name in trained() if (_FOLDER / name / "network.npz").is_file())
+
+
+def trained() -> tuple[str, ...]:
+    """All trainings of the zoo, those whose networks are not part of it included."""
+    return tuple(sorted(path.parent.name for path in _FOLDER.glob("*/results.json")))
 
 
 def load(name: str) -> QuantizedNetwork:
@@ -30,29 +36,76 @@ def load(name: str) -> QuantizedNetwork:
     UserError
         If there is no network of that name.
     """
-    return load_network(path(name) / "network.npz")
+    return load_network(path(_known(name, names())) / "network.npz")
 
 
-def results(name: str) -> dict[str, Any]:
-    """Recipe, epochs, scores and versions of the training of a network of the zoo.
+def find(source: str | Path) -> QuantizedNetwork:
+    """A network from a file or, if there is no such file, of the zoo.
 
     Raises
     ------
     UserError
-        If there is no network of that name.
+        If there is neither, or the file is no network of this version of hwgate.
+    """
+    if Path(source).is_file():
+        return load_network(source)
+    if str(source) in names():
+        return load(str(source))
+    raise UserError(f"There is no network file {source}, and no such network in the zoo, which has "
+                    f"{', '.join(names())}")
+
+
+def results(name: str) -> dict[str, Any]:
+    """Recipe, epochs, scores and versions of a training of the zoo.
+
+    Raises
+    ------
+    UserError
+        If there is no training of that name.
     """
     found: dict[str, Any] = json.loads((path(name) / "results.json").read_text(encoding="utf-8"))
     return found
 
 
-def path(name: str) -> Path:
-    """Folder of a network of the zoo.
+def baseline(name: str) -> str | None:
+    """The training without gates of the same architecture, width and data, the best if several.
+
+    None for a network without gates, and if there is none.
 
     Raises
     ------
     UserError
-        If there is no network of that name.
+        If there is no training of that name.
     """
-    if name not in names():
-        raise UserError(f"The zoo has no network {name!r}; it has {', '.join(names())}")
-    return _FOLDER / name
+    def kind(recipe: dict[str, Any]) -> tuple[Any, ...]:
+        return recipe["network"]["name"], recipe["network"]["width"], recipe["data"]["name"]
+
+    def accuracy(other: str) -> float:
+        scores = results(other)["scores"]
+        split = next(split for split in ("integers_validation", "validation", "test")
+                     if split in scores)
+        return float(scores[split]["accuracy"])
+
+    wanted = results(name)["recipe"]
+    if not wanted["gate"]["groups"]:
+        return None
+    found = [other for other in trained() for recipe in [results(other)["recipe"]]
+             if not recipe["gate"]["groups"] and kind(recipe) == kind(wanted)]
+    return max(found, key=accuracy, default=None)
+
+
+def path(name: str) -> Path:
+    """Folder of a training of the zoo.
+
+    Raises
+    ------
+    UserError
+        If there is no training of that name.
+    """
+    return _FOLDER / _known(name, trained())
+
+
+def _known(name: str, there: tuple[str, ...]) -> str:
+    if name not in there:
+        raise UserError(f"The zoo has no network {name!r}; it has {', '.join(there)}")
+    return name

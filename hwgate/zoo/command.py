@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,17 @@ from hwgate.docs_gen import render
 from hwgate.errors import UserError
 from hwgate.output import display, write_json
 from hwgate.tables import console
-from hwgate.zoo.measure import Amounts, Step, cached, facts
+from hwgate.zoo.facts import facts
+from hwgate.zoo.measure import Amounts, Step, cached, curved
 from hwgate.zoo.page import conditions, figures, parts, tables
 
 __all__ = ["main"]
 
 _ABOUT = """\
 Runs the trained networks that come with hwgate: accuracy with integers, and on the RTL speed-up,
-gating efficiency and off-chip bytes against the same network with all gates forced open, every
-layer compared with golden and cost model. Moves the thresholds, and draws what comes of it.
+gating efficiency and off-chip bytes against the same network with all gates forced open, with and
+without levers, every layer compared with golden and cost model. Moves the thresholds, counts bytes
+over sizes of tiles and buffers, and draws what comes of it.
 
 Figures of a network are kept until it, hwgate or the numbers of images change. The test images
 come from the folder in the variable HWGATE_DATA.
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
                         help=f"networks (default: all, {', '.join(zoo.names())})")
     for option, least, text in (
             ("images", amounts.images, "test images that the golden model counts again"),
+            ("model", amounts.model, "test images that the cost model runs"),
             ("rtl", amounts.rtl, "test images that the RTL runs"),
             ("sweep", amounts.sweep, "test images at each place of the thresholds")):
         parser.add_argument(f"--{option}", type=int, default=least, metavar="N",
@@ -65,14 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
                         help="write the figures as JSON; - prints them instead of tables")
     options = parser.parse_args(arguments)
     try:
-        return _run(options, Amounts(options.images, options.rtl, options.sweep))
+        return _run(options, Amounts(options.images, options.model, options.rtl,
+                                     options.sweep))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
 
 
 def _run(options: argparse.Namespace, amounts: Amounts) -> int:
-    names = options.names or zoo.names()
+    names = tuple(options.names or zoo.trained())
     for name in names:
         zoo.path(name)
     if options.page is not None and (options.no_run or options.names):
@@ -82,7 +86,9 @@ def _run(options: argparse.Namespace, amounts: Amounts) -> int:
         found = [facts(name) for name in names]
     else:
         with _progress(names) as steps:
-            found = [cached(name, amounts, options.cache, step) for name, step in steps]
+            chosen = curved(names)
+            found = [cached(name, amounts, options.cache, step, buffers=name in chosen)
+                     for name, step in steps]
     written = []
     if options.page is not None:
         folder, drawn = options.page.with_suffix(""), figures(found)
@@ -97,10 +103,19 @@ def _run(options: argparse.Namespace, amounts: Amounts) -> int:
         written = [str(options.page), *(str(folder / name) for name in drawn)]
     if not write_json(options.json, {"amounts": vars(amounts), "networks": found}):
         display(*tables(found), "" if options.no_run else conditions(amounts),
-                *(at["hardware"]["said"] for at in found
-                  if "hardware" in at and not at["hardware"]["equal"]),
+                *(at["said"] for at in _ran(found) if not at["equal"]),
                 *([f"Written: {', '.join(written)}"] if written else []))
-    return int(any("hardware" in at and not at["hardware"]["equal"] for at in found))
+    return int(not all(at["equal"] for at in _ran(found)))
+
+
+def _ran(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What ran in RTL: each network with each set of levers, and points of the curves."""
+    ran: list[Mapping[str, Any]] = []
+    for network in found:
+        ran += network.get("hardware", [])
+        ran += [{**point, "said": f"{network['name']} over tiles and buffers: RTL and model differ"}
+                for point in network.get("buffers", []) if point["equal"] is not None]
+    return ran
 
 
 def _read(page: Path) -> str:

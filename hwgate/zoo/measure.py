@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from hwgate import zoo
 from hwgate.artifacts import write_atomic
-from hwgate.datasets import DataSet, Split, load_dataset
+from hwgate.datasets import DataSet, load_dataset
 from hwgate.errors import UserError
-from hwgate.evaluate import Evaluation, evaluate, simulate_and_estimate
-from hwgate.quant.network import QuantizedNetwork
 from hwgate.results import RunResult
 from hwgate.scoring import score_network
 from hwgate.sweep import sweep
+from hwgate.zoo.buffers import BATCH, curve
+from hwgate.zoo.facts import facts
+from hwgate.zoo.levers import HEADLINE, lever_sets, measure_levers
 
-__all__ = ["DELTAS", "Amounts", "cached", "facts", "key", "measure"]
+__all__ = ["DELTAS", "Amounts", "cached", "curved", "key", "measure"]
 
 #: By how many deviations the sweep moves the thresholds.
 DELTAS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
@@ -35,7 +36,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "hwgate": ("choice.py", "compiler.py", "config.py", "cost.py", "evaluate.py", "geometry.py",
                "goal.py", "layouts.py", "plan.py", "residency.py", "scoring.py", "sweep.py",
                "tiling.py"),
-    "hwgate.zoo": ("measure.py",)}
+    "hwgate.zoo": ("buffers.py", "levers.py", "measure.py")}
 
 Step = Callable[[str], None]
 
@@ -47,9 +48,11 @@ class Amounts:
     Parameters
     ----------
     images : int
-        That the golden model counts densities and accuracy on.
+        That the golden model counts accuracy on.
+    model : int
+        That the cost model counts cycles, bytes and densities on.
     rtl : int
-        That the RTL runs as one batch, gated and dense.
+        That the RTL runs without levers, gated and dense; of these, the others have fewer.
     sweep : int
         That accuracy is counted on while thresholds move.
 
@@ -59,35 +62,33 @@ class Amounts:
         If a number is not positive.
     """
 
-    images: int = 500
-    rtl: int = 8
+    images: int = 1000
+    model: int = 32
+    rtl: int = 24
     sweep: int = 200
 
     def __post_init__(self) -> None:
-        for name, count in (("Image", self.images), ("RTL image", self.rtl),
-                            ("Sweep image", self.sweep)):
+        for name, count in (("Image", self.images), ("Model image", self.model),
+                            ("RTL image", self.rtl), ("Sweep image", self.sweep)):
             if count < 1:
                 raise UserError(f"{name} count must be at least 1, not {count}")
 
 
-def facts(name: str) -> dict[str, Any]:
-    """What is known of a network without running it: its recipe and what its training counted."""
-    known = zoo.results(name)
-    recipe, scores = known["recipe"], known["scores"]
-    gate = recipe["gate"]
-    return {
-        "name": name, "architecture": recipe["network"]["name"],
-        "width": recipe["network"]["width"], "data": recipe["data"]["name"],
-        "epochs": recipe["optimizer"]["epochs"], "tuning": recipe["quantize"]["epochs"],
-        "seed": recipe["seed"], "teacher": recipe["loss"]["teacher"],
-        "gates": {**{part: gate[part] for part in ("groups", "grouping", "granularity", "tau")},
-                  "target": recipe["loss"]["target"]} if gate["groups"] else None,
-        "float": scores["test"], "integers": scores["integers"]}
+def curved(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Networks whose bytes are counted over tiles and buffers: the first one of each architecture
+    with a gate for each activation and without a second threshold."""
+    found: dict[tuple[str, float], str] = {}
+    for name in names:
+        known = facts(name)
+        gates = known["gates"]
+        if known["runs"] and gates and gates["granularity"] == "activation" and not gates["tau"]:
+            found.setdefault((known["architecture"], known["width"]), name)
+    return tuple(found.values())
 
 
-def key(name: str, amounts: Amounts) -> str:
+def key(name: str, amounts: Amounts, buffers: bool) -> str:
     """Digest of all that the figures of a network depend on, its data aside."""
-    parts = [repr(amounts).encode(), (zoo.path(name) / "network.npz").read_bytes()]
+    parts = [repr((amounts, buffers)).encode(), (zoo.path(name) / "network.npz").read_bytes()]
     for package, patterns in _SOURCES.items():
         folder = files(package)
         parts += [file.read_bytes() for file in sorted(folder.iterdir(), key=lambda f: f.name)
@@ -95,25 +96,31 @@ def key(name: str, amounts: Amounts) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def cached(name: str, amounts: Amounts, folder: Path, step: Step) -> dict[str, Any]:
-    """:func:`facts` and :func:`measure` of a network, from ``folder`` if they are there.
+def cached(name: str, amounts: Amounts, folder: Path, step: Step, *,
+           buffers: bool = False) -> dict[str, Any]:
+    """:func:`facts` and :func:`measure` of a network, from ``folder`` if they are there; of a
+    training whose network is not part of the zoo, only the facts.
 
     Raises
     ------
     UserError
         If its data is missing, or as the tools raise it.
     """
-    file, wanted = folder / f"{name}.json", key(name, amounts)
+    known = facts(name)
+    if not known["runs"]:
+        return known
+    file, wanted = folder / f"{name}.json", key(name, amounts, buffers)
     if file.is_file():
         kept = json.loads(file.read_text(encoding="utf-8"))
         if kept.get("key") == wanted:
-            return {**facts(name), **kept["measured"]}
-    measured = measure(name, amounts, step)
+            return {**known, **kept["measured"]}
+    measured = measure(name, amounts, step, buffers=buffers)
     write_atomic(file, json.dumps({"key": wanted, "measured": measured}) + "\n")
-    return {**facts(name), **measured}
+    return {**known, **measured}
 
 
-def measure(name: str, amounts: Amounts, step: Step = lambda _: None) -> dict[str, Any]:
+def measure(name: str, amounts: Amounts, step: Step = lambda _: None, *,
+            buffers: bool = False) -> dict[str, Any]:
     """Run a network on test images: golden model, cost model and RTL.
 
     Parameters
@@ -123,11 +130,14 @@ def measure(name: str, amounts: Amounts, step: Step = lambda _: None) -> dict[st
     amounts : Amounts
     step : callable
         Told, in words, what happens next.
+    buffers : bool
+        Count bytes over tiles and buffers, too.
 
     Returns
     -------
     dict
-        Ready for JSON: ``recount``, ``layers``, ``hardware``, ``maps`` and ``sweep``.
+        Ready for JSON: ``recount``, ``layers``, ``hardware`` (a set of levers each, the one without
+        any first), ``maps``, ``sweep`` and ``buffers``.
 
     Raises
     ------
@@ -140,38 +150,27 @@ def measure(name: str, amounts: Amounts, step: Step = lambda _: None) -> dict[st
     images, labels = _first(data, amounts.images)
     step(f"count what {len(labels)} images get right")
     recount = score_network(network, images, labels)
-    hardware, run = _hardware(network, *_first(data, amounts.rtl), step)
-    gated = [layer for layer in run.layers if layer.gated]
-    points = sweep(network, *_first(data, amounts.sweep), DELTAS, step=step) if gated else ()
+    runs: list[RunResult] = []
+    hardware = [measure_levers(network, levers, *_first(data, max(amounts.model, amounts.rtl)),
+                               amounts.rtl, step,
+                               runs.append if levers == HEADLINE else lambda _: None)
+                for levers in lever_sets(network)]
+    gated = [n for n, layer in enumerate(network.layers) if layer.gated]
     return {
         "recount": asdict(recount), "hardware": hardware,
-        "layers": [{"name": layer.name, "density": layer.density} for layer in gated],
-        "maps": [[_percent(layer.activations.decision[image]) for layer in gated]
-                 for image in range(min(_MAPS, amounts.rtl))],
-        "sweep": [point.to_dict() for point in points]}
+        "layers": [{"name": network.layers[n].name,
+                    "density": float(np.mean([run.layers[n].density for run in runs]))}
+                   for n in gated],
+        "maps": [[_percent(run.layers[n].activations.decision[0]) for n in gated]
+                 for run in runs[:_MAPS]],
+        "sweep": [point.to_dict() for point in sweep(
+            network, *_first(data, amounts.sweep), DELTAS, step=step)] if gated else [],
+        "buffers": curve(network, _first(data, BATCH)[0], step) if buffers else []}
 
 
 def _first(data: DataSet, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    chosen: Split = data.test.first(count)
+    chosen = data.test.first(count)
     return data.unit(chosen.images).numpy(), chosen.labels.numpy()
-
-
-def _hardware(network: QuantizedNetwork, images: NDArray[Any], labels: NDArray[np.int64],
-              step: Step) -> tuple[dict[str, Any], RunResult]:
-    """Figures of one batch in RTL, and the run; a network without gates is its own baseline."""
-    config = network.config
-    if any(layer.gated for layer in network.layers):
-        found = evaluate(network, images, step=step)
-    else:
-        pair = simulate_and_estimate(network, config, images, step=step)
-        found = Evaluation(config, len(images), pair, pair)
-    total = found.total.to_dict()
-    right = found.gated.rtl.outputs.reshape(len(labels), -1).argmax(1) == labels
-    wanted = ("cycles_rtl", "cycles_rtl_dense", "bytes_rtl", "bytes_rtl_dense", "mac_reduction",
-              "speedup", "gating_efficiency", "offchip_reduction", "utilisation", "density")
-    return {"accelerator": config.describe(), "map_bytes": config.buffers.map_bytes,
-            "images": len(labels), "right": int(right.sum()), "equal": found.equal,
-            "said": found.describe(), **{name: total[name] for name in wanted}}, found.gated.rtl
 
 
 def _percent(decision: NDArray[np.bool_]) -> list[list[int]]:

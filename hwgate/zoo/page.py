@@ -9,6 +9,7 @@ from rich.table import Table
 
 from hwgate.figures import Line, Panel, lines, maps
 from hwgate.tables import new_table
+from hwgate.zoo.buffers import BATCH, KINDS
 from hwgate.zoo.measure import Amounts
 
 __all__ = ["TITLES", "architecture", "conditions", "figures", "parts", "tables"]
@@ -18,10 +19,16 @@ TITLES = {"digits": "Digits", "lenet": "LeNet", "resnet18": "ResNet-18", "resnet
           "resnet18-postact": "ResNet-18, post-activation",
           "resnet20-postact": "ResNet-20, post-activation", "vgg16": "VGG-16"}
 
-_TRAINED = ("Network", "Architecture", "Data", "Gates", "Epochs", "Seed", "Float", "int8",
-            "int8, counted again", "MAC reduction")
-_RUN = ("Network", "RTL", "MAC reduction", "Speed-up", "Gating efficiency", "Off-chip reduction",
-        "Levers")
+_TRAINED = ("Network", "Architecture", "Data", "Gates", "Epochs", "Seed", "Float, held-out",
+            "int8, held-out", "Float, test", "int8, test", "int8, counted again",
+            "Against ungated, held-out / test", "MAC reduction")
+_RUN = ("Network", "Levers", "RTL", "MAC reduction", "Speed-up", "Gating efficiency",
+        "Off-chip reduction", "kB an image, gated / dense")
+_BUFFERS = ("Network", "Pixels a tile", "Window memory, words", "Images a tile", "Tiles",
+            "kB an image, gated", "dense", "Off-chip reduction", "RTL")
+
+#: Most layers in a figure of decision maps.
+_MOST_MAPS = 8
 
 #: One network: facts, and what was measured if it was.
 Found = Mapping[str, Any]
@@ -36,35 +43,41 @@ def architecture(found: Found) -> str:
 def conditions(amounts: Amounts) -> str:
     """How the figures were counted, in a few sentences."""
     return (
-        f"Float and int8: all test images, counted at the end of the training. Counted again: the "
-        f"golden model, the first {amounts.images:,} test images. RTL: the first {amounts.rtl} "
-        f"test images as one batch, gated and dense; right answers, and whether every output, "
+        f"Held-out: training images that the network was not trained on. Test: of MNIST all 10,000 "
+        f"test images, of CIFAR-10 the first 1,000, whose standard error is 0.9 points. Counted "
+        f"again: the shipped integers, the first {amounts.images:,} test images. Against ungated: "
+        f"integers against those of the ungated network of the same architecture and data, in "
+        f"points. RTL: right answers among the first test images, and whether every output, "
         f"partial sum, decision, cycle, counter and byte of every layer equals those of golden and "
-        f"cost model. The baseline of speed-up and off-chip reduction is the same network with all "
-        f"gates forced open, on the same accelerator, with the same levers. Memory: 30 cycles "
-        f"latency, a beat every cycle. Densities and decision maps: the images of the RTL. "
-        f"Moved thresholds: accuracy on the first {amounts.sweep} test images, speed-up of the "
-        f"cost model on the first one.")
+        f"cost model, gated and dense. Reductions, speed-up and bytes: cost model, the first "
+        f"{max(amounts.model, amounts.rtl)} test images, those of the RTL among them. The baseline "
+        f"is the same network with all gates forced open, on the same accelerator, with the same "
+        f"levers. Memory: 30 cycles latency, a beat every cycle. Densities and decision maps: the "
+        f"same images. Moved thresholds: accuracy on the first {amounts.sweep} test images, "
+        f"speed-up of the cost model on the first one.")
 
 
-def tables(networks: Sequence[Found]) -> tuple[Table, Table]:
-    """Both tables for the terminal."""
+def tables(networks: Sequence[Found]) -> tuple[Table, ...]:
+    """All tables for the terminal."""
     made = []
-    for title, columns, row in (("Trained networks", _TRAINED, _trained),
-                                ("On the accelerator", _RUN, _run)):
+    for title, columns, rows in (("Trained networks", _TRAINED, _trained_rows(networks)),
+                                 ("On the accelerator", _RUN, _run_rows(networks)),
+                                 ("Tiles and buffers", _BUFFERS, _buffer_rows(networks))):
         table = new_table(title, *columns, left=1)
         for column in table.columns:
             column.no_wrap = False
-        for found in networks:
-            table.add_row(*row(found))
-        made.append(table)
-    return made[0], made[1]
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            made.append(table)
+    return tuple(made)
 
 
 def parts(networks: Sequence[Found], amounts: Amounts, pictures: Iterable[str]) -> dict[str, str]:
     """Generated parts of the page by name, with pictures at these places beside it."""
-    return {"networks": _markdown(_TRAINED, [_trained(found) for found in networks]),
-            "accelerator": _markdown(_RUN, [_run(found) for found in networks]),
+    return {"networks": _markdown(_TRAINED, _trained_rows(networks)),
+            "accelerator": _markdown(_RUN, _run_rows(networks)),
+            "buffers": _markdown(_BUFFERS, _buffer_rows(networks)),
             "conditions": conditions(amounts),
             "figures": "\n\n".join(f"![{_caption(place)}]({place})" for place in pictures)}
 
@@ -74,12 +87,12 @@ def figures(networks: Sequence[Found]) -> dict[str, str]:
     measured = [found for found in networks if "hardware" in found]
     gated = [found for found in measured if found["gates"]]
     drawn = {}
-    if measured:
-        drawn["accuracy.svg"] = lines(
-            "Accuracy against speed-up", _panels(measured, "speed-up in RTL", "accuracy, int8, %",
-                                                 _accuracy, (None, 100)),
-            "networks as they were trained; speed-up over all gates open, same accelerator")
     if gated:
+        drawn["accuracy.svg"] = lines(
+            "Accuracy against speed-up", _panels(
+                gated, "speed-up over all gates open", "accuracy, int8, %",
+                lambda members: _accuracy(members, networks), (None, 100)),
+            "held-out images where there are any; dashed: the ungated network")
         drawn["sweep.svg"] = lines(
             "Thresholds moved without training", _panels(gated, "speed-up, cost model",
                                                          "accuracy, int8, %", _sweep, (None, 102)),
@@ -91,13 +104,26 @@ def figures(networks: Sequence[Found]) -> dict[str, str]:
             [replace(panel, x_ticks=_numbers(panel.lines)) for panel in _panels(
                 gated, "gated layer", "open gates, %", _density, (0, None))],
             "share of open decisions")
+    curves = [found for found in gated if found["buffers"]]
+    if curves:
+        drawn["buffers.svg"] = lines(
+            "Off-chip reduction over tiles and buffers", [
+                Panel(title, title, "dense / gated bytes",
+                      [Line(found["name"], [(at[axis], at["bytes_dense"] / at["bytes"])
+                                            for at in found["buffers"] if at["kind"] == kind])
+                       for found in curves], logarithmic=True)
+                for kind, axis, title in (("pixels", "pixels", KINDS["pixels"]),
+                                          ("window", "window_words", KINDS["window"]),
+                                          ("images", "per_tile", KINDS["images"]))],
+            f"a gate for each activation, no other lever, batch of {BATCH}", columns=3)
     for found in gated:
-        top = max(1, max(np.max(values) for row in found["maps"] for values in row)) / 100
+        chosen = np.unique(np.linspace(0, len(found["layers"]) - 1, _MOST_MAPS).round()).astype(int)
+        top = max(1, max(np.max(row[n]) for row in found["maps"] for n in chosen)) / 100
         drawn[f"maps-{found['name']}.svg"] = maps(
             f"Decision maps of {found['name']}", "share of channels with an open gate, by pixel",
-            [(f"image {n + 1}", [np.array(values) / 100 for values in row])
-             for n, row in enumerate(found["maps"])],
-            [_short(layer["name"]) for layer in found["layers"]], top)
+            [(f"image {number}", [np.array(row[n]) / 100 for n in chosen])
+             for number, row in enumerate(found["maps"], 1)],
+            [_short(found["layers"][n]["name"]) for n in chosen], top)
     return drawn
 
 
@@ -112,12 +138,20 @@ def _panels(networks: Sequence[Found], x: str, y: str,
             for title, members in groups.items()]
 
 
-def _accuracy(networks: Sequence[Found]) -> list[Line]:
-    ordered = sorted(networks, key=lambda found: (found["hardware"]["speedup"], found["name"]))
-    return [Line("networks of one architecture",
-                 [(found["hardware"]["speedup"], 100 * found["integers"]["accuracy"])
-                  for found in ordered],
-                 [found["name"].removeprefix(f"{found['architecture']}-") for found in ordered])]
+def _accuracy(members: Sequence[Found], networks: Sequence[Found]) -> list[Line]:
+    """Networks of one architecture, and the accuracy of their baseline."""
+    split = next(name for name in ("integers_validation", "integers")
+                 if all(name in found["scores"] for found in members))
+    points = sorted((_plain(found)["speedup"], 100 * found["scores"][split]["accuracy"],
+                     _gates(found).removesuffix(", grouping")) for found in members)
+    drawn = [Line("gated", [(x, y) for x, y, _ in points], [label for *_, label in points],
+                  joined=False)]
+    ungated = {found["baseline"] for found in members}
+    for found in networks:
+        if found["name"] in ungated and split in found["scores"]:
+            level = 100 * found["scores"][split]["accuracy"]
+            drawn.append(Line("ungated", [(1, level), (points[-1][0], level)], dashed=True))
+    return drawn
 
 
 def _sweep(networks: Sequence[Found]) -> list[Line]:
@@ -137,37 +171,82 @@ def _numbers(drawn: Sequence[Line]) -> list[tuple[float, str]]:
     return [(0.5, ""), *((n, str(n)) for n in range(1, most + 1)), (most + 0.5, "")]
 
 
-def _trained(found: Found) -> list[str]:
-    gates, tuned = found["gates"], found["tuning"]
-    words = "none"
-    if gates:
-        words = f"G = {gates['groups']}, T = {gates['target']:g}"
-        words += ", grouping" * gates["grouping"]
-        words += f", {gates['granularity']}" * (gates["granularity"] != "activation")
-        words += f", tau = {gates['tau']:g}" if gates["tau"] else ""
-    epochs = f"{found['epochs']}" + (f" + {tuned} in int8" if tuned else "")
-    again = found.get("recount")
-    return [found["name"], architecture(found), found["data"], words, epochs,
-            str(found["seed"]), _accurate(found["float"]), _accurate(found["integers"]),
-            _accurate(again) if again else "-", f"{found['integers']['reduction']:.2f}x"]
+def _plain(found: Found) -> Found:
+    """What was measured without levers."""
+    first: Found = found["hardware"][0]
+    return first
 
 
-def _run(found: Found) -> list[str]:
-    at = found.get("hardware")
-    if at is None:
-        return [found["name"], *["-"] * (len(_RUN) - 1)]
-    tau = found["gates"]["tau"] if found["gates"] else 0
-    levers = [f"{at['images']} images a batch",
-              f"{at['map_bytes'] >> 10} KiB of maps on chip" if at["map_bytes"] else
-              "maps off chip", f"tau = {tau:g}" if tau else "no tau"]
-    return [found["name"], f"{at['right']} of {at['images']} right, "
-            + ("all equal" if at["equal"] else "NOT EQUAL"), f"{at['mac_reduction']:.2f}x",
-            f"{at['speedup']:.2f}x", f"{at['gating_efficiency']:.1%}",
-            f"{at['offchip_reduction']:.2f}x", ", ".join(levers)]
+def _gates(found: Found) -> str:
+    gates = found["gates"]
+    if not gates:
+        return "none"
+    words = [f"G = {gates['groups']}"]
+    if gates["target"] is not None:
+        words.append(f"T = {gates['target']:g}")
+    if gates["budget"]:
+        words.append(f"{gates['share']:g} of the {gates['budget']}")
+    if gates["granularity"] != "activation":
+        words.append(gates["granularity"] + f" of {gates['slice']}" * (
+            gates["granularity"] == "slice"))
+    if gates["tau"]:
+        words.append(f"tau = {gates['tau']:g}")
+    return ", ".join(words) + ", grouping" * gates["grouping"]
 
 
-def _accurate(score: Mapping[str, Any]) -> str:
-    return f"{score['accuracy']:.2%} of {score['images']:,}"
+def _trained_rows(networks: Sequence[Found]) -> list[list[str]]:
+    rows = []
+    for found in networks:
+        scores, against = found["scores"], found["against"]
+        epochs = f"{found['epochs']}" + (f" + {found['tuning']} in int8" if found["tuning"] else "")
+        if found["start"]:
+            epochs += f", from {found['start'].removesuffix('/model.safetensors')}"
+        counts = [_accurate(scores.get(name)) for name in (
+            "validation", "integers_validation", "test", "integers")]
+        rows.append([
+            found["name"], architecture(found), found["data"], _gates(found), epochs,
+            str(found["seed"]), *counts, _accurate(found.get("recount")),
+            " / ".join(f"{against[split]:+.1f}" if split in against else "-"
+                       for split in ("validation", "test")) if against else "-",
+            f"{scores['integers']['reduction']:.2f}x" if found["gates"] else "-"])
+    return rows
+
+
+def _run_rows(networks: Sequence[Found]) -> list[list[str]]:
+    rows = []
+    for found in networks:
+        for at in found.get("hardware", []):
+            buffers = at["accelerator"]["buffers"]
+            levers = [f"batch of {at['batch']}"]
+            levers += [f"{buffers[name] >> 10} KiB of {what} on chip" for name, what in (
+                ("map_bytes", "maps"), ("weight_bytes", "weights")) if buffers[name]]
+            if buffers["compressed_chunks"]:
+                levers.append(f"zeros left out ({buffers['compressed_chunks']:,} chunks)")
+            if found["gates"] and found["gates"]["tau"]:
+                levers.append(f"tau = {found['gates']['tau']:g}")
+            equal = "all equal" if at["equal"] else "NOT EQUAL"
+            ratios = ["-"] * 4
+            if found["gates"]:
+                ratios = [f"{at['mac_reduction']:.2f}x", f"{at['speedup']:.2f}x",
+                          f"{at['gating_efficiency']:.1%}", f"{at['offchip_reduction']:.2f}x"]
+            rows.append([found["name"], ", ".join(levers),
+                         f"{at['right']} of {at['rtl_images']} right, {equal}", *ratios,
+                         " / ".join(f"{at[kind] / at['images'] / 1000:,.0f}"
+                                    for kind in ("bytes", "bytes_dense"))])
+    return rows
+
+
+def _buffer_rows(networks: Sequence[Found]) -> list[list[str]]:
+    return [[found["name"], f"{at['pixels']:,}", f"{at['window_words']:,}", str(at["per_tile"]),
+             f"{at['tiles']:,}",
+             *(f"{at[kind] / BATCH / 1000:,.0f}" for kind in ("bytes", "bytes_dense")),
+             f"{at['bytes_dense'] / at['bytes']:.2f}x",
+             {None: "-", True: "equal", False: "NOT EQUAL"}[at["equal"]]]
+            for found in networks for at in found.get("buffers", [])]
+
+
+def _accurate(score: Mapping[str, Any] | None) -> str:
+    return f"{score['accuracy']:.2%} of {score['images']:,}" if score else "-"
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -178,7 +257,8 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _caption(place: str) -> str:
     name = place.rpartition("/")[2].removesuffix(".svg")
     return {"accuracy": "Accuracy against speed-up", "sweep": "Moved thresholds",
-            "density": "Density per layer"}.get(
+            "density": "Density per layer",
+            "buffers": "Off-chip reduction over tiles and buffers"}.get(
                 name, f"Decision maps of {name.removeprefix('maps-')}")
 
 
