@@ -85,7 +85,7 @@ class Case:
             if opened:
                 count[:] = opened.count[tile][channel] * ~score
             windows = d["images"] * d["out_pixels"] * base + count * conditional
-            asked += [np.ones(len(base), np.int64), count > 0]
+            asked += [np.ones(len(base), bool), count > 0]
             maps = sum(d[f"{prefix}_runs"] * d[f"{prefix}_run_beats"]
                        for prefix in ("in", "res") if not d[f"{prefix}_chip"])
             reads += maps

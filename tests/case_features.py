@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -78,6 +79,31 @@ class _Seen:
         return bool((opened.any(axis=0) & ~opened[:first].any(axis=0)).any())
 
     @property
+    def several(self) -> bool:
+        """Gates that channels share."""
+        return self.layer.gate is not None
+
+    @property
+    def scores(self) -> int:
+        """Score jobs of a tile, of all lanes."""
+        return sum(score for own in self.plan.order for _, score in own)
+
+    @property
+    def repeats(self) -> bool:
+        """A lane computes a score of a tile more than once."""
+        gate = self.layer.gate
+        own = [[gate[channel] for channel, score in order if score] for order in self.plan.order
+               ] if gate is not None else []
+        return any(len(set(gates)) < len(gates) for gates in own)
+
+    @property
+    def turns(self) -> bool:
+        """In some lane a score that closes all pixels comes before one that opens some."""
+        opened = self.result.activations.decision[:self.step.tiling.per_tile].any(axis=(0, 2, 3))
+        own = [[opened[channel] for channel, score in order if score] for order in self.plan.order]
+        return any((False, True) in pairwise(kinds) for kinds in own)
+
+    @property
     def mixed(self) -> bool:
         """Gated, with open and closed pixels."""
         return self.layer.gated and 0 < self.result.density < 1
@@ -95,6 +121,22 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "tau, open and closed": lambda s: s.layer.limit > 0 and s.mixed,
     "tau, images that share a tile": lambda s: s.layer.limit > 0 and s.mixed and s.shared,
     "tau, a residual": lambda s: s.layer.limit > 0 and s.mixed and s.adds,
+    "shared gates": lambda s: s.several,
+    "shared gates, open and closed": lambda s: s.several and s.mixed,
+    "a gate of a slice": lambda s: s.several and len(s.plan.scores) > 1,
+    "a gate of a pixel": lambda s: s.several and len(s.plan.scores) == 1,
+    "scores of a gate on several lanes": lambda s: s.scores > len(s.plan.scores),
+    "a score several times on a lane": lambda s: s.repeats,
+    "a closed score before an open one": lambda s: s.turns,
+    "shared gates, tau": lambda s: s.several and s.mixed and s.layer.limit > 0,
+    "shared gates in bands": lambda s: s.several and s.mixed and len(s.plan.bands) > 1,
+    "shared gates, images that share a tile": lambda s: s.several and s.mixed and s.shared,
+    "shared gates, several tiles": lambda s: s.several and s.step.tiling.tiles > 1,
+    "shared gates, a residual": lambda s: s.several and s.mixed and s.adds,
+    "shared gates, weights that stay": lambda s: s.several and s.mixed and s.kept(),
+    "shared gates, weights of some channels stay": lambda s: s.several and s.kept() and (
+        not s.kept(s.layer.out_shape[0])),
+    "shared gates, kernel 1x1": lambda s: s.several and s.mixed and s.layer.kernel == 1,
     "a base path that is not the first groups": lambda s: s.mixed and not s.layer.base[:, 0].all(),
     **{f"kernel {k}x{k}": lambda s, k=k: s.layer.kernel == k and not s.layer.reduce
        for k in (1, 3, 5, 7)},

@@ -36,6 +36,7 @@ from hwgate.sim.build import BenchError
 from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Outcome, Start
 from hwgate.sim.simulate import default_deadline
+from shared_gates import share_gates
 
 __all__ = ["CONFIGS", "Case", "KINDS", "MORE_CONFIGS", "TIMINGS", "Verdict", "can_run", "units",
            "verify"]
@@ -93,6 +94,9 @@ KINDS = ("layers", "network")
 _IMAGES = (1, 2, 3, 5, 9)
 _PER_TILE = (None, None, None, 1, 2, 3)
 
+#: Share of networks whose gated layers have gates that channels share.
+_SHARED = 0.35
+
 #: Most weights of a layer, and cycles at full use of the multipliers for one image.
 _WEIGHTS, _WORK = 24_000, 8_000
 
@@ -127,6 +131,9 @@ class Case:
         options = {"dense": bool(rng.random() < 0.1),
                    "images_per_tile": _PER_TILE[int(rng.integers(len(_PER_TILE)))]}
         images = random_images(rng, network, int(rng.choice(_IMAGES)))
+        if rng.random() < _SHARED:
+            network = share_gates(rng, network, images,
+                                  lambda layer, residual: can_run(layer, residual, config))
         return hwgate.compile(network, config, **options), images
 
     @property
@@ -156,6 +163,8 @@ class Case:
             text = (f"  {layer.name}: {layer.in_shape} to {layer.out_shape}, kernel {layer.kernel},"
                     f" stride {layer.stride}, padding {layer.padding}, pool {layer.pool}, "
                     f"bands {len(plan.bands)}{', gated' * layer.gated}{', reduces' * layer.reduce}")
+            if layer.gate is not None:
+                text += f", {int(layer.gate.max()) + 1} gates for {len(layer.gate)} channels"
             if layer.limit:
                 text += f", closes channels of at most {layer.limit} open gates"
             if layer.residual is not None:
