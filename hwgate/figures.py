@@ -66,7 +66,7 @@ class Panel:
         Without ticks: where the y axis begins, and where it ends at the latest; None leaves it to
         the points.
     logarithmic : bool
-        The x axis has powers of two.
+        The x axis is logarithmic, with ticks at the points.
     """
 
     title: str
@@ -116,8 +116,9 @@ def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int 
             axes.set_ylabel(panel.y)
             axes.margins(0.08)
             if panel.logarithmic:
+                places = sorted({x for line in panel.lines for x, _ in line.points})
                 axes.set_xscale("log", base=2)
-                axes.xaxis.set_major_formatter("{x:g}")
+                axes.set_xticks(places, [f"{place:g}" for place in places])
             (low, high), (least, most) = axes.get_ylim(), panel.y_limits
             axes.set_ylim(low if least is None else least,
                           high if most is None else min(high, most))

@@ -15,10 +15,12 @@ import hwgate
 import hwgate.zoo.measure as measuring
 from hwgate import zoo
 from hwgate.comparison import compare
+from hwgate.config import preset
 from hwgate.datasets import DataSet, Split, load_dataset
 from hwgate.errors import UserError
 from hwgate.zoo.command import main
-from hwgate.zoo.measure import Amounts
+from hwgate.zoo.facts import facts
+from hwgate.zoo.measure import Amounts, curved
 from hwgate.zoo.page import figures, parts
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -81,7 +83,7 @@ def fast(monkeypatch):
     return calls
 
 
-SMALL = ("--images", "4", "--rtl", "2", "--sweep", "2", "mnist")
+SMALL = ("--images", "4", "--model", "3", "--rtl", "2", "--sweep", "2", "mnist")
 
 
 def test_figures_are_kept(fast, tmp_path, capsys, monkeypatch):
@@ -89,19 +91,25 @@ def test_figures_are_kept(fast, tmp_path, capsys, monkeypatch):
     assert main(list(options)) == 0
     found = json.loads(capsys.readouterr().out)
     mnist, = found["networks"]
-    assert found["amounts"] == {"images": 4, "rtl": 2, "sweep": 2}
-    assert fast == [(False, 2), (True, 2)]
-    hardware = mnist["hardware"]
-    assert hardware["equal"] and hardware["images"] == 2
-    assert hardware["speedup"] == hardware["cycles_rtl_dense"] / hardware["cycles_rtl"] > 1
-    assert (mnist["recount"]["images"], mnist["integers"]["images"]) == (4, 10_000)
-    assert len(mnist["maps"]) == 2 and len(mnist["maps"][0]) == len(mnist["layers"]) == 3
+    assert found["amounts"] == {"images": 4, "model": 3, "rtl": 2, "sweep": 2}
+    # Two images one by one, of each set of levers some batches, and points of the curve.
+    ran = len(fast)
+    assert fast[:4] == [(False, 1), (True, 1)] * 2
+    plain, *others = mnist["hardware"]
+    assert [plain[what] for what in ("name", "batch", "rtl_images", "images")] == ["plain", 1, 2, 3]
+    assert plain["speedup"] == plain["cycles_dense"] / plain["cycles"] > 1
+    assert {at["name"] for at in others} >= {"on chip + compressed"}
+    assert all(at["equal"] and at["offchip_reduction"] > 0 for at in mnist["hardware"])
+    checked = [at for at in mnist["buffers"] if at["equal"] is not None]
+    assert len(mnist["buffers"]) > len(checked) > 0 and all(at["equal"] for at in checked)
+    assert (mnist["recount"]["images"], mnist["scores"]["integers"]["images"]) == (4, 10_000)
+    assert len(mnist["maps"]) == 3 and len(mnist["maps"][0]) == len(mnist["layers"]) == 3
     assert [point["delta"] for point in mnist["sweep"]] == [-0.5, 0]
-    assert main(list(options)) == 0 and len(fast) == 2
+    assert main(list(options)) == 0 and len(fast) == ran
     assert json.loads(capsys.readouterr().out) == found
     monkeypatch.setitem(measuring._SOURCES, "hwgate.bench", ())
-    assert main(list(options)) == 0 and len(fast) == 4
-    assert main(["--images", "3", *options[2:]]) == 0 and len(fast) == 6
+    assert main(list(options)) == 0 and len(fast) == 2 * ran
+    assert main(["--images", "3", *options[2:]]) == 0 and len(fast) == 3 * ran
 
 
 def test_a_difference_ends_with_1(fast, tmp_path, monkeypatch, capsys):
@@ -112,40 +120,91 @@ def test_a_difference_ends_with_1(fast, tmp_path, monkeypatch, capsys):
     assert "NOT EQUAL" in " ".join(out.split()) and "the cycles are 7 in the RTL" in out
 
 
-def example(name="r20-t1", gates=True, **changes):
+def example(name="r20-t1", gates=True, runs=True, **changes):
     """Figures of a network that does not exist."""
-    score = {"images": 10_000, "accuracy": 0.9, "reduction": 2.5 if gates else 1.0}
+    def score(accuracy, images):
+        return {"images": images, "accuracy": accuracy, "reduction": 2.5 if gates else 1.0}
+
+    accelerator = preset("resident").to_dict()
+    run = {"name": "plain", "batch": 8, "accelerator": accelerator, "images": 32, "rtl_images": 8,
+           "right": 7, "equal": True, "said": "", "mac_reduction": 2.5, "bytes": 3_200_000,
+           "bytes_dense": 6_400_000, "speedup": 2.4, "gating_efficiency": 0.96,
+           "offchip_reduction": 2.0}
+    measured = {
+        "recount": score(0.9, 500), "layers": [{"name": "layer1.0.conv1", "density": 0.2}] * gates,
+        "maps": [[[[0, 50], [100, 0]]]] * gates, "hardware": [run],
+        "sweep": [{"delta": 0.5, "speedup": 2.0, "accuracy": 0.8}] * gates,
+        "buffers": [{"kind": "pixels", "per_tile": 1, "window_words": 512, "pixels": 64,
+                     "output_words": 512, "equal": True, "bytes": 800_000,
+                     "bytes_dense": 1_600_000, "tiles": 99}] * gates}
     return {
         "name": name, "architecture": "resnet20", "width": 1, "data": "cifar10", "epochs": 30,
-        "tuning": 2, "seed": 3, "teacher": "", "float": score, "integers": score,
-        "gates": {"groups": 4, "grouping": True, "granularity": "pixel", "tau": 0.1,
-                  "target": 1.0} if gates else None,
-        "recount": {**score, "images": 500}, "layers": [{"name": "layer1.0.conv1", "density": 0.2}
-                                                        ] * gates,
-        "maps": [[[[0, 50], [100, 0]]]] * gates,
-        "sweep": [{"delta": 0.5, "speedup": 2.0, "accuracy": 0.8}] * gates,
-        "hardware": {"images": 8, "right": 7, "equal": True, "said": "", "map_bytes": 1 << 16,
-                     "mac_reduction": 2.5, "speedup": 2.4 if gates else 1.0,
-                     "gating_efficiency": 0.96, "offchip_reduction": 1.2}, **changes}
+        "tuning": 2, "seed": 3, "teacher": "", "start": "r20-dense" if gates else "",
+        "scores": {"validation": score(0.88, 5000), "integers_validation": score(0.87, 5000),
+                   "test": score(0.91, 1000), "integers": score(0.9, 1000)},
+        "gates": {"groups": 4, "grouping": True, "granularity": "slice", "slice": 2, "tau": 0.1,
+                  "target": 1.0, "budget": "cycles", "share": 0.4} if gates else None,
+        "runs": runs, "floats": True, "baseline": "r20-dense" if gates else None,
+        "against": {"validation": -0.5, "test": 0.3} if gates else {},
+        **(measured if runs else {}), **changes}
 
 
 def test_parts_of_the_page():
-    networks = [example(), example("r20-dense", gates=False), example("r20-t2", width=0.5)]
+    networks = [example(), example("r20-dense", gates=False), example("r20-t2", width=0.5),
+                example("r20-half-dense", gates=False, runs=False)]
     drawn = figures(networks)
-    assert set(drawn) == {"accuracy.svg", "sweep.svg", "density.svg", "maps-r20-t1.svg",
-                          "maps-r20-t2.svg"}
-    for words in ("ResNet-20, cifar10", "ResNet-20, width 0.5, cifar10", "r20-dense"):
+    assert set(drawn) == {"accuracy.svg", "sweep.svg", "density.svg", "buffers.svg",
+                          "maps-r20-t1.svg", "maps-r20-t2.svg"}
+    for words in ("ResNet-20, cifar10", "ResNet-20, width 0.5, cifar10", "ungated", "r20-t1"):
         assert words in drawn["accuracy.svg"]
     made = parts(networks, Amounts(), ["results/sweep.svg", "results/maps-r20-t1.svg"])
-    assert ("| r20-t1 | ResNet-20 | cifar10 | G = 4, T = 1, grouping, pixel, tau = 0.1 | "
-            "30 + 2 in int8 | 3 | 90.00% of 10,000 | 90.00% of 10,000 | 90.00% of 500 | 2.50x |"
+    assert ("| r20-t1 | ResNet-20 | cifar10 | G = 4, T = 1, 0.4 of the cycles, slice of 2, "
+            "tau = 0.1, grouping | 30 + 2 in int8, from r20-dense | 3 | 88.00% of 5,000 | "
+            "87.00% of 5,000 | 91.00% of 1,000 | 90.00% of 1,000 | 90.00% of 500 | -0.5 / +0.3 | "
+            "2.50x |"
             ) in made["networks"]
-    assert ("| r20-t1 | 7 of 8 right, all equal | 2.50x | 2.40x | 96.0% | 1.20x | 8 images a "
-            "batch, 64 KiB of maps on chip, tau = 0.1 |") in made["accelerator"]
+    assert ("| r20-t1 | batch of 8, 64 KiB of maps on chip, 64 KiB of weights on chip, tau = 0.1 | "
+            "7 of 8 right, all equal | 2.50x | 2.40x | 96.0% | 2.00x | 100 / 200 |"
+            ) in made["accelerator"]
+    assert "| r20-t1 | 64 | 512 | 1 | 99 | 100 | 200 | 2.00x | equal |" in made["buffers"]
     assert "| r20-dense | ResNet-20 | cifar10 | none |" in made["networks"]
-    assert "the first 8 test images as one batch" in made["conditions"]
+    assert "r20-half-dense" in made["networks"] and "half-dense" not in made["accelerator"]
+    assert "the first 32 test images" in made["conditions"]
     assert made["figures"] == ("![Moved thresholds](results/sweep.svg)\n\n"
                                "![Decision maps of r20-t1](results/maps-r20-t1.svg)")
+
+
+def test_what_baselines_are(tmp_path, monkeypatch):
+    """The ungated training of the same architecture, width and data; facts say the difference."""
+    kept = json.loads((zoo.path("mnist") / "results.json").read_text())
+
+    def add(name, accuracy, network=True, **changes):
+        made = json.loads(json.dumps(kept))
+        for path, value in changes.items():
+            section, key = path.split("__")
+            made["recipe"][section][key] = value
+        for score in made["scores"].values():
+            score["accuracy"] = accuracy
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(made))
+        if network:
+            (tmp_path / name / "network.npz").write_bytes(b"")
+
+    add("gated", 0.9)
+    add("dense", 0.95, gate__groups=0)
+    add("worse", 0.92, network=False, gate__groups=0)
+    add("wide", 0.99, gate__groups=0, network__width=2.0)
+    monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+    assert zoo.trained() == ("dense", "gated", "wide", "worse")
+    assert zoo.names() == ("dense", "gated", "wide")
+    assert zoo.baseline("gated") == "dense" and zoo.baseline("dense") is None
+    found = facts("gated")
+    assert found["against"] == {"validation": pytest.approx(-5), "test": pytest.approx(-5)}
+    assert not facts("worse")["runs"] and not found["floats"]
+    with pytest.raises(UserError, match="^The zoo has no network 'worse'; it has dense, gated, "
+                       "wide$"):
+        zoo.load("worse")
+    assert curved(("dense", "gated")) == ("gated",)
 
 
 def test_the_page_is_renewed(tmp_path, monkeypatch, capsys):
@@ -154,7 +213,7 @@ def test_the_page_is_renewed(tmp_path, monkeypatch, capsys):
     page.write_text(text)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "maps-gone.svg").write_text("")
-    monkeypatch.setattr("hwgate.zoo.command.cached", lambda name, *_: example(name))
+    monkeypatch.setattr("hwgate.zoo.command.cached", lambda name, *_, **__: example(name))
     assert main(["--page", str(page)]) == 0
     assert {f.name for f in (tmp_path / "results").iterdir()} >= {"accuracy.svg", "maps-mnist.svg"}
     assert not (tmp_path / "results" / "maps-gone.svg").exists()
@@ -166,8 +225,10 @@ def test_the_page_is_renewed(tmp_path, monkeypatch, capsys):
 
 def test_the_page_in_docs_shows_every_network():
     text = (DOCS / "results.md").read_text()
-    for name in zoo.names():
-        assert text.count(f"\n| {name} |") == 2 and f"maps-{name}.svg" in text
+    for name in zoo.trained():
+        known = facts(name)
+        assert text.count(f"\n| {name} |") > known["runs"]
+        assert (f"maps-{name}.svg" in text) == (known["runs"] and known["gates"] is not None)
     for place in re.findall(r"\]\((results/[^)]+)\)", text):
         assert (DOCS / place).is_file()
 

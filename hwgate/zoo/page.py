@@ -114,7 +114,8 @@ def figures(networks: Sequence[Found]) -> dict[str, str]:
                        for found in curves], logarithmic=True)
                 for kind, axis, title in (("pixels", "pixels", KINDS["pixels"]),
                                           ("window", "window_words", KINDS["window"]),
-                                          ("images", "per_tile", KINDS["images"]))],
+                                          ("images", "per_tile", KINDS["images"]))
+                if any(at["kind"] == kind for found in curves for at in found["buffers"])],
             f"a gate for each activation, no other lever, batch of {BATCH}", columns=3)
     for found in gated:
         chosen = np.unique(np.linspace(0, len(found["layers"]) - 1, _MOST_MAPS).round()).astype(int)
@@ -143,7 +144,8 @@ def _accuracy(members: Sequence[Found], networks: Sequence[Found]) -> list[Line]
     split = next(name for name in ("integers_validation", "integers")
                  if all(name in found["scores"] for found in members))
     points = sorted((_plain(found)["speedup"], 100 * found["scores"][split]["accuracy"],
-                     _gates(found).removesuffix(", grouping")) for found in members)
+                     found["name"].removeprefix(f"{found['architecture']}-"))
+                    for found in members)
     drawn = [Line("gated", [(x, y) for x, y, _ in points], [label for *_, label in points],
                   joined=False)]
     ungated = {found["baseline"] for found in members}
