@@ -91,6 +91,8 @@ class GatePart:
     threshold : float
         Where thresholds start, in deviations of the base sums. A network that starts from trained
         weights (``loss.start``) can start with gates half closed.
+    skip : str
+        Layers that stay ungated: names or patterns such as ``layer1.*``, separated by commas.
     """
 
     groups: int = 4
@@ -102,6 +104,7 @@ class GatePart:
     slice: int = 4
     tau: float = 0.0
     threshold: float = 0.0
+    skip: str = ""
 
     def __post_init__(self) -> None:
         _one_of("Gate granularity", self.granularity, GRANULARITIES)

@@ -1,10 +1,11 @@
 """Networks of recipes: built, and kept in files together with the recipe that made them."""
 
+import fnmatch
 import json
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
     Raises
     ------
     UserError
-        If the gates do not fit the network's channels.
+        If the gates do not fit the network's channels, or a layer to skip is none.
     """
     gate, name = recipe.gate, recipe.network.name
     options: dict[str, Any] = {
@@ -57,9 +58,28 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
                 shuffle=gate.shuffle))
         else:
             model = makers[name](**options)
+    _leave_ungated(model, gate.skip)
     for _, layer in gated_layers(model):
         nn.init.constant_(layer.delta, gate.threshold)
     return model
+
+
+def _leave_ungated(model: nn.Module, skip: str) -> None:
+    """Replace gated layers by ordinary ones of the same weights, where a pattern says so."""
+    for pattern in filter(None, (part.strip() for part in skip.split(","))):
+        gated = dict(gated_layers(model))
+        found = fnmatch.filter(gated, pattern)
+        if not found:
+            raise UserError(f"There is no gated layer {pattern!r} to skip; there are "
+                            f"{', '.join(gated)}")
+        for name in found:
+            layer = gated[name]
+            plain = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size[0],
+                              layer.stride[0], cast(int, layer.padding[0]),
+                              bias=layer.bias is not None)
+            plain.load_state_dict(layer.state_dict(), strict=False)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, plain)
 
 
 def save_model(path: str | Path, model: nn.Module, recipe: Recipe) -> None:

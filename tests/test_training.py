@@ -233,6 +233,20 @@ def test_incoherence_falls_when_channels_agree():
     assert losses[1] < 0.8 * losses[0]
 
 
+def test_layers_are_left_ungated():
+    whole, some = recipe(), recipe(gate__skip="gated1.*, gated3.conv")
+    model, plain = build(some), build(whole)
+    assert [name for name, _ in gated_layers(model)] == ["gated2.conv", "gated4.conv"]
+    for name in ("gated1.conv", "gated4.conv"):
+        assert torch.equal(model.get_submodule(name).weight, plain.get_submodule(name).weight)
+    images = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(force_open(model.eval())(images),
+                                   force_open(plain.eval())(images))
+    with pytest.raises(UserError, match="^There is no gated layer 'conv9' to skip; there are "):
+        build(recipe(gate__skip="conv9"))
+
+
 def test_networks_are_kept_with_their_recipes(tmp_path):
     path = tmp_path / "model.safetensors"
     made = recipe(gate__granularity="pixel")
