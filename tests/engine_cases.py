@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
+from shared_gates import share_gates
 
 import hwgate
 from case_features import features_of
@@ -36,7 +37,6 @@ from hwgate.sim.build import BenchError
 from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Outcome, Start
 from hwgate.sim.simulate import default_deadline
-from shared_gates import share_gates
 
 __all__ = ["CONFIGS", "Case", "KINDS", "MORE_CONFIGS", "TIMINGS", "Verdict", "can_run", "units",
            "verify"]
