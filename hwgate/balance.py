@@ -54,7 +54,9 @@ def balance(network: QuantizedNetwork, images: NDArray[Any]) -> QuantizedNetwork
                        network.config.lanes)
         layers[index] = _reorder_outputs(layer, order)
         for n in consumers:
-            layers[n] = replace(layers[n], weight=layers[n].weight[:, order])
+            score = layers[n].score
+            layers[n] = replace(layers[n], weight=layers[n].weight[:, order],
+                                score=None if score is None else score[:, order])
     return replace(network, layers=tuple(layers))
 
 
@@ -76,6 +78,11 @@ def _order(work: NDArray[np.float64], bases: list[NDArray[np.bool_]],
 
 
 def _reorder_outputs(layer: QuantizedLayer, order: NDArray[np.int64]) -> QuantizedLayer:
-    threshold = None if layer.threshold is None else layer.threshold[order]
+    threshold, gate = layer.threshold, layer.gate
+    if gate is not None:
+        gate = gate[order]
+    elif threshold is not None:
+        threshold = threshold[order]
     return replace(layer, weight=layer.weight[order], base=layer.base[order], threshold=threshold,
+                   gate=gate,
                    bias=layer.bias[order], mult=layer.mult[order], shift=layer.shift[order])

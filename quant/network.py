@@ -45,7 +45,8 @@ class QuantizedLayer:
     base : bool (Co, Ci)
         Input channels that belong to the base path of each output channel; all true if ungated.
     threshold : int64 (Co,) or None
-        A gate opens iff the base psum is greater. None for an ungated layer.
+        A gate opens iff the base psum is greater. None for an ungated layer. If channels share
+        gates: int64 (gates,), compared with the psum of the gate's score.
     bias, mult : int64 (Co, 2)
         Requantization for closed (0) and open (1) pixels; an ungated layer uses ``open``.
     shift : int64 (Co,)
@@ -78,6 +79,10 @@ class QuantizedLayer:
     limit : int
         At most so many open gates of a channel close again for an image in which there are no
         more (tau): its map keeps the base psums, and needs no conditional weights. 0 for none.
+    score : int8 (gates, Ci, K, K) or None
+        Weights of the sum that each shared gate compares; zero where :attr:`score_base` is false.
+    gate : int64 (Co,) or None
+        Gate of each output channel; None exactly if ``score`` is.
     """
 
     name: str
@@ -107,7 +112,7 @@ class QuantizedLayer:
 
     @cached_property
     def score_base(self) -> NDArray[np.bool_]:
-        """Inputs (gates, Ci) that each score reads."""
+        """Inputs (gates, Ci) that each score reads: those of its channels' base paths."""
         assert self.score is not None and self.gate is not None
         return np.stack([self.base[self.gate == g].any(axis=0) for g in range(len(self.score))])
 
@@ -147,9 +152,10 @@ class QuantizedLayer:
 
     @cached_property
     def base_macs(self) -> int:
-        """Multiply-accumulates of one image with every gate closed."""
+        """Multiply-accumulates of one image with every gate closed, those of each score once."""
         _, height, width = self.conv_shape
-        return height * width * int(self.base.sum()) * self.kernel**2
+        inputs = self.base.sum() + (0 if self.score is None else self.score_base.sum())
+        return height * width * int(inputs) * self.kernel**2
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,8 @@ class Activations:
         Final partial sums, before requantization and pooling.
     decision : bool (N, Co, H, W)
         True where the gate opened; all true for an ungated layer.
+    score : int64 (N, gates, H, W) or None
+        What shared gates compare.
     """
 
     output: NDArray[np.int8]
@@ -200,6 +208,7 @@ class QuantizedNetwork:
         for index, layer in enumerate(self.layers):
             _check_kernel(layer)
             _check_limit(layer)
+            _check_gates(layer)
             self._check_source(index, layer)
             self._check_residual(index, layer)
 
@@ -348,6 +357,23 @@ def _check_limit(layer: QuantizedLayer) -> None:
     if not 0 <= layer.limit <= MOST_LIMIT or layer.limit and not layer.gated:
         raise CompileError(f"Layer {layer.name!r} closes channels of at most {layer.limit} open "
                            f"gates, which must be in 0..{MOST_LIMIT}, and 0 without gates")
+
+
+def _check_gates(layer: QuantizedLayer) -> None:
+    if layer.score is None and layer.gate is None:
+        return
+    name, channels = layer.name, len(layer.weight)
+    if layer.score is None or layer.gate is None or layer.threshold is None:
+        raise CompileError(f"Layer {name!r} shares gates, so it must have scores, thresholds and "
+                           "the gate of each channel")
+    gates = len(layer.score)
+    if (layer.gate.shape != (channels,) or set(layer.gate.tolist()) != set(range(gates))
+            or len(layer.threshold) != gates or layer.score.shape[1:] != layer.weight.shape[1:]):
+        raise CompileError(f"Layer {name!r} must have a threshold, weights as large as a channel's "
+                           f"and at least one of {channels} channels for each of {gates} gates")
+    if layer.reduce or layer.score[~layer.score_base].any():
+        raise CompileError(f"Layer {name!r} shares gates, whose scores must read base inputs of "
+                           "their channels only, in a layer that does not sum its pixels")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
