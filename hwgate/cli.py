@@ -181,7 +181,7 @@ def compile(
     if not write_json(json_file, {
             "images": images, "dense": dense, "memory_bytes": binding.bytes,
             "layers": [{"name": plan.layer.name, "tiles": tiling.tiles,
-                        "jobs": len(plan.jobs), "weight_bytes": len(plan.stream),
+                        "jobs": plan.job_count, "weight_bytes": len(plan.stream),
                         "on_chip": index in binding.chip,
                         "compressed": index in binding.packed}
                        for index, (plan, tiling, _) in enumerate(binding.steps)]}):

@@ -86,6 +86,11 @@ class LayerPlan:
         return self.scores[self.layer.gate[channel]]
 
     @property
+    def job_count(self) -> int:
+        """Jobs of a tile, scores among them, of all lanes."""
+        return len(self.places)
+
+    @property
     def deciding(self) -> int:
         """Jobs of a tile that decide: those with a gate of their own, or scores, of all lanes."""
         if self.scores:

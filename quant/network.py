@@ -45,7 +45,8 @@ class QuantizedLayer:
     base : bool (Co, Ci)
         Input channels that belong to the base path of each output channel; all true if ungated.
     threshold : int64 (Co,) or None
-        A gate opens iff the base psum is greater. None for an ungated layer.
+        A gate opens iff the base psum is greater. None for an ungated layer. If channels share
+        gates: int64 (gates,), compared with the psum of the gate's score.
     bias, mult : int64 (Co, 2)
         Requantization for closed (0) and open (1) pixels; an ungated layer uses ``open``.
     shift : int64 (Co,)
@@ -153,7 +154,7 @@ class QuantizedLayer:
 
     @cached_property
     def base_macs(self) -> int:
-        """Multiply-accumulates of one image with every gate closed."""
+        """Multiply-accumulates of one image with every gate closed, those of each score once."""
         _, height, width = self.conv_shape
         scores = 0 if self.score is None else int(self.score_base.sum())
         return height * width * (int(self.base.sum()) + scores) * self.kernel**2
@@ -209,7 +210,7 @@ class QuantizedNetwork:
         for index, layer in enumerate(self.layers):
             _check_kernel(layer)
             _check_limit(layer)
-            _check_scores(layer)
+            _check_gates(layer)
             self._check_source(index, layer)
             self._check_residual(index, layer)
 
@@ -368,22 +369,21 @@ def _check_limit(layer: QuantizedLayer) -> None:
                            f"gates, which must be in 0..{MOST_LIMIT}, and 0 without gates")
 
 
-def _check_scores(layer: QuantizedLayer) -> None:
-    """Raise unless scores and gates are both there and fit each other, or neither is."""
+def _check_gates(layer: QuantizedLayer) -> None:
     if layer.score is None and layer.gate is None:
         return
-    name, channels = layer.name, layer.weight.shape[0]
+    name, channels = layer.name, len(layer.weight)
     if layer.score is None or layer.gate is None or layer.threshold is None:
-        raise CompileError(f"Layer {name!r} must have scores, thresholds and the gate of each "
-                           "channel, or channels with gates of their own")
+        raise CompileError(f"Layer {name!r} shares gates, so it must have scores, thresholds and "
+                           "the gate of each channel")
     gates = len(layer.score)
-    if (layer.gate.shape != (channels,) or layer.threshold.shape != (gates,)
-            or set(layer.gate.tolist()) != set(range(gates))):
-        raise CompileError(f"Layer {name!r} must deal its {channels} channels to all of its "
-                           f"{gates} gates, each with a threshold")
-    if layer.score.shape[1:] != layer.weight.shape[1:] or layer.score[~layer.score_base].any():
-        raise CompileError(f"Layer {name!r} must have scores of {_shape(layer.weight.shape[1:])} "
-                           "weights that are zero outside the base paths of their channels")
+    if (layer.gate.shape != (channels,) or set(layer.gate.tolist()) != set(range(gates))
+            or len(layer.threshold) != gates or layer.score.shape[1:] != layer.weight.shape[1:]):
+        raise CompileError(f"Layer {name!r} must have a threshold, weights as large as a channel's "
+                           f"and at least one of {channels} channels for each of {gates} gates")
+    if layer.reduce or layer.score[~layer.score_base].any():
+        raise CompileError(f"Layer {name!r} shares gates, whose scores must read base inputs of "
+                           "their channels only, in a layer that does not sum its pixels")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

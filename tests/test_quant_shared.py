@@ -150,7 +150,7 @@ def test_scores_must_fit_their_layer(case):
 
     with pytest.raises(CompileError, match="must have scores, thresholds and the gate of each"):
         changed(gate=None)
-    with pytest.raises(CompileError, match="must deal its .* channels to all of its .* gates"):
+    with pytest.raises(CompileError, match="at least one of .* channels for each of .* gates"):
         changed(gate=np.full_like(layer.gate, len(layer.score)))
-    with pytest.raises(CompileError, match="scores of .* weights that are zero outside"):
+    with pytest.raises(CompileError, match="weights as large as a channel's"):
         changed(score=layer.score[:, :-1])

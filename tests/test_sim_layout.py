@@ -81,8 +81,8 @@ def test_decisions_task_lists_and_counters_are_shown(name):
 def test_an_unknown_design_still_has_what_the_harness_names():
     shown = groups(CONFIG, "module other (clk);\n  input clk;\nendmodule\n")
     assert [group.name for group in shown] == ["run", "lane 0: outputs and their decisions"]
-    assert gtkwave(shown, Path("a.fst")).count("harness.") == 12
-    assert surfer(shown).count("variable_add") == 12
+    assert gtkwave(shown, Path("a.fst")).count("harness.") == 13
+    assert surfer(shown).count("variable_add") == 13
 
 
 def test_waves_must_be_writable_and_of_a_known_format(traced, tmp_path, monkeypatch):

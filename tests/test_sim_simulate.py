@@ -19,7 +19,7 @@ from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
 from hwgate.quant.random_layers import Limits, random_images, random_network
 from hwgate.regs import ErrorCause
 from hwgate.sim import engine
-from hwgate.sim.simulate import _scatter, simulate, simulate_each
+from hwgate.sim.simulate import _scatter, _scores, simulate, simulate_each
 
 CHANNELS, EDGE, IMAGES = 4, 4, 3
 PIXELS = EDGE * EDGE
@@ -43,7 +43,7 @@ NETWORK = QuantizedNetwork(CONFIG, (layer("conv1", 8), layer("conv2", CHANNELS))
 def steps(per_tile):
     """A descriptor per layer."""
     tiling = Tiling((Band(0, EDGE),), IMAGES, per_tile)
-    return [Step(LayerPlan(of, tiling.bands, (), b"", {}), tiling, {"slot_pixels": PIXELS})
+    return [Step(LayerPlan(of, tiling.bands, (), (), (), b"", {}), tiling, {"slot_pixels": PIXELS})
             for of in NETWORK.layers]
 
 
@@ -180,6 +180,25 @@ def test_an_open_output_takes_the_place_of_a_closed_one():
         with pytest.raises(EngineError, match="must produce every output once, but it produced "
                            "image 0, channel 0, pixel 0 2 times"):
             scatter(limit, *events)
+
+
+def test_scores_come_alike_from_every_lane():
+    """Two channels of one gate, on two lanes: every pixel once or more, with one psum."""
+    layer = NETWORK.layers[0]
+    gate = np.zeros(len(layer.weight), np.int64)
+    layer = replace(layer, in_shape=(8, 1, 2), pool=1, gate=gate)
+    found = np.zeros(4, [("psum", np.int32)])
+    where = np.array([(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)])
+    found["psum"] = 3, 4, 3, 4
+    scores = _scores(where, found, layer, 1)
+    assert scores.shape[:2] == (1, 1) and scores.ravel().tolist() == [3, 4]
+    assert _scores(where[:0], found[:0], replace(layer, gate=None), 1) is None
+    found["psum"] = 3, 4, 3, 5
+    for places, events in ((where, found), (where[:1], found[:1])):
+        with pytest.raises(EngineError, match="must compute every score, and the same in every"):
+            _scores(places, events, layer, 1)
+    with pytest.raises(EngineError, match="must have no score, but the monitor saw one"):
+        _scores(where, found, replace(layer, gate=None), 1)
 
 
 def test_parts_are_the_runs_that_simulate_makes(monkeypatch):
