@@ -54,7 +54,7 @@ class Setting:
 def settings() -> Iterator[Setting]:
     """Points of the curves. Whatever is not named is the network's own."""
     for pixels in (32, 64, 128, 256, 1024):
-        yield Setting("pixels", 1, {"pixels": pixels}, pixels == 64)
+        yield Setting("pixels", 1, {"pixels": pixels}, pixels == 128)
     for words in (128, 256, 512, 1024, 2048):
         yield Setting("window", 1, {"window_words": words})
     for images in (1, 2, 4, 8):
