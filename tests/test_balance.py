@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from shared_gates import share_gates
 
-from hwgate.balance import balance, channel_work
+from hwgate.balance import balance, channel_work, score_work
 from hwgate.compiler import compile as compile_network
 from hwgate.config import AcceleratorConfig
+from hwgate.quant.fetch import lane_order
 from hwgate.quant.golden import base_psum
 from hwgate.quant.network import IMAGE, QuantizedLayer, QuantizedNetwork, layer_macs
 from hwgate.quant.random_layers import Features, random_images, random_network
@@ -191,3 +193,101 @@ def test_two_consumers_of_one_order(rng, images):
     assert order_of(before.layers[0], after.layers[0]) != list(range(16))
     for index in (2, 3):
         assert np.array_equal(was[index].psum, now[index].psum)
+
+
+def scores(layer, lanes):
+    """Score jobs of a tile, of all lanes."""
+    return sum(score for lane in range(lanes)
+               for _, score in lane_order(lane, lanes, len(layer.gate), layer.gate.tolist()))
+
+
+def share(rng, layer, gate, closed=0.5):
+    """The layer with these gates; each closes every pixel with this probability, or opens it."""
+    gate = np.asarray(gate)
+    base = np.stack([layer.base[gate == n].any(axis=0) for n in range(gate.max() + 1)])
+    score = rng.integers(-99, 100, (len(base), *layer.weight.shape[1:])) * base[..., None, None]
+    threshold = np.where(rng.random(len(base)) < closed, NEVER, ALWAYS)
+    return replace(layer, gate=gate, score=score.astype(np.int8), threshold=threshold)
+
+
+def shared(rng, gate, kinds):
+    """A layer with these gates, and one that tells its channels apart as the rows of ``kinds``."""
+    count = len(gate)
+    first = share(rng, make_layer(rng, "first", 8, count, [0] * count), gate)
+    threshold = None if np.all(kinds) else [0] * len(kinds)
+    second = replace(make_layer(rng, "second", count, len(kinds), threshold), base=np.array(kinds))
+    return QuantizedNetwork(CONFIG, (first, second,
+                                     make_layer(rng, "last", len(kinds), 4)))
+
+
+def test_work_of_channels_and_scores_adds_up(rng, images):
+    network = shared(rng, np.arange(16) // 4, [np.arange(16) < 4] * 4)
+    layer, seen = network.layers[0], network.run(images)[0]
+    work = channel_work(layer, seen).sum() + score_work(layer).sum()
+    assert work * len(images) == layer_macs(layer, seen.decision)
+
+
+@pytest.mark.parametrize("gate,kinds,wanted", [
+    (np.arange(16) // 4, [np.ones(16, bool)], 4),
+    (np.arange(16) % 4, [np.arange(16) // 4 == n for n in range(4)], 4),
+    (np.arange(32) // 2 % 8, [np.arange(32) < 16], 12),
+    (np.repeat([*range(8), 0, *range(8, 15)], 2), [np.arange(32) < 16], 15),
+    (np.zeros(16, int), [np.arange(16) < 4], 4)],
+    ids=["slices", "shuffled", "all-in-both-halves", "one-in-both-halves", "pixel"])
+def test_a_score_runs_as_seldom_as_can_be(rng, images, gate, kinds, wanted):
+    """One lane computes it, and once, if the base paths of consumers allow that."""
+    before = shared(rng, gate, kinds)
+    after = balance(before, images)
+    assert scores(after.layers[0], CONFIG.lanes) == wanted
+    assert np.array_equal(before(images), after(images))
+    compile_network(after, CONFIG)
+
+
+def test_scores_are_work_of_a_lane(rng, images):
+    """A gate of two channels, and ten of one, seven of them with some open pixels: the seventh
+    belongs to the lane of the first gate, which has one score less."""
+    network = shared(rng, [0, *range(11)], [np.ones(12, bool)])
+    psums = np.sort(np.moveaxis(network.run(images)[0].score, 1, 0).reshape(11, -1))
+    opened = [25, *[17] * 7, 0, 0, 0]
+    threshold = psums[np.arange(11), [-1 - count for count in opened]]
+    first = replace(network.layers[0], threshold=threshold)
+    after = balance(replace(network, layers=(first, *network.layers[1:])), images)
+    assert after.run(images)[0].decision.sum() == 2 * 25 + 7 * 17
+    orders = [lane_order(lane, 4, 12, after.layers[0].gate.tolist()) for lane in range(4)]
+    assert sorted(sum(score for _, score in order) for order in orders) == [2, 3, 3, 3]
+    work = channel_work(after.layers[0], after.run(images)[0]) - 36 * 16  # without the base path
+    loads = sorted(round(sum(work[c] for c, score in order if not score) * 3 / 36)
+                   for order in orders)
+    assert loads == [2 * 17, 2 * 17, 2 * 17, 2 * 25 + 17]
+
+
+def test_a_gate_prefers_room_to_a_lane_with_less_work(rng, images):
+    """Two gates of four channels fill two lanes; one open gate of two and a closed one of three
+    begin the others; the next gate of two has room on the busier one."""
+    network = shared(rng, np.repeat(range(6), (4, 4, 2, 3, 2, 1)), [np.ones(16, bool)])
+    threshold = np.array([ALWAYS] * 3 + [NEVER] * 3)
+    first = replace(network.layers[0], threshold=threshold)
+    after = balance(replace(network, layers=(first, *network.layers[1:])), images)
+    assert scores(after.layers[0], CONFIG.lanes) == 6
+
+
+def test_channels_of_a_pixel_are_balanced_alone(rng, images):
+    """Their work differs by their base paths."""
+    network = shared(rng, np.zeros(16, int), [np.ones(16, bool)])
+    base = np.arange(8) < np.repeat((2, 6), 8)[:, None]
+    first = replace(network.layers[0], base=base, threshold=np.array([NEVER]))
+    before = replace(network, layers=(first, *network.layers[1:]))
+    after = balance(before, images)
+    assert len(set(lane_work(after, 0, images))) == 1
+    assert np.array_equal(before(images), after(images))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_shared_gates_of_random_networks_compute_the_same(seed):
+    rng, network = np.random.default_rng(seed), draw(seed, CONFIG)
+    calibration, others = (random_images(rng, network, 2) for _ in range(2))
+    before = share_gates(rng, network, calibration, lambda layer, residual: True)
+    after = balance(before, calibration)
+    assert np.array_equal(before(others), after(others))
+    for old, new in zip(before.layers, after.layers, strict=True):
+        assert old.gate is None or sorted(old.gate) == sorted(new.gate)
