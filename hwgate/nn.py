@@ -98,9 +98,6 @@ class GatedConv2d(nn.Conv2d):
         Input channels of the base path of each output channel.
     force_open : bool
         Open every gate: the layer is then an ordinary convolution with the same weights.
-    own_scores : tensor (out_channels / share, in_channels, K, K) or None
-        Weights of the scores, where they are rounded by themselves; the mean of the base paths'
-        weights if None.
     keep_gates : bool
         Keep :attr:`gates`, for losses that look at decisions.
     gates : float tensor (N, out_channels / share, H, W) or None
@@ -114,8 +111,8 @@ class GatedConv2d(nn.Conv2d):
     """
 
     gates: Tensor | None
-    own_scores: Tensor | None
     base: Tensor
+    _opened: Tensor | None
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
                  stride: int | tuple[int, int] = 1, padding: int | str | tuple[int, int] = 0,
@@ -149,17 +146,21 @@ class GatedConv2d(nn.Conv2d):
         self.register_buffer("base", inputs == (outputs if grouping else 0 * outputs)[:, None],
                              persistent=False)
         self.force_open = self.keep_gates = False
-        self.gates = self._opened = self.own_scores = None
+        self.gates = self._opened = None
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, Ci, H, W) to (N, Co, Ho, Wo); records :attr:`decision`."""
+    def forward(self, input: Tensor, score_weights: Tensor | None = None) -> Tensor:
+        """(N, Ci, H, W) to (N, Co, Ho, Wo); records :attr:`decision`.
+
+        Where channels share gates, ``score_weights`` may stand for :meth:`score_weights`, such as
+        these rounded by themselves.
+        """
         base, conditional = self._paths(input)
         if self.force_open:
             self._opened = torch.ones_like(base)
             out = base + conditional
         else:
-            scores = (self.scores(base) if self.own_scores is None
-                      else self._convolve(input, self.own_scores))
+            scores = (self.scores(base) if score_weights is None
+                      else self._convolve(input, score_weights))
             opened = self._decide(scores)
             out = torch.addcmul(base, opened, conditional)
         return out if self.bias is None else out + self.bias[:, None, None]

@@ -107,5 +107,3 @@ def test_the_integers_compute_what_was_trained(digits, bits):
     assert tuned.accuracy > 0.93 and tuned.accuracy > plain.accuracy - 0.01
     if bits == 4:
         assert tuned.loss < 0.9 * plain.loss
-
-

@@ -1,5 +1,6 @@
 """Gates shared by a slice or a pixel: from the float layer to integers, fine-tuning and balance."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch import nn
 import hwgate
 from hwgate.artifacts import load_network, save_network
 from hwgate.balance import balance
-from hwgate.config import preset
+from hwgate.config import FormatConfig, preset
 from hwgate.errors import CompileError
+from hwgate.losses import kept_gates
 from hwgate.macs import mac_summary
 from hwgate.models import resnet20, vgg16
 from hwgate.nn import gated_layers, set_density, settle_norms
@@ -76,15 +78,26 @@ def test_gates_compare_scores(case):
         assert 0.02 < result.decision.mean() < 0.9
 
 
-def test_fine_tuning_computes_the_integers(case):
-    model, images, network = case
-    fake = FakeQuantized(model, images, CONFIG)
-    found = agreement(fake, network, images)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_fine_tuning_computes_the_integers(case, bits):
+    model, images = copy.deepcopy(case[0]), case[1]
+    config = replace(CONFIG, formats=FormatConfig(activation=bits, weight=bits))
+    fake = FakeQuantized(model, images, config)
+    found = agreement(fake, fake.network(), images)
     assert (found.logits, found.decisions, found.largest) == (1, 1, 0)
-    fake(images).square().sum().backward()
-    assert all(layer.weight.grad.abs().sum() > 0 for _, layer in gated_layers(model))
-    assert all(layer.own_scores is None for _, layer in gated_layers(model))
-    model.zero_grad()
+
+
+def test_scores_have_the_gradient_of_their_channels(case):
+    """Of gates alone: it reaches thresholds, and the base path's weights only."""
+    model, images = copy.deepcopy(case[0]), case[1]
+    fake, layers = FakeQuantized(model, images, CONFIG), [layer for _, layer in gated_layers(model)]
+    with kept_gates(model):
+        fake(images)
+        layers[0].gates.square().sum().backward()
+    assert layers[0].delta.grad.abs().min() > 0
+    moved = layers[0].weight.grad.abs().sum(dim=(2, 3)) > 0
+    assert moved.any(dim=1).all() and not (moved & ~layers[0].base).any()
+    assert all(layer.weight.grad is None for layer in layers[1:])
 
 
 def test_files_balance_and_counts(case, tmp_path):
