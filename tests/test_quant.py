@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_gates import share_gates
 
 from hwgate.config import AcceleratorConfig, FormatConfig, preset
 from hwgate.errors import UserError
@@ -80,17 +81,22 @@ def plain_layer(layer, image, formats, added=None):
         places = [(y, x, [(y, x)]) for y in range(height) for x in range(width)]
     values, psums, decisions = (np.zeros(layer.decision_shape, np.int64) for _ in range(3))
     for c in range(channels):
+        gate = c if layer.gate is None else int(layer.gate[c])
         for y, x, pixels in places:
-            sums = [0, 0]
+            sums, score = [0, 0], 0
             for py, px in pixels:
                 for source in range(layer.in_shape[0]):
                     for i in range(kernel):
                         for j in range(kernel):
                             at = py * stride + i - pad, px * stride + j - pad
                             if 0 <= at[0] < layer.in_shape[1] and 0 <= at[1] < layer.in_shape[2]:
+                                value = int(image[source, *at])
                                 sums[int(layer.base[c, source])] += (
-                                    int(layer.weight[c, source, i, j]) * int(image[source, *at]))
-            opened = layer.threshold is None or sums[1] > int(layer.threshold[c])
+                                    int(layer.weight[c, source, i, j]) * value)
+                                if layer.score is not None:
+                                    score += int(layer.score[gate, source, i, j]) * value
+            compared = sums[1] if layer.score is None else score
+            opened = layer.threshold is None or compared > int(layer.threshold[gate])
             psum = sums[1] + sums[0] * opened
             scaled = (psum + int(layer.bias[c, int(opened)])) * int(layer.mult[c, int(opened)])
             if layer.relu_first:
@@ -103,7 +109,7 @@ def plain_layer(layer, image, formats, added=None):
             values[c, y, x] = min(max(rounded, 0 if layer.relu else low), high)
             psums[c, y, x], decisions[c, y, x] = psum, opened
         if 0 < decisions[c].sum() <= layer.limit:  # as if no gate could open
-            closed = np.where(np.arange(channels) == c, np.int64(1) << 40, layer.threshold)
+            closed = np.full_like(layer.threshold, 1 << 40)
             found = plain_layer(replace(layer, threshold=closed, limit=0, pool=1), image, formats,
                                 added)
             values[c], psums[c], decisions[c] = (maps[c] for maps in found)
@@ -149,6 +155,17 @@ def test_graph_is_the_contract(formats, seed):
     network = random_network(rng, config, layers=4, limits=Limits(size=7, channels=8),
                              features=Features.every())
     check_contract(network, random_images(rng, network, 1))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_shared_gates_are_the_contract(seed):
+    rng = np.random.default_rng(seed)
+    network = random_network(rng, AcceleratorConfig(channels=2), layers=3, gated=True,
+                             limits=Limits(size=7, channels=8), features=Features.every())
+    images = random_images(rng, network, 1)
+    network = share_gates(rng, network, images, lambda layer, residual: True)
+    assert any(layer.gate is not None for layer in network.layers)
+    check_contract(network, images)
 
 
 @pytest.mark.parametrize("feature,share", [

@@ -152,6 +152,24 @@ def test_the_hardware_computes_shared_gates(share):
     assert found.equal, found.describe()
 
 
+@pytest.mark.parametrize("bits,fits", [(20, False), (21, True)])
+def test_scores_must_fit_the_accumulator(bits, fits):
+    """Large weights that cancel in the mean leave a score whose weights are all large."""
+    torch.manual_seed(3)
+    conv = hwgate.nn.GatedConv2d(16, 4, 3, padding=1, gate_groups=4, share=0)
+    conv.weight.data.fill_(0.01)
+    conv.weight.data[:, 0, 0, 0] = torch.tensor([1, -1, 1, -1])
+    model = nn.Sequential(conv, nn.BatchNorm2d(4)).eval()
+    config = replace(CONFIG, formats=FormatConfig(accumulator=bits))
+    if fits:
+        layer, = hwgate.quantize(model, torch.randn(1, 16, 5, 5), config).layers
+        assert np.abs(layer.score).sum() == 35 * 127 and np.abs(layer.weight[0]).sum() == 127 + 143
+        return
+    with pytest.raises(CompileError, match=f"^Layer '0' can reach partial sums of {35 * 127 * 128},"
+                       f" and the 20-bit accumulator holds {(1 << 19) - 1}; "):
+        hwgate.quantize(model, torch.randn(1, 16, 5, 5), config)
+
+
 def test_scores_must_fit_their_layer(case):
     *_, network = case
     index, layer = next((n, each) for n, each in enumerate(network.layers) if each.gate is not None)

@@ -56,6 +56,20 @@ def test_thresholds_move_by_deviations(network, digits):
     assert far.layers[1].threshold.max() == 2**31 - 1
 
 
+def test_thresholds_of_shared_gates_move_by_deviations_of_scores(network, digits):
+    layer = network.layers[4]
+    gate = np.arange(len(layer.weight)) // 8
+    score = np.stack([layer.weight[gate == n][0] for n in range(gate.max() + 1)])
+    shared = replace(layer, gate=gate, threshold=layer.threshold[::8], score=np.where(
+        layer.base[::8, :, None, None], score, 0).astype(np.int8))
+    network = replace(network, layers=(*network.layers[:4], shared, *network.layers[5:]))
+    deviations = psum_deviations(network, digits[0][:20])
+    wanted = network.run(digits[0][:20])[4].score.std(axis=(0, 2, 3))
+    np.testing.assert_allclose(deviations[4], wanted)
+    moved = shift_thresholds(network, deviations, 0.5).layers[4]
+    np.testing.assert_array_equal(moved.threshold - shared.threshold, np.rint(0.5 * wanted))
+
+
 def test_a_sweep_trades_accuracy_for_cycles(network, digits):
     images, labels = digits[0][:100], digits[1][:100]
     points = sweep(network, images, labels, (-0.5, 0.0, 0.5, 3.0))
