@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import hwgate
+from hwgate.balance import balance
 from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.nn import gated_layers
 from hwgate.quant.network import QuantizedNetwork
@@ -18,6 +19,9 @@ __all__ = ["BudgetLoss", "GateCost", "NetworkCost", "measure_costs"]
 
 #: Thresholds that close and open every gate.
 _CLOSED, _OPEN = (1 << 31) - 1, -(1 << 31)
+
+#: Images that lanes are balanced on.
+_SAMPLE = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def measure_costs(model: nn.Module, images: Any, config: AcceleratorConfig,
                   timing: MemoryTiming | None = None) -> dict[str, NetworkCost]:
     """Costs of a network's gated layers by the cost model, as ``cycles`` and ``bytes``.
 
-    They depend on shapes and on how the gates are grouped, not on weights.
+    They depend on shapes and on how the gates are grouped and shared, not on weights. Lanes are
+    balanced, so that the channels of a gate lie on few of them.
 
     Parameters
     ----------
@@ -73,6 +78,7 @@ def measure_costs(model: nn.Module, images: Any, config: AcceleratorConfig,
         If the accelerator cannot run the model.
     """
     network = hwgate.quantize(model, images, config)
+    network = balance(network, np.asarray(images[:_SAMPLE]))
     batch = np.zeros((1, *network.image_shape), np.int8)
 
     def run(which: QuantizedNetwork, dense: bool = False) -> RunResult:

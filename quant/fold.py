@@ -151,7 +151,7 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
     unit = in_scale * weight_scale  # real value of a psum of 1
     gain, offset = _affine(block)
     layer = QuantizedLayer(
-        block.name, integers, *_gate(block, unit, config), *_nothing(len(weight)),
+        block.name, integers, **_gates(block, in_scale, unit, config), **_nothing(len(weight)),
         in_shape=in_shape, padding=block.padding,
         stride=op.stride[0] if isinstance(op, nn.Conv2d) else 1, relu=block.relu,
         pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale,
@@ -159,7 +159,6 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
     if isinstance(op, GatedConv2d) and layer.gated:
         _, height, width = layer.conv_shape
         layer = replace(layer, limit=op.limit(height * width))
-        layer = layer if op.share == 1 else _share(layer, block, op, in_scale, formats)
     added = 0.0  # output steps in a step of the residual
     if block.residual is not None:
         added = scales[block.residual] / out_scale
@@ -170,10 +169,10 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
     return layer if block.order is None else reorder(layer, block.order.numpy())
 
 
-def _nothing(channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Bias, mult and shift of a layer before they are known."""
+def _nothing(channels: int) -> dict[str, Any]:
+    """Fields ``bias``, ``mult`` and ``shift`` of a layer before they are known."""
     pairs = np.zeros((channels, 2), np.int64)
-    return pairs, pairs, np.zeros(channels, np.int64)
+    return {"bias": pairs, "mult": pairs, "shift": np.zeros(channels, np.int64)}
 
 
 def _integers(weight: NDArray[np.float64],
@@ -185,12 +184,12 @@ def _integers(weight: NDArray[np.float64],
     return np.rint(weight / scale[:, None, None, None]).astype(np.int8), scale
 
 
-def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
-          ) -> tuple[NDArray[np.bool_], NDArray[np.int64] | None]:
-    """Base mask, and thresholds if the layer is gated; those of shared gates are not final."""
+def _gates(block: Block, in_scale: float, unit: NDArray[np.float64],
+           config: AcceleratorConfig) -> dict[str, Any]:
+    """Fields ``base`` and ``threshold``, and ``score`` and ``gate`` where channels share gates."""
     op = block.op
     if not isinstance(op, GatedConv2d) or op.force_open:
-        return np.ones(op.weight.shape[:2], bool), None
+        return {"base": np.ones(op.weight.shape[:2], bool), "threshold": None}
     base = op.base.cpu().numpy()
     size = config.channels * (TAPS if op.kernel_size == (1, 1) else 1)
     for start in range(0, base.shape[1], size):
@@ -200,7 +199,11 @@ def _gate(block: Block, unit: NDArray[np.float64], config: AcceleratorConfig
                 f"Layer {block.name!r} has base paths of {int(base[0].sum())} input channels, "
                 f"which must be a multiple of the {size} channels of a pass; choose other "
                 "channels, another gate_groups or a smaller group")
-    return base, _thresholds(block, op, unit if op.share == 1 else unit[::op.share])
+    if op.share == 1:
+        return {"base": base, "threshold": _thresholds(block, op, unit)}
+    score, scale = _integers(_array(block, op.score_weights()), config.formats)
+    return {"base": base, "threshold": _thresholds(block, op, in_scale * scale),
+            "score": score, "gate": np.arange(len(base)) // op.share}
 
 
 def _thresholds(block: Block, op: GatedConv2d, unit: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -210,17 +213,6 @@ def _thresholds(block: Block, op: GatedConv2d, unit: NDArray[np.float64]) -> NDA
     mean, deviation = _array(block, norm.running_mean), _deviation(block, norm)
     threshold = np.floor((_array(block, op.delta) * deviation + mean) / unit)
     return np.clip(threshold, *_INT32).astype(np.int64)
-
-
-def _share(layer: QuantizedLayer, block: Block, op: GatedConv2d, in_scale: float,
-           formats: FormatConfig) -> QuantizedLayer:
-    """The layer with the scores that its shared gates compare, in steps of their own."""
-    score, scale = _integers(_array(block, op.score_weights()), formats)
-    gate = np.arange(len(layer.weight)) // op.share
-    layer = replace(layer, score=score, gate=gate,
-                    threshold=_thresholds(block, op, in_scale * scale))
-    _check_room(layer, score_bound(layer, formats), formats)
-    return layer
 
 
 def _affine(block: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -253,6 +245,8 @@ def _requantization(layer: QuantizedLayer, factor: NDArray[np.float64],
     """
     bound = psum_bound(layer, formats)
     _check_room(layer, bound, formats)
+    if layer.score is not None:
+        _check_room(layer, score_bound(layer, formats), formats)
     mult, shift = multipliers(factor, formats)
     most = SHIFTS[1]
     if layer.residual is not None:  # the psum's factor gives up bits that the other one needs

@@ -11,7 +11,7 @@ from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig
 from hwgate.errors import CompileError, UserError
 
 __all__ = ["IMAGE", "KERNELS", "MOST_LIMIT", "STRIDES", "Activations", "QuantizedLayer",
-           "QuantizedNetwork", "check_images", "layer_macs", "reorder"]
+           "QuantizedNetwork", "check_images", "layer_macs", "reorder", "shape_of"]
 
 #: Index of the image, where the index of a layer says whose output is meant.
 IMAGE = -1
@@ -207,10 +207,10 @@ class QuantizedNetwork:
     image_std: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
 
     def __post_init__(self) -> None:
+        from .checks import check_layer  # it builds on the types of this module
+
         for index, layer in enumerate(self.layers):
-            _check_kernel(layer)
-            _check_limit(layer)
-            _check_gates(layer)
+            check_layer(layer)
             self._check_source(index, layer)
             self._check_residual(index, layer)
 
@@ -234,8 +234,8 @@ class QuantizedNetwork:
             raise CompileError(f"Layer {layer.name!r} is number {index} and takes its input from "
                                f"layer {source}, which must be before it")
         if self.shape(source) != layer.in_shape:
-            raise CompileError(f"Layer {layer.name!r} takes {_shape(layer.in_shape)} inputs, but "
-                               f"its source has {_shape(self.shape(source))} outputs")
+            raise CompileError(f"Layer {layer.name!r} takes {shape_of(layer.in_shape)} inputs, but "
+                               f"its source has {shape_of(self.shape(source))} outputs")
 
     def _check_residual(self, index: int, layer: QuantizedLayer) -> None:
         name, source, factor = layer.name, layer.residual, layer.mult_residual
@@ -343,50 +343,8 @@ def reorder(layer: QuantizedLayer, order: NDArray[np.int64]) -> QuantizedLayer:
     return replace(layer, **{name: getattr(layer, name)[order] for name in names})
 
 
-def _check_kernel(layer: QuantizedLayer) -> None:
-    """Raise unless kernel, stride, padding and pooling are supported and leave an output."""
-    kernel, name = layer.kernel, layer.name
-    if kernel not in KERNELS or layer.weight.shape[1:] != (layer.in_shape[0], kernel, kernel):
-        raise CompileError(f"Layer {name!r} has weights {_shape(layer.weight.shape)} for "
-                           f"{layer.in_shape[0]} input channels, but kernels must be square, of "
-                           f"edge {', '.join(map(str, KERNELS))}, one per input channel")
-    if layer.stride not in STRIDES or not 0 <= layer.padding <= kernel // 2:
-        raise CompileError(f"Layer {name!r} has stride {layer.stride} and padding {layer.padding}, "
-                           f"but a {kernel}x{kernel} kernel takes a stride of 1 or 2 and a "
-                           f"padding of 0..{kernel // 2}")
-    if layer.reduce and (kernel, layer.stride, layer.pool) != (1, 1, 1):
-        raise CompileError(f"Layer {name!r} sums its pixels, so its kernel, stride and pooling "
-                           f"must be 1, not {kernel}, {layer.stride} and {layer.pool}")
-    if layer.pool < 1 or min(layer.conv_shape) < 1 or min(layer.out_shape) < 1:
-        raise CompileError(f"Layer {name!r} makes a {_shape(layer.conv_shape)} map of its "
-                           f"{_shape(layer.in_shape)} input and pools it by {layer.pool}, which "
-                           "leaves nothing")
-
-
-def _check_limit(layer: QuantizedLayer) -> None:
-    if not 0 <= layer.limit <= MOST_LIMIT or layer.limit and not layer.gated:
-        raise CompileError(f"Layer {layer.name!r} closes channels of at most {layer.limit} open "
-                           f"gates, which must be in 0..{MOST_LIMIT}, and 0 without gates")
-
-
-def _check_gates(layer: QuantizedLayer) -> None:
-    if layer.score is None and layer.gate is None:
-        return
-    name, channels = layer.name, len(layer.weight)
-    if layer.score is None or layer.gate is None or layer.threshold is None:
-        raise CompileError(f"Layer {name!r} shares gates, so it must have scores, thresholds and "
-                           "the gate of each channel")
-    gates = len(layer.score)
-    if (layer.gate.shape != (channels,) or set(layer.gate.tolist()) != set(range(gates))
-            or len(layer.threshold) != gates or layer.score.shape[1:] != layer.weight.shape[1:]):
-        raise CompileError(f"Layer {name!r} must have a threshold, weights as large as a channel's "
-                           f"and at least one of {channels} channels for each of {gates} gates")
-    if layer.reduce or layer.score[~layer.score_base].any():
-        raise CompileError(f"Layer {name!r} shares gates, whose scores must read base inputs of "
-                           "their channels only, in a layer that does not sum its pixels")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
+def shape_of(shape: tuple[int, ...]) -> str:
+    """A shape as people read it, such as 3x32x32."""
     return "x".join(map(str, shape))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import hwgate
+from hwgate.balance import balance
 from hwgate.codesign import BudgetLoss, GateCost, NetworkCost, measure_costs
 from hwgate.config import preset
 from hwgate.datasets import load_dataset
@@ -39,6 +40,24 @@ def test_costs_are_those_of_the_cost_model(trained):
         assert found == {layer.name: layer.cycles for layer in run.layers if layer.gated}
     dense = hwgate.estimate(hwgate.compile(network, CONFIG, dense=True), images[:1].numpy())
     assert (costs["cycles"].dense, costs["bytes"].dense) == (dense.cycles, dense.bytes_total)
+
+
+@pytest.mark.parametrize("granularity", ["slice", "pixel"])
+def test_shared_gates_cost_what_balanced_ones_do(trained, granularity):
+    """Scores are part of it, on the lanes that have their channels."""
+    images = trained[2]
+    model = build(load_recipe("digits").changed(
+        {"gate.granularity": granularity, "gate.slice": 4}))
+    settle_norms(model, images)
+    costs = measure_costs(model, images, CONFIG)
+    for density in (0, 1):
+        set_density(model, images, density)
+        network = hwgate.quantize(model, images, CONFIG)
+        found, plain = (hwgate.estimate(hwgate.compile(each), images[:1].numpy())
+                        for each in (balance(network, images[:8].numpy()), network))
+        assert costs["cycles"].at(density) == found.cycles
+        assert costs["bytes"].at(density) == found.bytes_total
+        assert granularity == "pixel" or found.cycles < plain.cycles
 
 
 @pytest.mark.parametrize("kind,tolerance", [("cycles", 0.1), ("bytes", 0.05)])
