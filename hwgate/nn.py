@@ -115,6 +115,7 @@ class GatedConv2d(nn.Conv2d):
 
     gates: Tensor | None
     own_scores: Tensor | None
+    _opened: Tensor | None
     base: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],

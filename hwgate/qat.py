@@ -104,11 +104,10 @@ class FakeQuantized(nn.Module):
         elif isinstance(op, nn.Linear):
             x = x.flatten(1)
         weight, step = self._weight(op.weight)
-        shared = isinstance(op, GatedConv2d) and op.share > 1
-        if shared:
+        if isinstance(op, GatedConv2d) and op.share > 1:
             op.own_scores = self._weight(op.score_weights())[0]
         y = functional_call(op, {"weight": weight}, (x,))
-        if shared:
+        if isinstance(op, GatedConv2d):
             op.own_scores = None
         y = y[:, :, None, None] if isinstance(op, nn.Linear) else y
         sums = y.detach().double()
