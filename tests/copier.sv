@@ -36,7 +36,7 @@ module hwgate_top #(
     input s_axil__rready,
     output reg monitor__layer_done,
     output [32*(7+8*LANES)-1:0] monitor__counters,
-    output reg [82*LANES-1:0] monitor__events,
+    output reg [83*LANES-1:0] monitor__events,
     output [160:0] monitor__chip
 );
   localparam int COUNTERS = 7 + 8 * LANES;
@@ -129,7 +129,7 @@ module hwgate_top #(
         if (m_axi__awvalid && m_axi__awready) asked <= 1;
         if (w_fire) begin
           counter[5] <= counter[5] + 16;
-          monitor__events[82*index[0] +: 82] <= {buffer[at[7:0]][0], buffer[at[7:0]][31:0],
+          monitor__events[83*index[0] +: 83] <= {1'b0, buffer[at[7:0]][0], buffer[at[7:0]][31:0],
               16'(index % PIXELS), 16'(index / (CHANNELS * PIXELS)),
               16'(index / PIXELS % CHANNELS), 1'b1};
           index <= index + 1;

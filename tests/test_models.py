@@ -83,14 +83,6 @@ def test_lenet():
     assert [layer.gated for layer in network.layers] == [False, True, True, True, False]
 
 
-def test_gates_that_the_hardware_lacks_are_refused():
-    model = settled(lenet(gate_groups=8, share=4), torch.randn(8, 1, 28, 28))
-    with pytest.raises(CompileError, match="^Layer 'features.4' shares each gate among 4 channels, "
-                       "but the accelerator decides for each activation alone; train it with "
-                       "share=1$"):
-        hwgate.quantize(model, torch.randn(2, 1, 28, 28), CONFIG)
-
-
 def test_what_is_gated():
     """Convolutions that go straight to a batch norm and a ReLU; never stem, shortcut, linear."""
     def names(model):

@@ -78,7 +78,7 @@ def test_events_and_snapshots_are_recorded():
     assert output.tolist() == [64 * BEAT, 96 * BEAT]
     assert 0 < outcome.snapshots[0, 0] < outcome.snapshots[1, 0] < outcome.counters["cycles"]
     words = image([])[DATA:DATA + 64 * BEAT].view("<i4")[::4]
-    expected = [(layer, i % 2, i // 16, 0, i % 16, words[i] & 1, words[i])
+    expected = [(layer, i % 2, i // 16, 0, i % 16, words[i] & 1, 0, words[i])
                 for layer, beats in ((0, 64), (1, 32)) for i in range(beats)]
     assert outcome.events.tolist() == expected
     assert outcome.status.layers == 2

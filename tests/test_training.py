@@ -164,15 +164,21 @@ def test_learning_rates(schedule, rates):
 
 
 def test_low_precision_learns_nearly_the_same_again_and_again():
-    data, low = load_dataset("digits", seed=2), recipe(**{"optimizer.precision": "bfloat16"})
-    runs = []
-    for chosen in (low, low, recipe()):
-        model = build(chosen)
-        runs.append((train(model, data, chosen), weights(model)))
-    assert same(runs[0][1], runs[1][1]) and not same(runs[0][1], runs[2][1])
-    assert all(tensor.dtype == torch.float32 for tensor in runs[0][1].values()
-               if tensor.is_floating_point())
-    assert runs[0][0][-1].loss == pytest.approx(runs[2][0][-1].loss, rel=0.05)
+    """One seed gives one network; the losses of some seeds are on average those of float32."""
+    data, losses = load_dataset("digits", seed=2), {"bfloat16": [], "float32": []}
+    for seed in (0, 1, 2):
+        runs = []
+        for precision in ("bfloat16", "bfloat16", "float32")[seed > 0:]:
+            chosen = recipe(**{"seed": seed, "optimizer.precision": precision})
+            model = build(chosen)
+            runs.append((train(model, data, chosen), weights(model)))
+            losses[precision].append(runs[-1][0][-1].loss)
+        if seed == 0:
+            assert same(runs[0][1], runs[1][1]) and not same(runs[0][1], runs[2][1])
+            assert all(tensor.dtype == torch.float32 for tensor in runs[0][1].values()
+                       if tensor.is_floating_point())
+    low, high = (sum(losses[precision][-3:]) for precision in ("bfloat16", "float32"))
+    assert low == pytest.approx(high, rel=0.05)
 
 
 def test_thresholds_start_where_the_recipe_says():

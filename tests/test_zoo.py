@@ -243,7 +243,7 @@ def test_what_needs_no_data_works_without(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("options, sentence", [
-    (["alexnet"], f"The zoo has no network 'alexnet'; it has {', '.join(zoo.names())}"),
+    (["alexnet"], f"The zoo has no network 'alexnet'; it has {', '.join(zoo.trained())}"),
     (["--rtl", "0"], "RTL image count must be at least 1, not 0"),
     (["--page", "p.md", "mnist"],
      "A page shows all networks as they run; leave out names and --no-run"),

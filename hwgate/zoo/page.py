@@ -27,6 +27,9 @@ _RUN = ("Network", "Levers", "RTL", "MAC reduction", "Speed-up", "Gating efficie
 _BUFFERS = ("Network", "Pixels a tile", "Window memory, words", "Images a tile", "Tiles",
             "kB an image, gated", "dense", "Off-chip reduction", "RTL")
 
+#: What a terminal has room for of the first table; the page shows all.
+_SHOWN = (0, 3, 4, 7, 9, 10, 11, 12)
+
 #: Most layers in a figure of decision maps.
 _MOST_MAPS = 8
 
@@ -60,12 +63,14 @@ def conditions(amounts: Amounts) -> str:
 def tables(networks: Sequence[Found]) -> tuple[Table, ...]:
     """All tables for the terminal."""
     made = []
-    for title, columns, rows in (("Trained networks", _TRAINED, _trained_rows(networks)),
+    trained = [[row[n] for n in _SHOWN] for row in (_TRAINED, *_trained_rows(networks))]
+    for title, columns, rows in (("Trained networks", trained[0], trained[1:]),
                                  ("On the accelerator", _RUN, _run_rows(networks)),
                                  ("Tiles and buffers", _BUFFERS, _buffer_rows(networks))):
         table = new_table(title, *columns, left=1)
-        for column in table.columns:
+        for column in table.columns[1:]:
             column.no_wrap = False
+        table.columns[0].no_wrap = True
         for row in rows:
             table.add_row(*row)
         if rows:
