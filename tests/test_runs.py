@@ -92,15 +92,18 @@ def test_tau_reaches_the_integers(tmp_path):
     assert 0 < run.scores["integers"].density < 1
 
 
-def test_shared_gates_reach_the_integers(tmp_path):
-    run = run_recipe(recipe(gate__granularity="pixel", gate__tau=0.05, gate__grouping=False,
-                            optimizer__epochs=1, quantize__epochs=1,
+@pytest.mark.parametrize("granularity,grouping,share", [("pixel", False, 64), ("slice", True, 4)])
+def test_shared_gates_reach_the_integers(tmp_path, granularity, grouping, share):
+    run = run_recipe(recipe(gate__granularity=granularity, gate__slice=4, gate__tau=0.05,
+                            gate__grouping=grouping, optimizer__epochs=1, quantize__epochs=1,
                             hardware__budget="cycles", hardware__share=0.6), tmp_path)
     shared = [layer for layer in run.network.layers if layer.gated]
-    assert all(len(layer.score) == 1 and set(layer.gate.tolist()) == {0} for layer in shared)
-    assert "equal decisions 100.0000%" in run.notes[0]
+    assert len(shared) == 4 and "equal decisions 100.0000%" in run.notes[0]
+    for layer in shared:
+        size = len(layer.gate) if granularity == "pixel" else share
+        assert np.bincount(layer.gate).tolist() == [size] * len(layer.score)
     layer = load_model(tmp_path / "model.safetensors")[0].get_submodule("gated4.conv")
-    assert (layer.share, layer.tau, layer.delta.shape) == (64, 0.05, (1,))
+    assert (layer.share, layer.tau, layer.delta.shape) == (share, 0.05, (64 // share,))
 
 
 def test_fewer_bits_and_no_gates(tmp_path):
