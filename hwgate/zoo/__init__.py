@@ -13,7 +13,7 @@ from hwgate.artifacts import load_network
 from hwgate.errors import UserError
 from hwgate.quant.network import QuantizedNetwork
 
-__all__ = ["baseline", "find", "load", "names", "path", "results", "trained"]
+__all__ = ["baseline", "load", "names", "path", "results", "trained"]
 
 _FOLDER = Path(__file__).parent
 
@@ -37,22 +37,6 @@ def load(name: str) -> QuantizedNetwork:
         If there is no network of that name.
     """
     return load_network(path(_known(name, names())) / "network.npz")
-
-
-def find(source: str | Path) -> QuantizedNetwork:
-    """A network from a file or, if there is no such file, of the zoo.
-
-    Raises
-    ------
-    UserError
-        If there is neither, or the file is no network of this version of hwgate.
-    """
-    if Path(source).is_file():
-        return load_network(source)
-    if str(source) in names():
-        return load(str(source))
-    raise UserError(f"There is no network file {source}, and no such network in the zoo, which has "
-                    f"{', '.join(names())}")
 
 
 def results(name: str) -> dict[str, Any]:
