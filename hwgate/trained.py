@@ -129,10 +129,10 @@ def load_teacher(source: str) -> nn.Module:
 
 
 def start_from(model: nn.Module, source: str) -> None:
-    """Give a network the weights of a trained one; gates that it lacks keep theirs.
+    """Give a network the weights of a trained one, and its gates where both have alike ones.
 
-    Where the network shuffles channels and the trained one does not, the inputs of the layer
-    behind are reordered, so that both compute the same with every gate open.
+    Inputs are reordered where the two shuffle channels differently: with every gate open, both
+    compute the same.
 
     Raises
     ------
@@ -140,26 +140,38 @@ def start_from(model: nn.Module, source: str) -> None:
         If the networks differ in more than their gates.
     """
     teacher = load_teacher(source)
-    given, wanted = teacher.state_dict(), model.state_dict()
-    own = {name for layer, _ in gated_layers(model) for name in wanted
-           if name.startswith((f"{layer}.delta", f"{layer}.gate_norm."))}
-    # Names may count the shuffles between layers, so it is the order that tells which is which.
-    names = [name for name in wanted if name in given or name not in own]
-    if len(names) != len(given) or any(wanted[name].shape != tensor.shape for name, tensor in zip(
-            names, given.values(), strict=True)):
+    given, wanted = (_without_gates(network) for network in (teacher, model))
+    if [tensor.shape for tensor in given.values()] != [t.shape for t in wanted.values()]:
         raise UserError(f"Network {source} has other layers than the one to train; take one of "
-                        "the same name and width, gated alike or not at all")
-    state = dict(zip(names, given.values(), strict=True))
-    shuffles = _shuffles(model)
-    if not _shuffles(teacher):
-        for name, shuffle in shuffles.items():
-            weight = state[f"{name}.weight"]
-            order = shuffle(torch.arange(weight.shape[1])[None, :, None, None]).flatten()
-            state[f"{name}.weight"] = weight[:, order]
-    elif list(_shuffles(teacher)) != list(shuffles):
-        raise UserError(f"Network {source} shuffles its channels otherwise than the one to train; "
-                        "take one with the same grouping, or an ungated one")
+                        "the same name and width, gated or not")
+    # Names may count the shuffles between layers, so it is the order that tells which is which.
+    names = dict(zip(given, wanted, strict=True))
+    state = {names[name]: tensor for name, tensor in given.items()}
+    for behind, shuffle in _shuffles(teacher).items():
+        weight = names[f"{behind}.weight"]
+        state[weight] = state[weight][:, _order(shuffle, state[weight]).argsort()]
+    for behind, shuffle in _shuffles(model).items():
+        weight = f"{behind}.weight"
+        state[weight] = state[weight][:, _order(shuffle, state[weight])]
+    layers = {names[f"{path}.weight"].removesuffix(".weight"): layer
+              for path, layer in gated_layers(teacher)}
+    for path, layer in gated_layers(model):
+        if path in layers and layers[path].share == layer.share:
+            state |= {f"{path}.{name}": tensor for name, tensor in layers[path].state_dict().items()
+                      if name not in ("weight", "bias")}
     model.load_state_dict(state, strict=False)
+
+
+def _without_gates(model: nn.Module) -> dict[str, torch.Tensor]:
+    """State of a network, but for that of its gates."""
+    gates = {f"{path}.{name}" for path, layer in gated_layers(model)
+             for name in layer.state_dict() if name not in ("weight", "bias")}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in gates}
+
+
+def _order(shuffle: ChannelShuffle, weight: torch.Tensor) -> torch.Tensor:
+    """Where the input channels of a weight come from, behind a shuffle."""
+    return shuffle(torch.arange(weight.shape[1])[None, :, None, None]).flatten()
 
 
 def _shuffles(model: nn.Module) -> dict[str, ChannelShuffle]:

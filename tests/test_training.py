@@ -263,27 +263,37 @@ def test_networks_are_kept_with_their_recipes(tmp_path):
     assert not any(p.requires_grad for p in load_teacher(str(path)).parameters())
     assert same(weights(load_teacher("mnist")), weights(load_model(zoo.path("mnist")
                                                                    / "model.safetensors")[0]))
-    dense = recipe(gate__groups=0, seed=8)
-    save_model(path, build(dense), dense)
-    images = torch.rand(3, 1, 8, 8)
-    for grouping in (False, True):
-        model = build(recipe(gate__grouping=grouping)).eval()
-        start_from(model, str(path))
-        with torch.no_grad():
-            torch.testing.assert_close(force_open(model)(images), build(dense).eval()(images))
-    made = recipe()
-    save_model(path, build(made), made)
-    with pytest.raises(UserError, match="^Network .* shuffles its channels otherwise than the one "
-                       "to train; take one with the same grouping, or an ungated one$"):
-        start_from(build(recipe(gate__grouping=False)), str(path))
     dense = recipe(gate__groups=0, network__name="resnet20", network__width=0.25)
     save_model(path, build(dense), dense)
     with pytest.raises(UserError, match="^Network .* has other layers than the one to train; take "
-                       "one of the same name and width, gated alike or not at all$"):
+                       "one of the same name and width, gated or not$"):
         start_from(build(recipe(network__name="lenet", gate__grouping=False)), str(path))
     write_safetensors(path, {"a": torch.zeros(1)})
     with pytest.raises(UserError, match="^File .* is no network that `hwgate train` wrote$"):
         load_model(path)
+
+
+@pytest.mark.parametrize("of", [{"gate__groups": 0}, {"gate__groups": 2}, {"gate__grouping": False},
+                                {"gate__skip": "gated2.conv"}, {"gate__shuffle": False}])
+@pytest.mark.parametrize("into", [{}, {"gate__groups": 0}, {"gate__grouping": False},
+                                  {"gate__skip": "gated3.conv"}, {"gate__granularity": "pixel"}])
+def test_a_start_computes_the_same_with_open_gates(tmp_path, of, into):
+    """Whatever the gates of both: their layers, groups, sharing and shuffles."""
+    path = tmp_path / "model.safetensors"
+    given = build(recipe(seed=8, **of))
+    for number, (_, layer) in enumerate(gated_layers(given)):
+        torch.nn.init.constant_(layer.delta, 0.25 + number)
+    save_model(path, given, recipe(seed=8, **of))
+    model = build(recipe(**into)).eval()
+    start_from(model, str(path))
+    images = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(force_open(model)(images), force_open(given.eval())(images))
+    layers = {name.split(".")[0]: layer for name, layer in gated_layers(given)}
+    for name, layer in gated_layers(model):
+        other = layers.get(name.split(".")[0])
+        kept = other is not None and other.share == layer.share
+        assert torch.equal(layer.delta, other.delta if kept else torch.zeros_like(layer.delta))
 
 
 def test_every_network_of_the_recipes_is_built():
