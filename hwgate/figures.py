@@ -115,6 +115,7 @@ def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int 
             axes.set_xlabel(panel.x)
             axes.set_ylabel(panel.y)
             axes.margins(0.08)
+            axes.ticklabel_format(useOffset=False)
             if panel.logarithmic:
                 places = sorted({x for line in panel.lines for x, _ in line.points})
                 axes.set_xscale("log", base=2)

@@ -155,7 +155,8 @@ def test_parts_of_the_page():
     drawn = figures(networks)
     assert set(drawn) == {"accuracy.svg", "sweep.svg", "density.svg", "buffers.svg",
                           "maps-r20-t1.svg", "maps-r20-t2.svg"}
-    for words in ("ResNet-20, cifar10", "ResNet-20, width 0.5, cifar10", "ungated", "r20-t1"):
+    for words in ("ResNet-20, cifar10", "ResNet-20, width 0.5, cifar10", "ungated", "r20-t1",
+                  "MAC reduction", "speed-up", "off-chip reduction"):
         assert words in drawn["accuracy.svg"]
     made = parts(networks, Amounts(), ["results/sweep.svg", "results/maps-r20-t1.svg"])
     assert ("| r20-t1 | ResNet-20 | cifar10 | G = 4, T = 1, 0.4 of the cycles, slice of 2, "

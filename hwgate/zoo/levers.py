@@ -80,9 +80,10 @@ def lever_sets(network: QuantizedNetwork) -> tuple[Levers, ...]:
     """
     if not any(layer.gated for layer in network.layers):
         return (HEADLINE,)
+    everything = Levers("on chip + compressed", 8, _BOTH)
     if weight_heavy(network):
-        return HEADLINE, _EIGHT, Levers("on chip + compressed", 1, _BOTH)
-    return HEADLINE, _CHIP, _COMPRESSED, Levers("on chip + compressed", 8, _BOTH)
+        return HEADLINE, _EIGHT, replace(everything, batch=1), everything
+    return HEADLINE, _CHIP, _COMPRESSED, everything
 
 
 def measure_levers(network: QuantizedNetwork, levers: Levers, images: NDArray[Any],

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,10 @@ _BUFFERS = ("Network", "Pixels a tile", "Window memory, words", "Images a tile",
 
 #: What a terminal has room for of the first table; the page shows all.
 _SHOWN = (0, 3, 4, 7, 9, 10, 11, 12)
+
+#: What accuracy is drawn against.
+_SAVINGS = {"mac_reduction": "MAC reduction", "speedup": "speed-up over all gates open",
+            "offchip_reduction": "off-chip reduction"}
 
 #: Most layers in a figure of decision maps.
 _MOST_MAPS = 8
@@ -93,21 +98,24 @@ def figures(networks: Sequence[Found]) -> dict[str, str]:
     gated = [found for found in measured if found["gates"]]
     drawn = {}
     if gated:
+        panels = _panels(gated, {words: partial(_accuracy, networks, saving)
+                                 for saving, words in _SAVINGS.items()},
+                         "accuracy, int8, %", (None, 100))
         drawn["accuracy.svg"] = lines(
-            "Accuracy against speed-up", _panels(
-                gated, "speed-up over all gates open", "accuracy, int8, %",
-                lambda members: _accuracy(members, networks), (None, 100)),
-            "held-out images where there are any; dashed: the ungated network")
+            "Accuracy against savings",
+            [replace(panel, y_limits=(_below(panel.lines), 100)) for panel in panels],
+            "batch of 1, no levers; held-out images where there are any; dashed: the ungated "
+            "network", columns=len(_SAVINGS))
         drawn["sweep.svg"] = lines(
-            "Thresholds moved without training", _panels(gated, "speed-up, cost model",
-                                                         "accuracy, int8, %", _sweep, (None, 102)),
+            "Thresholds moved without training",
+            _panels(gated, {"speed-up, cost model": _sweep}, "accuracy, int8, %", (None, 102)),
             "points, from left to right: moved by "
             + ", ".join(f"{at['delta']:+g}" for at in gated[0]["sweep"])
             + " deviations of the base psums")
         drawn["density.svg"] = lines(
             "Density per layer",
             [replace(panel, x_ticks=_numbers(panel.lines)) for panel in _panels(
-                gated, "gated layer", "open gates, %", _density, (0, None))],
+                gated, {"gated layer": _density}, "open gates, %", (0, None))],
             "share of open decisions")
     curves = [found for found in gated if found["buffers"]]
     if curves:
@@ -133,22 +141,21 @@ def figures(networks: Sequence[Found]) -> dict[str, str]:
     return drawn
 
 
-def _panels(networks: Sequence[Found], x: str, y: str,
-            points: Callable[[Sequence[Found]], list[Line]],
-            limits: tuple[float | None, float | None]) -> list[Panel]:
-    """A panel of each architecture with the lines that ``points`` makes of its networks."""
+def _panels(networks: Sequence[Found], axes: Mapping[str, Callable[[Sequence[Found]], list[Line]]],
+            y: str, limits: tuple[float | None, float | None]) -> list[Panel]:
+    """Panels of each architecture, one for each x axis with the lines that it makes of networks."""
     groups: dict[str, list[Found]] = {}
     for found in networks:
         groups.setdefault(f"{architecture(found)}, {found['data']}", []).append(found)
     return [Panel(title, x, y, points(members), y_limits=limits)
-            for title, members in groups.items()]
+            for title, members in groups.items() for x, points in axes.items()]
 
 
-def _accuracy(members: Sequence[Found], networks: Sequence[Found]) -> list[Line]:
-    """Networks of one architecture, and the accuracy of their baseline."""
+def _accuracy(networks: Sequence[Found], saving: str, members: Sequence[Found]) -> list[Line]:
+    """Networks of one architecture over what they save, and the accuracy of their baseline."""
     split = next(name for name in ("integers_validation", "integers")
                  if all(name in found["scores"] for found in members))
-    points = sorted((_plain(found)["speedup"], 100 * found["scores"][split]["accuracy"],
+    points = sorted((_plain(found)[saving], 100 * found["scores"][split]["accuracy"],
                      found["name"].removeprefix(f"{found['architecture']}-"))
                     for found in members)
     drawn = [Line("gated", [(x, y) for x, y, _ in points], [label for *_, label in points],
@@ -159,6 +166,11 @@ def _accuracy(members: Sequence[Found], networks: Sequence[Found]) -> list[Line]
             level = 100 * found["scores"][split]["accuracy"]
             drawn.append(Line("ungated", [(1, level), (points[-1][0], level)], dashed=True))
     return drawn
+
+
+def _below(drawn: Sequence[Line]) -> float:
+    """A whole number at least 1 below all points."""
+    return float(np.floor(min(y for line in drawn for _, y in line.points)) - 1)
 
 
 def _sweep(networks: Sequence[Found]) -> list[Line]:
@@ -263,7 +275,7 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _caption(place: str) -> str:
     name = place.rpartition("/")[2].removesuffix(".svg")
-    return {"accuracy": "Accuracy against speed-up", "sweep": "Moved thresholds",
+    return {"accuracy": "Accuracy against savings", "sweep": "Moved thresholds",
             "density": "Density per layer",
             "buffers": "Off-chip reduction over tiles and buffers"}.get(
                 name, f"Decision maps of {name.removeprefix('maps-')}")
