@@ -157,15 +157,19 @@ def start_from(model: nn.Module, source: str) -> None:
               for path, layer in gated_layers(teacher)}
     for path, layer in gated_layers(model):
         if path in layers and layers[path].share == layer.share:
-            state |= {f"{path}.{name}": tensor for name, tensor in layers[path].state_dict().items()
-                      if name not in ("weight", "bias")}
+            state |= {f"{path}.{name}": tensor for name, tensor in _gate(layers[path]).items()}
     model.load_state_dict(state, strict=False)
+
+
+def _gate(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """State of the gate of a gated layer: what an ordinary convolution lacks."""
+    return {name: tensor for name, tensor in layer.state_dict().items()
+            if name not in ("weight", "bias")}
 
 
 def _without_gates(model: nn.Module) -> dict[str, torch.Tensor]:
     """State of a network, but for that of its gates."""
-    gates = {f"{path}.{name}" for path, layer in gated_layers(model)
-             for name in layer.state_dict() if name not in ("weight", "bias")}
+    gates = {f"{path}.{name}" for path, layer in gated_layers(model) for name in _gate(layer)}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in gates}
 
 

@@ -175,6 +175,21 @@ def test_parts_of_the_page():
                                "![Decision maps of r20-t1](results/maps-r20-t1.svg)")
 
 
+def test_accuracy_is_drawn_against_each_saving(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("hwgate.zoo.page.lines", lambda title, panels, *_, **__: drawn.update(
+        {title: panels}) or "")
+    gated = example()
+    gated["hardware"][0]["offchip_reduction"] = 0.9
+    figures([gated, example("r20-dense", gates=False)])
+    panels = drawn["Accuracy against savings"]
+    assert [(panel.x, *(line.points for line in panel.lines)) for panel in panels] == [
+        ("MAC reduction", [(2.5, 87)], [(1, 87), (2.5, 87)]),
+        ("speed-up over all gates open", [(2.4, 87)], [(1, 87), (2.4, 87)]),
+        ("off-chip reduction", [(0.9, 87)], [(0.9, 87), (1, 87)])]
+    assert {panel.y_limits for panel in panels} == {(86, 100)}
+
+
 def test_what_baselines_are(tmp_path, monkeypatch):
     """The ungated training of the same architecture, width and data; facts say the difference."""
     kept = json.loads((zoo.path("mnist") / "results.json").read_text())

@@ -164,7 +164,7 @@ def _accuracy(networks: Sequence[Found], saving: str, members: Sequence[Found]) 
     for found in networks:
         if found["name"] in ungated and split in found["scores"]:
             level = 100 * found["scores"][split]["accuracy"]
-            ends = min(1, points[0][0]), points[-1][0]
+            ends = min(1, points[0][0]), max(1, points[-1][0])
             drawn.append(Line("ungated", [(x, level) for x in ends], dashed=True))
     return drawn
 
