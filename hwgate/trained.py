@@ -58,7 +58,8 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
                 shuffle=gate.shuffle))
         else:
             model = makers[name](**options)
-    _leave_ungated(model, gate.skip)
+    if gate.groups:
+        _leave_ungated(model, gate.skip)
     for _, layer in gated_layers(model):
         nn.init.constant_(layer.delta, gate.threshold)
     return model

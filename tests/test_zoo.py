@@ -139,7 +139,7 @@ def example(name="r20-t1", gates=True, runs=True, **changes):
                      "bytes_dense": 1_600_000, "tiles": 99}] * gates}
     return {
         "name": name, "architecture": "resnet20", "width": 1, "data": "cifar10", "epochs": 30,
-        "tuning": 2, "seed": 3, "teacher": "", "start": "r20-dense" if gates else "",
+        "total": 54, "tuning": 2, "seed": 3, "teacher": "", "start": "r20-dense" if gates else "",
         "scores": {"validation": score(0.88, 5000), "integers_validation": score(0.87, 5000),
                    "test": score(0.91, 1000), "integers": score(0.9, 1000)},
         "gates": {"groups": 4, "grouping": True, "granularity": "slice", "slice": 2, "tau": 0.1,
@@ -155,14 +155,14 @@ def test_parts_of_the_page():
     drawn = figures(networks)
     assert set(drawn) == {"accuracy.svg", "sweep.svg", "density.svg", "buffers.svg",
                           "maps-r20-t1.svg", "maps-r20-t2.svg"}
-    for words in ("ResNet-20, cifar10", "ResNet-20, width 0.5, cifar10", "ungated", "r20-t1",
-                  "MAC reduction", "speed-up", "off-chip reduction"):
+    for words in ("ResNet-20, cifar10", "ResNet-20, width 0.5, cifar10", "r20-t1",
+                  "ungated, 54 epochs", "MAC reduction", "speed-up", "off-chip reduction"):
         assert words in drawn["accuracy.svg"]
     made = parts(networks, Amounts(), ["results/sweep.svg", "results/maps-r20-t1.svg"])
     assert ("| r20-t1 | ResNet-20 | cifar10 | G = 4, T = 1, 0.4 of the cycles, slice of 2, "
-            "tau = 0.1, grouping | 30 + 2 in int8, from r20-dense | 3 | 88.00% of 5,000 | "
-            "87.00% of 5,000 | 91.00% of 1,000 | 90.00% of 1,000 | 90.00% of 500 | -0.5 / +0.3 | "
-            "2.50x |"
+            "tau = 0.1, grouping | 30 + 2 in int8, from r20-dense; 54 in all | 3 | "
+            "88.00% of 5,000 | 87.00% of 5,000 | 91.00% of 1,000 | 90.00% of 1,000 | "
+            "90.00% of 500 | -0.5 / +0.3, r20-dense | 2.50x |"
             ) in made["networks"]
     assert ("| r20-t1 | batch of 8, 64 KiB of maps on chip, 64 KiB of weights on chip, tau = 0.1 | "
             "7 of 8 right, all equal | 2.50x | 2.40x | 96.0% | 2.00x | 100 / 200 |"
@@ -208,19 +208,32 @@ def test_what_baselines_are(tmp_path, monkeypatch):
 
     add("gated", 0.9)
     add("dense", 0.95, gate__groups=0)
-    add("worse", 0.92, network=False, gate__groups=0)
+    add("less", 0.97, network=False, gate__groups=0, optimizer__epochs=11)
     add("wide", 0.99, gate__groups=0, network__width=2.0)
     monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
-    assert zoo.trained() == ("dense", "gated", "wide", "worse")
+    assert zoo.trained() == ("dense", "gated", "less", "wide")
     assert zoo.names() == ("dense", "gated", "wide")
     assert zoo.baseline("gated") == "dense" and zoo.baseline("dense") is None
     found = facts("gated")
     assert found["against"] == {"validation": pytest.approx(-5), "test": pytest.approx(-5)}
-    assert not facts("worse")["runs"] and not found["floats"]
-    with pytest.raises(UserError, match="^The zoo has no network 'worse'; it has dense, gated, "
+    assert not facts("less")["runs"] and not found["floats"]
+    with pytest.raises(UserError, match="^The zoo has no network 'less'; it has dense, gated, "
                        "wide$"):
-        zoo.load("worse")
+        zoo.load("less")
     assert curved(("dense", "gated")) == ("gated",)
+
+    add("more", 0.8, optimizer__epochs=3, loss__start="runs/gated/model.safetensors")
+    assert (zoo.epochs("gated"), zoo.epochs("more")) == (12, 15)
+    assert zoo.baseline("more") == "dense", "the most epochs, where none has enough"
+    add("much", 0.8, gate__groups=0, optimizer__epochs=20, loss__start="dense")
+    add("next", 0.8, gate__groups=0, optimizer__epochs=4, loss__start="dense")
+    assert (zoo.epochs("much"), zoo.epochs("next")) == (32, 16)
+    assert zoo.baseline("more") == "next", "the next number above"
+    assert zoo.baseline("gated") == "dense" and zoo.baseline("next") is None
+    assert facts("more")["total"] == 15
+    add("lost", 0.8, loss__start="runs/gone/model.safetensors")
+    with pytest.raises(UserError, match="^The zoo has no network 'gone'"):
+        zoo.epochs("lost")
 
 
 def test_the_page_is_renewed(tmp_path, monkeypatch, capsys):

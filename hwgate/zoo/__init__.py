@@ -13,7 +13,7 @@ from hwgate.artifacts import load_network
 from hwgate.errors import UserError
 from hwgate.quant.network import QuantizedNetwork
 
-__all__ = ["baseline", "load", "names", "path", "results", "trained"]
+__all__ = ["baseline", "epochs", "load", "names", "path", "results", "trained"]
 
 _FOLDER = Path(__file__).parent
 
@@ -51,31 +51,49 @@ def results(name: str) -> dict[str, Any]:
     return found
 
 
+def epochs(name: str) -> int:
+    """Epochs that the weights of a training have seen, those of the trainings it starts from too.
+
+    Fine-tuning of integers does not count: another start leaves it behind.
+
+    Raises
+    ------
+    UserError
+        If there is no training of that name, or it starts from one that the zoo does not have.
+    """
+    recipe, total = results(name)["recipe"], 0
+    while True:
+        total += recipe["optimizer"]["epochs"]
+        start = recipe["loss"]["start"]
+        if not start:
+            return total
+        recipe = results(Path(start).parent.name or start)["recipe"]
+
+
 def baseline(name: str) -> str | None:
-    """The training without gates of the same architecture, width and data, the best if several.
+    """The training without gates that a gated one is compared with.
+
+    It is of the same architecture, width and data, and trained for as many :func:`epochs`; if none
+    is, for the fewest that are more; if none is, for the most.
 
     None for a network without gates, and if there is none.
 
     Raises
     ------
     UserError
-        If there is no training of that name.
+        As :func:`epochs` raises it.
     """
     def kind(recipe: dict[str, Any]) -> tuple[Any, ...]:
         return recipe["network"]["name"], recipe["network"]["width"], recipe["data"]["name"]
 
-    def accuracy(other: str) -> float:
-        scores = results(other)["scores"]
-        split = next(split for split in ("integers_validation", "validation", "test")
-                     if split in scores)
-        return float(scores[split]["accuracy"])
-
     wanted = results(name)["recipe"]
     if not wanted["gate"]["groups"]:
         return None
-    found = [other for other in trained() for recipe in [results(other)["recipe"]]
-             if not recipe["gate"]["groups"] and kind(recipe) == kind(wanted)]
-    return max(found, key=accuracy, default=None)
+    found = {other: epochs(other) for other in trained() for recipe in [results(other)["recipe"]]
+             if not recipe["gate"]["groups"] and kind(recipe) == kind(wanted)}
+    enough = {other: many for other, many in found.items() if many >= epochs(name)}
+    return min(enough, key=enough.__getitem__) if enough else max(
+        found, key=found.__getitem__, default=None)
 
 
 def path(name: str) -> Path:

@@ -32,7 +32,8 @@ def facts(name: str) -> dict[str, Any]:
     return {
         "name": name, "architecture": recipe["network"]["name"],
         "width": recipe["network"]["width"], "data": recipe["data"]["name"],
-        "epochs": recipe["optimizer"]["epochs"], "tuning": recipe["quantize"]["epochs"],
+        "epochs": recipe["optimizer"]["epochs"], "total": zoo.epochs(name),
+        "tuning": recipe["quantize"]["epochs"],
         "seed": recipe["seed"], "teacher": loss["teacher"], "start": loss["start"],
         "gates": {**{part: gate[part] for part in ("groups", "grouping", "granularity", "slice",
                                                    "tau")},

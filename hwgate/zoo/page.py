@@ -22,7 +22,7 @@ TITLES = {"digits": "Digits", "lenet": "LeNet", "resnet18": "ResNet-18", "resnet
 
 _TRAINED = ("Network", "Architecture", "Data", "Gates", "Epochs", "Seed", "Float, held-out",
             "int8, held-out", "Float, test", "int8, test", "int8, counted again",
-            "Against ungated, held-out / test", "MAC reduction")
+            "Against ungated of as many epochs, held-out / test", "MAC reduction")
 _RUN = ("Network", "Levers", "RTL", "MAC reduction", "Speed-up", "Gating efficiency",
         "Off-chip reduction", "kB an image, gated / dense")
 _BUFFERS = ("Network", "Pixels a tile", "Window memory, words", "Images a tile", "Tiles",
@@ -54,15 +54,16 @@ def conditions(amounts: Amounts) -> str:
         f"Held-out: training images that the network was not trained on. Test: of MNIST all 10,000 "
         f"test images, of CIFAR-10 the first 1,000, whose standard error is 0.9 points. Counted "
         f"again: the shipped integers, the first {amounts.images:,} test images. Against ungated: "
-        f"integers against those of the ungated network of the same architecture and data, in "
-        f"points. RTL: right answers among the first test images, and whether every output, "
-        f"partial sum, decision, cycle, counter and byte of every layer equals those of golden and "
-        f"cost model, gated and dense. Reductions, speed-up and bytes: cost model, the first "
-        f"{max(amounts.model, amounts.rtl)} test images, those of the RTL among them. The baseline "
-        f"is the same network with all gates forced open, on the same accelerator, with the same "
-        f"levers. Memory: 30 cycles latency, a beat every cycle. Densities and decision maps: the "
-        f"same images. Moved thresholds: accuracy on the first {amounts.sweep} test images, "
-        f"speed-up of the cost model on the first one.")
+        f"integers against those of the ungated network of the same architecture and data that was "
+        f"trained for as many epochs in all (if none was, the next number above, or else the "
+        f"most), in points. RTL: right answers among the first test images, and whether every "
+        f"output, partial sum, decision, cycle, counter and byte of every layer equals those of "
+        f"golden and cost model, gated and dense. Reductions, speed-up and bytes: cost model, the "
+        f"first {max(amounts.model, amounts.rtl)} test images, those of the RTL among them. The "
+        f"baseline is the same network with all gates forced open, on the same accelerator, with "
+        f"the same levers. Memory: 30 cycles latency, a beat every cycle. Densities and decision "
+        f"maps: the same images. Moved thresholds: accuracy on the first {amounts.sweep} test "
+        f"images, speed-up of the cost model on the first one.")
 
 
 def tables(networks: Sequence[Found]) -> tuple[Table, ...]:
@@ -152,7 +153,7 @@ def _panels(networks: Sequence[Found], axes: Mapping[str, Callable[[Sequence[Fou
 
 
 def _accuracy(networks: Sequence[Found], saving: str, members: Sequence[Found]) -> list[Line]:
-    """Networks of one architecture over what they save, and the accuracy of their baseline."""
+    """Networks of one architecture over what they save, and the accuracy of their baselines."""
     split = next(name for name in ("integers_validation", "integers")
                  if all(name in found["scores"] for found in members))
     points = sorted((_plain(found)[saving], 100 * found["scores"][split]["accuracy"],
@@ -165,7 +166,8 @@ def _accuracy(networks: Sequence[Found], saving: str, members: Sequence[Found]) 
         if found["name"] in ungated and split in found["scores"]:
             level = 100 * found["scores"][split]["accuracy"]
             ends = min(1, points[0][0]), max(1, points[-1][0])
-            drawn.append(Line("ungated", [(x, level) for x in ends], dashed=True))
+            drawn.append(Line(f"ungated, {found['total']} epochs", [(x, level) for x in ends],
+                              dashed=True))
     return drawn
 
 
@@ -220,14 +222,16 @@ def _trained_rows(networks: Sequence[Found]) -> list[list[str]]:
         scores, against = found["scores"], found["against"]
         epochs = f"{found['epochs']}" + (f" + {found['tuning']} in int8" if found["tuning"] else "")
         if found["start"]:
-            epochs += f", from {found['start'].removesuffix('/model.safetensors')}"
+            epochs += (f", from {found['start'].removesuffix('/model.safetensors')}; "
+                       f"{found['total']} in all")
         counts = [_accurate(scores.get(name)) for name in (
             "validation", "integers_validation", "test", "integers")]
         rows.append([
             found["name"], architecture(found), found["data"], _gates(found), epochs,
             str(found["seed"]), *counts, _accurate(found.get("recount")),
             " / ".join(f"{against[split]:+.1f}" if split in against else "-"
-                       for split in ("validation", "test")) if against else "-",
+                       for split in ("validation", "test")) + f", {found['baseline']}"
+            if against else "-",
             f"{scores['integers']['reduction']:.2f}x" if found["gates"] else "-"])
     return rows
 
