@@ -42,6 +42,7 @@ def facts(name: str) -> dict[str, Any]:
         if gate["groups"] else None,
         "runs": name in zoo.names(), "floats": (folder / "model.safetensors").is_file(),
         "scores": scores, "baseline": baseline,
+        "baseline_total": zoo.epochs(baseline) if baseline else None,
         "against": _against(scores, zoo.results(baseline)["scores"]) if baseline else {}}
 
 

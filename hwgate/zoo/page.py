@@ -22,7 +22,7 @@ TITLES = {"digits": "Digits", "lenet": "LeNet", "resnet18": "ResNet-18", "resnet
 
 _TRAINED = ("Network", "Architecture", "Data", "Gates", "Epochs", "Seed", "Float, held-out",
             "int8, held-out", "Float, test", "int8, test", "int8, counted again",
-            "Against ungated of as many epochs, held-out / test", "MAC reduction")
+            "Against ungated, held-out / test", "MAC reduction")
 _RUN = ("Network", "Levers", "RTL", "MAC reduction", "Speed-up", "Gating efficiency",
         "Off-chip reduction", "kB an image, gated / dense")
 _BUFFERS = ("Network", "Pixels a tile", "Window memory, words", "Images a tile", "Tiles",
@@ -105,8 +105,8 @@ def figures(networks: Sequence[Found]) -> dict[str, str]:
         drawn["accuracy.svg"] = lines(
             "Accuracy against savings",
             [replace(panel, y_limits=(_below(panel.lines), 100)) for panel in panels],
-            "batch of 1, no levers; held-out images where there are any; dashed: the ungated "
-            "network", columns=len(_SAVINGS))
+            "batch of 1, no levers; held-out images where there are any; above a gated network its "
+            "ungated baseline", columns=len(_SAVINGS))
         drawn["sweep.svg"] = lines(
             "Thresholds moved without training",
             _panels(gated, {"speed-up, cost model": _sweep}, "accuracy, int8, %", (None, 102)),
@@ -153,22 +153,20 @@ def _panels(networks: Sequence[Found], axes: Mapping[str, Callable[[Sequence[Fou
 
 
 def _accuracy(networks: Sequence[Found], saving: str, members: Sequence[Found]) -> list[Line]:
-    """Networks of one architecture over what they save, and the accuracy of their baselines."""
+    """Networks of one architecture over what they save, each with its ungated baseline."""
     split = next(name for name in ("integers_validation", "integers")
                  if all(name in found["scores"] for found in members))
-    points = sorted((_plain(found)[saving], 100 * found["scores"][split]["accuracy"],
+    levels = {found["name"]: 100 * found["scores"][split]["accuracy"] for found in networks
+              if split in found["scores"]}
+    points = sorted((_plain(found)[saving], levels[found["name"]],
                      found["name"].removeprefix(f"{found['architecture']}-"))
                     for found in members)
     drawn = [Line("gated", [(x, y) for x, y, _ in points], [label for *_, label in points],
                   joined=False)]
-    ungated = {found["baseline"] for found in members}
-    for found in networks:
-        if found["name"] in ungated and split in found["scores"]:
-            level = 100 * found["scores"][split]["accuracy"]
-            ends = min(1, points[0][0]), max(1, points[-1][0])
-            drawn.append(Line(f"ungated, {found['total']} epochs", [(x, level) for x in ends],
-                              dashed=True))
-    return drawn
+    ungated = sorted((_plain(found)[saving], levels[found["baseline"]]) for found in members
+                     if found["baseline"] in levels)
+    return [*drawn, Line("ungated, of as many epochs where there is one", ungated,
+                         joined=False)] if ungated else drawn
 
 
 def _below(drawn: Sequence[Line]) -> float:
@@ -230,8 +228,8 @@ def _trained_rows(networks: Sequence[Found]) -> list[list[str]]:
             found["name"], architecture(found), found["data"], _gates(found), epochs,
             str(found["seed"]), *counts, _accurate(found.get("recount")),
             " / ".join(f"{against[split]:+.1f}" if split in against else "-"
-                       for split in ("validation", "test")) + f", {found['baseline']}"
-            if against else "-",
+                       for split in ("validation", "test"))
+            + f", {found['baseline']} of {found['baseline_total']} epochs" if against else "-",
             f"{scores['integers']['reduction']:.2f}x" if found["gates"] else "-"])
     return rows
 
