@@ -1,8 +1,8 @@
 """Trained networks that come with hwgate: integer weights, the float model, and what made them.
 
 Each has a folder as ``hwgate train`` wrote it: ``recipe.toml``, ``log.jsonl``, ``results.json``,
-``network.npz`` (integers) and ``model.safetensors`` (float). A large float model is left out, and
-of a network that only gives the accuracy without gates the integers may be, too.
+``network.npz`` (integers) and ``model.safetensors`` (float). Of a training that others start from
+or are compared with, and of a large one, either or both may be left out.
 """
 
 import json
@@ -91,9 +91,9 @@ def baseline(name: str) -> str | None:
         return None
     found = {other: epochs(other) for other in trained() for recipe in [results(other)["recipe"]]
              if not recipe["gate"]["groups"] and kind(recipe) == kind(wanted)}
-    enough = {other: many for other, many in found.items() if many >= epochs(name)}
-    return min(enough, key=enough.__getitem__) if enough else max(
-        found, key=found.__getitem__, default=None)
+    many = epochs(name)
+    return min(found, key=lambda other: (found[other] < many, abs(found[other] - many)),
+               default=None)
 
 
 def path(name: str) -> Path:

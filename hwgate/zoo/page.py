@@ -105,8 +105,8 @@ def figures(networks: Sequence[Found]) -> dict[str, str]:
         drawn["accuracy.svg"] = lines(
             "Accuracy against savings",
             [replace(panel, y_limits=(_below(panel.lines), 100)) for panel in panels],
-            "batch of 1, no levers; held-out images where there are any; above a gated network its "
-            "ungated baseline", columns=len(_SAVINGS))
+            "batch of 1, no levers; held-out images where there are any; a baseline is drawn at "
+            "the saving of its gated network", columns=len(_SAVINGS))
         drawn["sweep.svg"] = lines(
             "Thresholds moved without training",
             _panels(gated, {"speed-up, cost model": _sweep}, "accuracy, int8, %", (None, 102)),
