@@ -4,7 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from hwgate.config import TAPS, AcceleratorConfig
 from hwgate.errors import UserError
-from hwgate.nn import ChannelShuffle, GatedConv2d, PaddingShortcut, gated_layers, set_density
+from hwgate.nn import (
+    ChannelShuffle,
+    GatedConv2d,
+    PaddingShortcut,
+    fitting_groups,
+    gated_layers,
+    set_density,
+)
 
 __all__ = ["Conversion", "LeftLayer", "gate"]
 
@@ -57,7 +64,8 @@ class Conversion:
 def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
          images: Tensor | None = None, density: float | None = None,
          config: AcceleratorConfig | None = None, grouping: bool = False, alpha: float = 2.0,
-         sparse_bp: bool = True, share: int = 1, tau: float = 0.0) -> Conversion:
+         sparse_bp: bool = True, share: int = 1, tau: float = 0.0,
+         base_channels: int = 0) -> Conversion:
     """Gate every convolution of a model that goes straight to a batch norm and a ReLU.
 
     The model itself is not changed. The copy keeps all weights, and computes the same with
@@ -80,6 +88,9 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
         Leave what this accelerator cannot run gated.
     grouping, alpha, sparse_bp, share, tau
         As for :class:`hwgate.nn.GatedConv2d`.
+    base_channels : int
+        Lowers G in narrow layers; see :func:`hwgate.nn.fitting_groups`. Give
+        the ``channels`` of the accelerator, which sums so many in a pass.
 
     Raises
     ------
@@ -96,8 +107,8 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
         raise UserError(f"Gate group count must be at least 2, not {groups!r}")
     if density is not None and images is None:
         raise UserError(f"A density of {density!r} needs images to choose thresholds on")
-    options = {"gate_groups": groups, "grouping": grouping, "alpha": alpha,
-               "sparse_bp": sparse_bp, "share": share, "tau": tau}
+    options = {"grouping": grouping, "alpha": alpha, "sparse_bp": sparse_bp, "share": share,
+               "tau": tau}
     calls = _trace(model)
     counts = Counter(str(node.target) for node in calls)
     result = copy.deepcopy(model)
@@ -105,14 +116,16 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
     left: list[LeftLayer] = []
     for node in calls:
         path = str(node.target)
-        reason = _obstacle(model, node, groups, config)
+        conv = cast(nn.Conv2d, model.get_submodule(path))
+        count = fitting_groups(groups, conv.in_channels, base_channels)
+        reason = _obstacle(model, node, count, config)
         if any(path == name or path.startswith(f"{name}.") for name in skip):
             reason = "skipped, as asked"
         elif reason is None and counts[path] > 1:
             reason = "runs more than once"
         if reason is None:
             try:
-                result.set_submodule(path, _gated(model.get_submodule(path), options))
+                result.set_submodule(path, _gated(conv, gate_groups=count, **options))
                 gated.append(path)
                 continue
             except UserError as error:
@@ -162,6 +175,8 @@ def _obstacle(model: nn.Module, node: fx.Node, groups: int,
     if not isinstance(after, nn.ReLU):
         return f"its batch norm goes to {_name(after)}, not straight to a ReLU"
     channels = conv.in_channels
+    if groups == 1:
+        return f"has {channels} input channels, too few for two base paths of the least size"
     if channels % groups:
         return f"has {channels} input channels, which {groups} groups do not divide"
     if config is not None:
@@ -189,9 +204,8 @@ def _name(found: Any) -> str:
     return type(found).__name__ if isinstance(found, nn.Module) else str(found)
 
 
-def _gated(conv: nn.Module, options: dict[str, Any]) -> GatedConv2d:
+def _gated(conv: nn.Conv2d, **options: Any) -> GatedConv2d:
     """A gated layer with the parameters of a convolution."""
-    assert isinstance(conv, nn.Conv2d)
     made = GatedConv2d(conv.in_channels, conv.out_channels, _pair(conv.kernel_size),
                        _pair(conv.stride), _padding(conv.padding), conv.bias is not None,
                        **options)

@@ -79,8 +79,8 @@ def digits_network(gating: Gating = _GATING) -> nn.Sequential:
     return nn.Sequential(OrderedDict([
         ("stem", block(nn.Conv2d(1, 16, 3, padding=1, bias=False))),
         ("gated1", block(plain.conv3x3(16, 32))),
-        ("gated2", block(gating.conv3x3(32, 32), gating.shuffler())),
-        ("gated3", block(gating.conv3x3(32, 32), gating.shuffler(), nn.MaxPool2d(2))),
+        ("gated2", block(gating.conv3x3(32, 32), gating.shuffler(32))),
+        ("gated3", block(gating.conv3x3(32, 32), gating.shuffler(32), nn.MaxPool2d(2))),
         ("gated4", block(plain.conv3x3(32, 64))),
         ("pool", nn.AdaptiveAvgPool2d(1)),
         ("flatten", nn.Flatten()),

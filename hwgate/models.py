@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hwgate.errors import UserError
-from hwgate.nn import ChannelShuffle, GatedConv2d, PaddingShortcut
+from hwgate.nn import ChannelShuffle, GatedConv2d, PaddingShortcut, fitting_groups
 from hwgate.tensors import read_safetensors
 
 __all__ = ["BasicBlock", "Gating", "ResNet", "VGG", "lenet", "load_reference_resnet20", "resnet18",
@@ -28,9 +28,22 @@ _LENET = (32, "M", 32, "M", 64, 64)
 
 @dataclass(frozen=True, kw_only=True)
 class Gating:
-    """How the gated convolutions of a network are gated; see :class:`hwgate.nn.GatedConv2d`."""
+    """How the gated convolutions of a network are gated; see :class:`hwgate.nn.GatedConv2d`.
+
+    Parameters
+    ----------
+    groups : int, optional
+        G; without it, nothing is gated.
+    base_channels : int
+        Lowers G in narrow layers; see :func:`hwgate.nn.fitting_groups`.
+    grouping, alpha, sparse_bp, share, tau
+        As for the layer.
+    shuffle : bool
+        With grouping, a channel shuffle stands between two gated convolutions.
+    """
 
     groups: int | None = None
+    base_channels: int = 0
     grouping: bool = False
     alpha: float = 2.0
     sparse_bp: bool = False
@@ -40,17 +53,24 @@ class Gating:
 
     def conv3x3(self, inputs: int, outputs: int, stride: int = 1, gate: bool = True) -> nn.Conv2d:
         """A 3x3 convolution, gated if ``gate`` and there are groups."""
-        if not gate or self.groups is None:
+        groups = self._groups(inputs)
+        if not gate or groups == 1:
             return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        return GatedConv2d(inputs, outputs, 3, stride, 1, gate_groups=self.groups,
+        return GatedConv2d(inputs, outputs, 3, stride, 1, gate_groups=groups,
                            grouping=self.grouping, alpha=self.alpha, sparse_bp=self.sparse_bp,
                            share=self.share, tau=self.tau)
 
-    def shuffler(self) -> nn.Module:
+    def shuffler(self, channels: int) -> nn.Module:
         """What goes between two gated convolutions, so that information crosses groups."""
-        if self.groups is None or not self.grouping or not self.shuffle:
+        groups = self._groups(channels)
+        if groups == 1 or not self.grouping or not self.shuffle:
             return nn.Identity()
-        return ChannelShuffle(self.groups)
+        return ChannelShuffle(groups)
+
+    def _groups(self, channels: int) -> int:
+        """Groups of so many input channels; 1 where nothing is gated."""
+        return 1 if self.groups is None else fitting_groups(self.groups, channels,
+                                                            self.base_channels)
 
 
 class BasicBlock(nn.Module):
@@ -73,7 +93,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = gating.conv3x3(inputs, outputs, stride)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.shuffle = gating.shuffler() if post_activation else nn.Identity()
+        self.shuffle = gating.shuffler(outputs) if post_activation else nn.Identity()
         self.conv2 = gating.conv3x3(outputs, outputs, gate=post_activation)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = shortcut
@@ -160,8 +180,9 @@ class VGG(nn.Module):
                 continue
             parts += [gating.conv3x3(width, outputs, gate=bool(parts)), nn.BatchNorm2d(outputs),
                       nn.ReLU()]
-            if gating.grouping and gating.groups is not None and gating.shuffle:
-                parts.append(gating.shuffler())
+            shuffle = gating.shuffler(outputs)
+            if not isinstance(shuffle, nn.Identity):
+                parts.append(shuffle)
             width = outputs
         self.features = nn.Sequential(*parts)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -175,7 +196,7 @@ class VGG(nn.Module):
 def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = False,
              gate_groups: int | None = None, grouping: bool = False, alpha: float = 2.0,
              sparse_bp: bool = False, share: int = 1, tau: float = 0.0,
-             shuffle: bool = True) -> ResNet:
+             shuffle: bool = True, base_channels: int = 0) -> ResNet:
     """ResNet-20 for CIFAR with padding shortcuts (He et al., CVPR 2016): 16, 32, 64 channels.
 
     Parameters
@@ -190,8 +211,8 @@ def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = F
         second one too, 18 in all. Nothing is gated by default.
     grouping, alpha, sparse_bp, share, tau
         As for ``GatedConv2d``.
-    shuffle : bool
-        With grouping, a channel shuffle stands between two gated convolutions.
+    shuffle, base_channels
+        As for :class:`Gating`.
 
     Raises
     ------
@@ -199,7 +220,7 @@ def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = F
         If there are no channels left, or G does not divide them.
     """
     gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
-                    share=share, tau=tau, shuffle=shuffle)
+                    share=share, tau=tau, shuffle=shuffle, base_channels=base_channels)
     return ResNet(_scaled((16, 32, 64), width), (3, 3, 3), projection=False, classes=classes,
                   post_activation=post_activation, gating=gating)
 
@@ -207,39 +228,39 @@ def resnet20(*, classes: int = 10, width: float = 1.0, post_activation: bool = F
 def resnet18(*, classes: int = 10, width: float = 1.0, post_activation: bool = False,
              gate_groups: int | None = None, grouping: bool = False, alpha: float = 2.0,
              sparse_bp: bool = False, share: int = 1, tau: float = 0.0,
-             shuffle: bool = True) -> ResNet:
+             shuffle: bool = True, base_channels: int = 0) -> ResNet:
     """ResNet-18 for CIFAR: a 3x3 stem, 64 to 512 channels, 1x1 shortcuts; see :func:`resnet20`.
 
     Gates 8 convolutions, 16 in post-activation blocks.
     """
     gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
-                    share=share, tau=tau, shuffle=shuffle)
+                    share=share, tau=tau, shuffle=shuffle, base_channels=base_channels)
     return ResNet(_scaled((64, 128, 256, 512), width), (2, 2, 2, 2), projection=True,
                   classes=classes, post_activation=post_activation, gating=gating)
 
 
 def vgg16(*, classes: int = 10, width: float = 1.0, gate_groups: int | None = None,
           grouping: bool = False, alpha: float = 2.0, sparse_bp: bool = False, share: int = 1,
-          tau: float = 0.0, shuffle: bool = True) -> VGG:
+          tau: float = 0.0, shuffle: bool = True, base_channels: int = 0) -> VGG:
     """VGG-16 for CIFAR with batch norms and one linear layer; see :func:`resnet20`.
 
     Gates all convolutions but the first, 12 in all.
     """
     gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
-                    share=share, tau=tau, shuffle=shuffle)
+                    share=share, tau=tau, shuffle=shuffle, base_channels=base_channels)
     layers = [x if isinstance(x, str) else _scaled((x,), width)[0] for x in _VGG16]
     return VGG(layers, classes=classes, gating=gating)
 
 
 def lenet(*, classes: int = 10, width: float = 1.0, gate_groups: int | None = None,
           grouping: bool = False, alpha: float = 2.0, sparse_bp: bool = False, share: int = 1,
-          tau: float = 0.0, shuffle: bool = True) -> VGG:
+          tau: float = 0.0, shuffle: bool = True, base_channels: int = 0) -> VGG:
     """A network of LeNet's size for 28x28 grey images, of 3x3 convolutions; see :func:`resnet20`.
 
     Gates all convolutions but the first, 3 in all.
     """
     gating = Gating(groups=gate_groups, grouping=grouping, alpha=alpha, sparse_bp=sparse_bp,
-                    share=share, tau=tau, shuffle=shuffle)
+                    share=share, tau=tau, shuffle=shuffle, base_channels=base_channels)
     layers = [x if isinstance(x, str) else _scaled((x,), width)[0] for x in _LENET]
     return VGG(layers, classes=classes, gating=gating, inputs=1)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from hwgate.errors import UserError
 
 __all__ = ["ChannelShuffle", "GatedConv2d", "PaddingShortcut", "force_open", "gated_layers",
-           "parameter_groups", "set_density", "settle_norms", "threshold_loss"]
+           "fitting_groups", "parameter_groups", "set_density", "settle_norms", "threshold_loss"]
 
 #: Up to so many input channels, a convolution of all of them with zero weights for the base path
 #: is quicker than one of a slice of them, which must be copied.
@@ -295,6 +295,20 @@ class PaddingShortcut(nn.Module):
     def extra_repr(self) -> str:
         return (f"{self.in_channels}, {self.out_channels}, stride={self.stride}, "
                 f"offset={self.offset}")
+
+
+def fitting_groups(groups: int, channels: int, base_channels: int) -> int:
+    """Most groups, up to ``groups``, whose base path has ``base_channels`` of the input channels.
+
+    A narrow layer then has fewer groups than a wide one. A base path of the R input channels that
+    an accelerator sums in a pass is the least that it runs.
+
+    Returns
+    -------
+    int
+        ``groups`` if ``base_channels`` is 0; 1 where there is no room for two groups.
+    """
+    return min(groups, max(channels // base_channels, 1)) if base_channels else groups
 
 
 def gated_layers(model: nn.Module) -> Iterator[tuple[str, GatedConv2d]]:

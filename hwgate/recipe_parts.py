@@ -80,6 +80,8 @@ class GatePart:
     ----------
     groups : int
         G; 0 trains the ungated network.
+    base_channels : int
+        Lowers G in layers whose base path would have fewer input channels; 0 never does.
     grouping, alpha, sparse_bp, tau
         As for the layer.
     granularity : str
@@ -96,6 +98,7 @@ class GatePart:
     """
 
     groups: int = 4
+    base_channels: int = 0
     grouping: bool = False
     shuffle: bool = True
     alpha: float = 2.0
@@ -109,6 +112,7 @@ class GatePart:
     def __post_init__(self) -> None:
         _one_of("Gate granularity", self.granularity, GRANULARITIES)
         _between("Slice of a gate", self.slice, 1)
+        _between("Base channel count", self.base_channels, 0)
 
     @property
     def share(self) -> int:

@@ -221,7 +221,9 @@ def _scores_table(run: "Run") -> "Table":
 
 
 def _title(recipe: "Recipe") -> str:
-    gate = f"G={recipe.gate.groups}" if recipe.gate.groups else "ungated"
+    least = recipe.gate.base_channels
+    gate = ("ungated" if not recipe.gate.groups else
+            f"G={recipe.gate.groups}" + (f" (base of {least} channels at least)" if least else ""))
     return (f"{recipe.network.name} on {recipe.data.name}, {gate}, "
             f"{recipe.optimizer.epochs} epochs, seed {recipe.seed}")
 

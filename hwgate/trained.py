@@ -42,7 +42,8 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
     options: dict[str, Any] = {
         "classes": classes, "width": recipe.network.width, "gate_groups": gate.groups or None,
         "grouping": gate.grouping, "alpha": gate.alpha, "sparse_bp": gate.sparse_bp,
-        "share": gate.share, "tau": gate.tau, "shuffle": gate.shuffle}
+        "share": gate.share, "tau": gate.tau, "shuffle": gate.shuffle,
+        "base_channels": gate.base_channels}
     makers: dict[str, Callable[..., nn.Module]] = {
         "lenet": lenet, "resnet18": resnet18, "resnet20": resnet20, "vgg16": vgg16,
         "resnet18-postact": lambda **more: resnet18(post_activation=True, **more),
@@ -53,9 +54,9 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
             if recipe.network.width != 1:
                 raise UserError(f"Network 'digits' has a width of 1, not {recipe.network.width!r}")
             model: nn.Module = digits_network(Gating(
-                groups=gate.groups or None, grouping=gate.grouping, alpha=gate.alpha,
-                sparse_bp=gate.sparse_bp, share=gate.share, tau=gate.tau,
-                shuffle=gate.shuffle))
+                groups=gate.groups or None, base_channels=gate.base_channels,
+                grouping=gate.grouping, alpha=gate.alpha, sparse_bp=gate.sparse_bp,
+                share=gate.share, tau=gate.tau, shuffle=gate.shuffle))
         else:
             model = makers[name](**options)
     if gate.groups:

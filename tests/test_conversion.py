@@ -112,6 +112,15 @@ def test_accelerator_decides_what_is_eligible():
     assert reasons["point.0"].startswith("has a base path of 4")
 
 
+def test_groups_fit_the_accelerator():
+    found = gate(zoo(), 8, config=preset("digits"), base_channels=preset("digits").channels)
+    assert found.gated == ("good.0", "function")
+    assert [layer.gate_groups for _, layer in gated_layers(found.model)] == [2, 4]
+    reasons = {layer.name: layer.reason for layer in found.left}
+    assert reasons["stem.0"] == "has 3 input channels, too few for two base paths of the least size"
+    assert reasons["odd.0"].endswith("a multiple of the 36 of a pass")
+
+
 def test_a_share_that_does_not_divide_is_a_reason():
     found = gate(zoo(), 4, share=12)
     assert found.gated == ("point.0",)

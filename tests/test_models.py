@@ -97,9 +97,26 @@ def test_what_is_gated():
     assert "features.0" not in names(vgg16(gate_groups=8))
 
 
+@pytest.mark.parametrize("base,by_inputs", [(0, {16: 8, 32: 8, 64: 8}), (4, {16: 4, 32: 8, 64: 8}),
+                                            (16, {32: 2, 64: 4}), (33, {})])
+def test_narrow_layers_have_fewer_groups(base, by_inputs):
+    """As many as have ``base`` channels in their base path; no gate where there are not two."""
+    net = resnet20(gate_groups=8, post_activation=True, grouping=True, base_channels=base)
+    groups = {layer.in_channels: layer.gate_groups for _, layer in gated_layers(net)}
+    assert groups == by_inputs
+    assert len(list(gated_layers(net))) == {0: 18, 4: 18, 16: 11, 33: 0}[base]
+    for name, layer in gated_layers(net):
+        if name.endswith("conv2"):
+            shuffle = net.get_submodule(name.removesuffix("conv2") + "shuffle")
+            assert shuffle.groups == layer.gate_groups
+    with pytest.raises(UserError, match="must divide the 16 input channels, which 3 does not"):
+        resnet20(gate_groups=8, base_channels=5)
+
+
 @pytest.mark.parametrize("make", [resnet20, resnet18, vgg16])
-@pytest.mark.parametrize("options", [{}, {"gate_groups": 2}, {"gate_groups": 2, "grouping": True}],
-                         ids=["dense", "gated", "grouped"])
+@pytest.mark.parametrize("options", [{}, {"gate_groups": 2}, {"gate_groups": 2, "grouping": True},
+                                     {"gate_groups": 8, "grouping": True, "base_channels": 4}],
+                         ids=["dense", "gated", "grouped", "fitting"])
 def test_small_ones_follow_the_float_model(make, options):
     """Each integer layer computes what the float layer does with the same input."""
     model = settled(make(width=0.5, **options), pictures(16))

@@ -36,8 +36,9 @@ def test_a_recipe_survives_its_file(tmp_path):
 
 @pytest.mark.parametrize("values,sentence", [
     ({"gate.group": 4}, "There is no recipe entry 'gate.group'; there are gate.groups, "
-     "gate.grouping, gate.shuffle, gate.alpha, gate.sparse_bp, gate.granularity, gate.slice, "
-     "gate.tau, gate.threshold, gate.skip"),
+     "gate.base_channels, gate.grouping, gate.shuffle, gate.alpha, gate.sparse_bp, "
+     "gate.granularity, gate.slice, gate.tau, gate.threshold, gate.skip"),
+    ({"gate.base_channels": -1}, "Base channel count must be at least 0, not -1"),
     ({"gates.groups": 4}, "There is no recipe entry 'gates.groups'; there are network.*, data.*, "
      "gate.*, loss.*, optimizer.*, hardware.*, quantize.*, seed, threads"),
     ({"sed": 4}, "There is no recipe entry 'sed'; there are network, data, gate, loss, optimizer, "

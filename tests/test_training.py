@@ -277,7 +277,8 @@ def test_networks_are_kept_with_their_recipes(tmp_path):
 @pytest.mark.parametrize("of", [{"gate__groups": 0}, {"gate__groups": 2}, {"gate__grouping": False},
                                 {"gate__skip": "gated2.conv"}, {"gate__shuffle": False}])
 @pytest.mark.parametrize("into", [{}, {"gate__groups": 0}, {"gate__grouping": False},
-                                  {"gate__skip": "gated3.conv"}, {"gate__granularity": "pixel"}])
+                                  {"gate__skip": "gated3.conv"}, {"gate__granularity": "pixel"},
+                                  {"gate__groups": 8, "gate__base_channels": 8}])
 def test_a_start_computes_the_same_with_open_gates(tmp_path, of, into):
     """Whatever the gates of both: their layers, groups, sharing and shuffles."""
     path = tmp_path / "model.safetensors"

@@ -142,8 +142,9 @@ def example(name="r20-t1", gates=True, runs=True, **changes):
         "total": 54, "tuning": 2, "seed": 3, "teacher": "", "start": "r20-dense" if gates else "",
         "scores": {"validation": score(0.88, 5000), "integers_validation": score(0.87, 5000),
                    "test": score(0.91, 1000), "integers": score(0.9, 1000)},
-        "gates": {"groups": 4, "grouping": True, "granularity": "slice", "slice": 2, "tau": 0.1,
-                  "target": 1.0, "budget": "cycles", "share": 0.4} if gates else None,
+        "gates": {"groups": 4, "base_channels": 8, "grouping": True,
+                  "granularity": "slice", "slice": 2, "tau": 0.1, "target": 1.0,
+                  "budget": "cycles", "share": 0.4} if gates else None,
         "runs": runs, "floats": True, "baseline": "r20-dense" if gates else None,
         "baseline_total": 60 if gates else None,
         "against": {"validation": -0.5, "test": 0.3} if gates else {},
@@ -160,8 +161,9 @@ def test_parts_of_the_page():
                   "ungated, of as many epochs", "MAC reduction", "speed-up", "off-chip reduction"):
         assert words in drawn["accuracy.svg"]
     made = parts(networks, Amounts(), ["results/sweep.svg", "results/maps-r20-t1.svg"])
-    assert ("| r20-t1 | ResNet-20 | cifar10 | G = 4, T = 1, 0.4 of the cycles, slice of 2, "
-            "tau = 0.1, grouping | 30 + 2 in int8, from r20-dense; 54 in all | 3 | "
+    assert ("| r20-t1 | ResNet-20 | cifar10 | G = 4, base of 8 channels at least, T = 1, "
+            "0.4 of the cycles, slice of 2, tau = 0.1, grouping | "
+            "30 + 2 in int8, from r20-dense; 54 in all | 3 | "
             "88.00% of 5,000 | 87.00% of 5,000 | 91.00% of 1,000 | 90.00% of 1,000 | "
             "90.00% of 500 | -0.5 / +0.3, r20-dense of 60 epochs | 2.50x |"
             ) in made["networks"]

@@ -37,6 +37,7 @@ def facts(name: str) -> dict[str, Any]:
         "seed": recipe["seed"], "teacher": loss["teacher"], "start": loss["start"],
         "gates": {**{part: gate[part] for part in ("groups", "grouping", "granularity", "slice",
                                                    "tau")},
+                  "base_channels": gate.get("base_channels", 0),
                   "target": loss["target"] if loss["penalty"] else None,
                   "budget": hardware["budget"], "share": hardware["share"]}
         if gate["groups"] else None,

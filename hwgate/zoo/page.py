@@ -202,6 +202,8 @@ def _gates(found: Found) -> str:
     if not gates:
         return "none"
     words = [f"G = {gates['groups']}"]
+    if gates["base_channels"]:
+        words.append(f"base of {gates['base_channels']} channels at least")
     if gates["target"] is not None:
         words.append(f"T = {gates['target']:g}")
     if gates["budget"]:
