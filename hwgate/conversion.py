@@ -156,7 +156,7 @@ class _Tracer(fx.Tracer):
         return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _obstacle(model: nn.Module, node: fx.Node, groups: int,
+def _obstacle(model: nn.Module, node: fx.Node, groups: int | None,
               config: AcceleratorConfig | None) -> str | None:
     """Why a convolution cannot be gated; None if it can."""
     conv = model.get_submodule(str(node.target))
@@ -175,7 +175,7 @@ def _obstacle(model: nn.Module, node: fx.Node, groups: int,
     if not isinstance(after, nn.ReLU):
         return f"its batch norm goes to {_name(after)}, not straight to a ReLU"
     channels = conv.in_channels
-    if groups == 1:
+    if groups is None:
         return f"has {channels} input channels, too few for two base paths of the least size"
     if channels % groups:
         return f"has {channels} input channels, which {groups} groups do not divide"

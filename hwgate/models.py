@@ -53,8 +53,8 @@ class Gating:
 
     def conv3x3(self, inputs: int, outputs: int, stride: int = 1, gate: bool = True) -> nn.Conv2d:
         """A 3x3 convolution, gated if ``gate`` and there are groups."""
-        groups = self._groups(inputs)
-        if not gate or groups == 1:
+        groups = self._groups(inputs) if gate else None
+        if groups is None:
             return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         return GatedConv2d(inputs, outputs, 3, stride, 1, gate_groups=groups,
                            grouping=self.grouping, alpha=self.alpha, sparse_bp=self.sparse_bp,
@@ -63,14 +63,14 @@ class Gating:
     def shuffler(self, channels: int) -> nn.Module:
         """What goes between two gated convolutions, so that information crosses groups."""
         groups = self._groups(channels)
-        if groups == 1 or not self.grouping or not self.shuffle:
+        if groups is None or not self.grouping or not self.shuffle:
             return nn.Identity()
         return ChannelShuffle(groups)
 
-    def _groups(self, channels: int) -> int:
-        """Groups of so many input channels; 1 where nothing is gated."""
-        return 1 if self.groups is None else fitting_groups(self.groups, channels,
-                                                            self.base_channels)
+    def _groups(self, channels: int) -> int | None:
+        """G of a layer of so many input channels; None where it is not gated."""
+        return None if self.groups is None else fitting_groups(self.groups, channels,
+                                                               self.base_channels)
 
 
 class BasicBlock(nn.Module):

@@ -297,7 +297,7 @@ class PaddingShortcut(nn.Module):
                 f"offset={self.offset}")
 
 
-def fitting_groups(groups: int, channels: int, base_channels: int) -> int:
+def fitting_groups(groups: int, channels: int, base_channels: int) -> int | None:
     """Most groups, up to ``groups``, whose base path has ``base_channels`` of the input channels.
 
     A narrow layer then has fewer groups than a wide one. A base path of the R input channels that
@@ -305,10 +305,13 @@ def fitting_groups(groups: int, channels: int, base_channels: int) -> int:
 
     Returns
     -------
-    int
-        ``groups`` if ``base_channels`` is 0; 1 where there is no room for two groups.
+    int or None
+        ``groups`` if ``base_channels`` is 0; None where there is no room for two groups.
     """
-    return min(groups, max(channels // base_channels, 1)) if base_channels else groups
+    room = channels // base_channels if base_channels else groups
+    if groups <= room:
+        return groups
+    return room if room > 1 else None
 
 
 def gated_layers(model: nn.Module) -> Iterator[tuple[str, GatedConv2d]]:

@@ -111,6 +111,8 @@ def test_narrow_layers_have_fewer_groups(base, by_inputs):
             assert shuffle.groups == layer.gate_groups
     with pytest.raises(UserError, match="must divide the 16 input channels, which 3 does not"):
         resnet20(gate_groups=8, base_channels=5)
+    with pytest.raises(UserError, match="must be at least 2, not 1"):
+        resnet20(gate_groups=1, base_channels=4)
 
 
 @pytest.mark.parametrize("make", [resnet20, resnet18, vgg16])
