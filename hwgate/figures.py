@@ -109,8 +109,10 @@ def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int 
                     linestyle="--" if line.dashed else "-" if line.joined else "none")
                 handles.setdefault(line.name, drawn)
                 for place, label in zip(line.points, line.labels, strict=False):
-                    axes.annotate(label, place, xytext=(4, 4), textcoords="offset points",
-                                  fontsize=7, color=colour)
+                    far, (across, up) = (-4, ("right", "top")) if _hides(place, panel) else (
+                        4, ("left", "bottom"))
+                    axes.annotate(label, place, xytext=(far, far), textcoords="offset points",
+                                  fontsize=7, color=colour, ha=across, va=up)
             axes.set_title(panel.title, loc="left", fontsize=9.5, fontweight="bold")
             axes.set_xlabel(panel.x)
             axes.set_ylabel(panel.y)
@@ -137,6 +139,16 @@ def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int 
                           ncols=min(3 if columns > 1 else 2, len(handles)), frameon=False,
                           fontsize=8)
     return out.getvalue()
+
+
+def _hides(place: tuple[float, float], panel: Panel) -> bool:
+    """Whether a label to the upper right of a point would lie over another point."""
+    points = np.array([point for line in panel.lines for point in line.points], float)
+    if panel.logarithmic:
+        points[:, 0], place = np.log(points[:, 0]), (float(np.log(place[0])), place[1])
+    span = np.ptp(points, axis=0)
+    right, above = ((points - place) / np.where(span > 0, span, 1)).T
+    return bool(np.any((right > 0) & (right < 0.12) & (above > -0.01) & (above < 0.06)))
 
 
 def bars(title: str, subtitle: str, rows: Sequence[tuple[str, str, Mapping[str, float] | None]],
