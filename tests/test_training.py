@@ -303,6 +303,7 @@ def test_every_network_of_the_recipes_is_built():
         made = Recipe().changed({"network.name": name, "gate.groups": 2, "data.name": "mnist",
                                  "network.width": 1.0 if name == "digits" else 0.25})
         assert any(gated_layers(build(made)))
+        assert not any(gated_layers(build(made.changed({"gate.base_channels": 1000}))))
         grouped = made.changed({"gate.grouping": True})
         shuffles = [sum(isinstance(m, ChannelShuffle) for m in build(grouped.changed(
             {"gate.shuffle": shuffle})).modules()) for shuffle in (True, False)]

@@ -222,6 +222,7 @@ def test_what_baselines_are(tmp_path, monkeypatch):
     found = facts("gated")
     assert found["against"] == {"validation": pytest.approx(-5), "test": pytest.approx(-5)}
     assert not facts("less")["runs"] and not found["floats"]
+    assert found["gates"]["groups"] == 8 and found["gates"]["base_channels"] == 0, "not in the file"
     with pytest.raises(UserError, match="^The zoo has no network 'less'; it has dense, gated, "
                        "wide$"):
         zoo.load("less")
@@ -236,6 +237,8 @@ def test_what_baselines_are(tmp_path, monkeypatch):
     assert zoo.baseline("more") == "next", "the next number above"
     assert zoo.baseline("gated") == "dense" and zoo.baseline("next") is None
     assert (facts("more")["total"], facts("more")["baseline_total"]) == (15, 16)
+    add("narrow", 0.8, gate__base_channels=4)
+    assert facts("narrow")["gates"]["base_channels"] == 4
     add("lost", 0.8, loss__start="runs/gone/model.safetensors")
     with pytest.raises(UserError, match="^The zoo has no network 'gone'"):
         zoo.epochs("lost")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from hwgate import zoo
+from hwgate.recipe import Recipe
 
 __all__ = ["SPLITS", "facts"]
 
@@ -26,7 +27,8 @@ def facts(name: str) -> dict[str, Any]:
         If there is no training of that name.
     """
     known, folder = zoo.results(name), zoo.path(name)
-    recipe, scores = known["recipe"], known["scores"]
+    recipe = Recipe.from_dict(known["recipe"]).to_dict()  # with the entries that are newer than it
+    scores = known["scores"]
     gate, loss, hardware = recipe["gate"], recipe["loss"], recipe["hardware"]
     baseline = zoo.baseline(name)
     return {
@@ -35,9 +37,8 @@ def facts(name: str) -> dict[str, Any]:
         "epochs": recipe["optimizer"]["epochs"], "total": zoo.epochs(name),
         "tuning": recipe["quantize"]["epochs"],
         "seed": recipe["seed"], "teacher": loss["teacher"], "start": loss["start"],
-        "gates": {**{part: gate[part] for part in ("groups", "grouping", "granularity", "slice",
-                                                   "tau")},
-                  "base_channels": gate.get("base_channels", 0),
+        "gates": {**{part: gate[part] for part in ("groups", "base_channels", "grouping",
+                                                   "granularity", "slice", "tau")},
                   "target": loss["target"] if loss["penalty"] else None,
                   "budget": hardware["budget"], "share": hardware["share"]}
         if gate["groups"] else None,
