@@ -109,10 +109,9 @@ def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int 
                     linestyle="--" if line.dashed else "-" if line.joined else "none")
                 handles.setdefault(line.name, drawn)
                 for place, label in zip(line.points, line.labels, strict=False):
-                    far, (across, up) = (-4, ("right", "top")) if _hides(place, panel) else (
-                        4, ("left", "bottom"))
-                    axes.annotate(label, place, xytext=(far, far), textcoords="offset points",
-                                  fontsize=7, color=colour, ha=across, va=up)
+                    right, side = (-4, "right") if _hides(place, line, panel) else (4, "left")
+                    axes.annotate(label, place, xytext=(right, 4), textcoords="offset points",
+                                  fontsize=7, color=colour, ha=side)
             axes.set_title(panel.title, loc="left", fontsize=9.5, fontweight="bold")
             axes.set_xlabel(panel.x)
             axes.set_ylabel(panel.y)
@@ -141,13 +140,15 @@ def lines(title: str, panels: Sequence[Panel], subtitle: str = "", columns: int 
     return out.getvalue()
 
 
-def _hides(place: tuple[float, float], panel: Panel) -> bool:
-    """Whether a label to the upper right of a point would lie over another point."""
-    points = np.array([point for line in panel.lines for point in line.points], float)
+def _hides(place: tuple[float, float], line: Line, panel: Panel) -> bool:
+    """Whether a label to the upper right of a point would lie over another one of its line."""
+    shown = np.array([point for drawn in panel.lines for point in drawn.points], float)
+    points, at = np.array(line.points, float), np.array(place, float)
     if panel.logarithmic:
-        points[:, 0], place = np.log(points[:, 0]), (float(np.log(place[0])), place[1])
-    span = np.ptp(points, axis=0)
-    right, above = ((points - place) / np.where(span > 0, span, 1)).T
+        for array in (shown.T, points.T, at):
+            array[0] = np.log(array[0])
+    span = np.ptp(shown, axis=0)
+    right, above = ((points - at) / np.where(span > 0, span, 1)).T
     return bool(np.any((right > 0) & (right < 0.12) & (above > -0.01) & (above < 0.06)))
 
 

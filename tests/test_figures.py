@@ -38,18 +38,19 @@ def test_lines_place_their_points():
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_labels_lie_beside_the_points_near_them(scale, logarithmic):
-    """To the upper right of their point, or to its lower left where another one is there."""
-    points = [(1.0, 1.0), (1.1, scale), (3.9, 3 * scale), (4.0, 3.1 * scale)]
-    text = lines("t", [Panel("", "", "", [Line("all", points, list("abcd"), joined=False)],
+    """To the upper right of their point, or to its upper left where another one is there."""
+    points = [(1.0, 1.0), (1.1, scale), (3.9, 3 * scale), (4.0, 3.1 * scale), (4.1, 0)]
+    text = lines("t", [Panel("", "", "", [Line("all", points, list("abcde"), joined=False)],
                              logarithmic=logarithmic)])
-    found = dict(zip("abcd", marks(text, COLOURS["blue"])[:4], strict=True))
+    found = dict(zip("abcde", marks(text, COLOURS["blue"])[:5], strict=True))
     sides = {}
     for node in ET.fromstring(text).iter(f"{SVG}text"):
         if node.text in found:
             ends = "text-anchor: end" in node.get("style")
             sides[node.text] = not ends, float(node.get("y")) < found[node.text][1]
-    right, left = (True, True), (False, False)
-    assert sides == {"a": left if scale == 1 else right, "b": right, "c": left, "d": right}
+    right, left = (True, True), (False, True)
+    assert sides == {"a": left if scale == 1 else right, "b": right, "c": left, "d": right,
+                     "e": right}
 
 
 def test_a_line_looks_alike_in_every_panel():
