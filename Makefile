@@ -42,13 +42,13 @@ bench: $(STAMP)
 # mypy cannot follow setup.py's mapping of the top-level folders; links lay them out for it.
 lint: $(STAMP)
 	@$(BIN)/ruff check .
-	@$(BIN)/python -m hwgate.docs_gen --check
+	@$(BIN)/python -m hwgate.show.docs --check
 	@rm -rf build/typing && mkdir -p $(LINKS)
 	@ln -s $(CURDIR)/hwgate/* $(CURDIR)/rtl $(CURDIR)/quant $(CURDIR)/sim $(LINKS)/
 	@$(BIN)/mypy
 
 docs: $(STAMP)
-	@$(BIN)/python -m hwgate.docs_gen
+	@$(BIN)/python -m hwgate.show.docs
 
 clean:
 	rm -rf build $(VENV)

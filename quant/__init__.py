@@ -1,1 +1,1 @@
-"""Quantizers and integer golden models."""
+"""The integer network as data, running it, and a golden function for each hardware block."""

@@ -2,7 +2,7 @@
 
 from hwgate.errors import CompileError
 
-from .network import KERNELS, MOST_LIMIT, STRIDES, QuantizedLayer, shape_of
+from .layer import KERNELS, MOST_LIMIT, STRIDES, QuantizedLayer, shape_of
 
 __all__ = ["check_layer"]
 

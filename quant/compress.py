@@ -1,14 +1,14 @@
 """Golden model of the compressed feature maps: chunks of beats without their zero bytes.
 
-A chunk of :data:`hwgate.config.CHUNK_BEATS` beats is stored as a mask, one bit per byte, and its
-bytes that are not zero, packed and padded with zeros to whole beats. The masks of all beats of a
-chunk fill one beat. A chunk that would not become shorter is stored as it is.
+A chunk of :data:`hwgate.machine.config.CHUNK_BEATS` beats is stored as a mask, one bit per byte,
+and its bytes that are not zero, packed and padded with zeros to whole beats. The masks of all
+beats of a chunk fill one beat. A chunk that would not become shorter is stored as it is.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import CHUNK_BEATS
+from hwgate.machine.config import CHUNK_BEATS
 
 __all__ = ["beats_needed", "chunk_lengths", "compress", "decompress"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 
 __all__ = ["LaneJob", "Request", "lane_jobs", "lane_order", "requests"]
 

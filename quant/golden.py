@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import FormatConfig
+from hwgate.machine.config import FormatConfig
 
 from .gate import close_idle, decide
-from .network import Activations, QuantizedLayer
+from .layer import Activations, QuantizedLayer
 from .requantize import requantize
 
 __all__ = ["base_psum", "convolve", "max_pool", "output_limits", "psum_bound",

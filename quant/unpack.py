@@ -1,7 +1,7 @@
 """Golden model of the weight stream: one request's bytes, cut into header and blocks."""
 
-from hwgate.config import AcceleratorConfig
-from hwgate.layouts import header_layout
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.layouts import header_layout
 
 __all__ = ["cut"]
 

@@ -1,6 +1,6 @@
 """Golden model of a weight queue: which windows each block of a job belongs to."""
 
-from hwgate.config import TAPS
+from hwgate.machine.config import TAPS
 
 __all__ = ["passes"]
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 
 __all__ = ["AXI_BURST_INCR", "AXI_ID_BITS", "AXI_LEN_BITS", "AXI_RESPONSE_BITS",
            "LITE_ADDRESS_BITS", "LITE_DATA_BITS", "Response", "axi4_signature",

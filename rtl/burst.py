@@ -4,8 +4,8 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.bursts import AXI_PAGE_BYTES
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.bursts import AXI_PAGE_BYTES
+from hwgate.machine.config import AcceleratorConfig
 
 from .axi import AXI_LEN_BITS
 
@@ -34,7 +34,7 @@ def burst_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 class BurstSplitter(wiring.Component):
-    """Splits each request into the bursts of :func:`hwgate.bursts.split_bursts`.
+    """Splits each request into the bursts of :func:`hwgate.machine.bursts.split_bursts`.
 
     The first burst is offered ``FIRST_BURST_CYCLES`` after the request was taken, each further one
     in the cycle after its predecessor was taken: one burst a cycle without back-pressure. The next

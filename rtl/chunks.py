@@ -4,7 +4,7 @@ from amaranth import Module
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.compress import chunk_layout
 from hwgate.rtl.decompress import length_shape
 

@@ -7,7 +7,7 @@ from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import CHUNK_BEATS, AcceleratorConfig
+from hwgate.machine.config import CHUNK_BEATS, AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.decompress import length_shape
 from hwgate.rtl.writer import BEAT_QUEUE

@@ -4,7 +4,7 @@ from amaranth import Const, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import CHUNK_BEATS, AcceleratorConfig
+from hwgate.machine.config import CHUNK_BEATS, AcceleratorConfig
 
 __all__ = ["DECOMPRESS_LATENCY", "Decompress", "length_shape"]
 
@@ -29,7 +29,7 @@ class Decompress(wiring.Component):
     config : AcceleratorConfig
     depth : int
         Beats, as they come out, that are asked for and not yet taken; the user asks for no more. A
-        multiple of :data:`hwgate.config.CHUNK_BEATS`.
+        multiple of :data:`hwgate.machine.config.CHUNK_BEATS`.
 
     Members
     -------

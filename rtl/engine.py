@@ -4,9 +4,9 @@ from amaranth import Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
-from hwgate.counters import LANE_COUNTERS, STREAMS
-from hwgate.regs import COUNTER_BITS, counter_names, engine_registers
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.counters import LANE_COUNTERS, STREAMS
+from hwgate.machine.regs import COUNTER_BITS, counter_names, engine_registers
 from hwgate.rtl.axi import axi4_signature, axi_lite_signature
 from hwgate.rtl.chunks import ChunkTable
 from hwgate.rtl.compress import Compress
@@ -52,7 +52,7 @@ class Engine(wiring.Component):
     m_axi : Out
         Off-chip memory.
     s_axil : In
-        Registers, see :func:`hwgate.regs.engine_registers`.
+        Registers, see :func:`hwgate.machine.regs.engine_registers`.
     irq : Out
         ``STATUS.done`` while ``CONTROL.irq_enable`` is set.
     monitor : Out

@@ -6,8 +6,8 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
-from hwgate.layouts import Gated, header_layout
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.layouts import Gated, header_layout
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import descriptor_struct, header_struct, place_layout
 from hwgate.rtl.tiles import TileCounter

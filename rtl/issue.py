@@ -4,18 +4,12 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
-from hwgate.counters import LANE_COUNTERS
-from hwgate.layouts import Gated
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.counters import LANE_COUNTERS
+from hwgate.machine.layouts import Gated
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
 from hwgate.rtl.pixels import PixelCounter
-from hwgate.rtl.structs import (
-    CONTEXTS,
-    descriptor_struct,
-    of_tile,
-    pixel_layout,
-    place_layout,
-)
+from hwgate.rtl.structs import CONTEXTS, descriptor_struct, of_tile, pixel_layout, place_layout
 from hwgate.rtl.weights import pass_layout
 
 __all__ = ["ISSUE_LATENCY", "Activity", "Issue", "progress_layout", "tag_layout"]

@@ -4,9 +4,9 @@ from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
-from hwgate.counters import LANE_COUNTERS
-from hwgate.layouts import Gated
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.counters import LANE_COUNTERS
+from hwgate.machine.layouts import Gated
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.dot import DotProduct, dot_latency
 from hwgate.rtl.fetch import BlockFetch, JobFetch, kept_jobs, kept_member, run_layout

@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import TAPS, AcceleratorConfig
+from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.chunks import lookup_signature
 from hwgate.rtl.structs import descriptor_struct, of_tile, status_layout, window_write_layout

@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.structs import CONTEXTS
 
 __all__ = ["PSUM_LATENCY", "PSUM_LOOKUP", "PsumMemory"]

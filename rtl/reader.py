@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.axi import AXI_BURST_INCR, axi4_signature
 from hwgate.rtl.burst import BurstSplitter, request_layout
 from hwgate.rtl.fetch import kept_member

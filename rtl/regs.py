@@ -1,10 +1,10 @@
-"""AXI4-Lite register bank, generated from a :class:`hwgate.regs.RegisterMap`."""
+"""AXI4-Lite register bank, generated from a :class:`hwgate.machine.regs.RegisterMap`."""
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.regs import Access, Field, Register, RegisterMap
+from hwgate.machine.regs import Access, Field, Register, RegisterMap
 
 from .axi import LITE_ADDRESS_BITS, Response, axi_lite_signature
 

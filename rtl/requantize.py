@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import RESIDUAL_SHIFT, AcceleratorConfig, FormatConfig
+from hwgate.machine.config import RESIDUAL_SHIFT, AcceleratorConfig, FormatConfig
 
 __all__ = ["REQUANTIZE_LATENCY", "RESIDUAL_LATENCY", "Requantize"]
 

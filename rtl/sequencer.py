@@ -4,9 +4,9 @@ from amaranth import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
-from hwgate.layouts import Opcode, descriptor_layout
-from hwgate.regs import ErrorCause
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.layouts import Opcode, descriptor_layout
+from hwgate.machine.regs import ErrorCause
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import descriptor_struct
 

@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import descriptor_struct, of_tile, status_layout
 from hwgate.rtl.tiles import TileCounter

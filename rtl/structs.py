@@ -3,8 +3,8 @@
 from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data
 
-from hwgate.config import TAPS, AcceleratorConfig
-from hwgate.layouts import FIRST, LAST, Layout, descriptor_layout, header_layout
+from hwgate.machine.config import TAPS, AcceleratorConfig
+from hwgate.machine.layouts import FIRST, LAST, Layout, descriptor_layout, header_layout
 
 __all__ = ["CONTEXTS", "block_layout", "delay", "descriptor_struct", "event_layout",
            "header_struct", "of_tile", "pixel_layout", "place_layout", "residual_write_layout",

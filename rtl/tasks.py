@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.structs import CONTEXTS, pixel_layout
 
 __all__ = ["TASK_LATENCY", "TaskList"]

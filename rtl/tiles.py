@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import CHUNK_BEATS, AcceleratorConfig
+from hwgate.machine.config import CHUNK_BEATS, AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.chunks import lookup_signature, table_entry
 from hwgate.rtl.decompress import Decompress

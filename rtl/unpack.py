@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import TAPS, AcceleratorConfig
+from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.rtl.structs import block_layout, header_struct
 
 __all__ = ["UNPACK_LATENCY", "Unpack", "block_beat"]

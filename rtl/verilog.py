@@ -1,6 +1,6 @@
 """Verilog of an accelerator."""
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.engine import LANE_MODULE, Engine
 from hwgate.rtl.lane import Lane
 from hwgate.rtl.shared import convert

@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import TAPS, AcceleratorConfig
+from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.rtl.structs import block_layout
 
 __all__ = ["BLOCK_LATENCY", "WeightQueue", "pass_layout"]

@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import TAPS, AcceleratorConfig
+from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.rtl.structs import block_layout, pixel_layout, window_write_layout
 
 __all__ = ["WINDOW_LATENCY", "WindowMemory"]

@@ -4,7 +4,7 @@ from amaranth import Module, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.config import AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.axi import AXI_BURST_INCR, AXI_LEN_BITS, axi4_signature
 from hwgate.rtl.burst import BurstSplitter, request_layout
 

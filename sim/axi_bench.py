@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import AcceleratorConfig, MemoryTiming
-from hwgate.driver import EngineError
-from hwgate.regs import ErrorCause
+from hwgate.machine.config import AcceleratorConfig, MemoryTiming
+from hwgate.machine.driver import EngineError
+from hwgate.machine.regs import ErrorCause
 from hwgate.sim.build import build_model, generated_verilog, run_bench
 from hwgate.sim.records import NO_FAULTS, Faults, Job, Outcome, Start
 
 if TYPE_CHECKING:
-    from hwgate.compiler import Program
+    from hwgate.compiler.program import Program
 
 __all__ = ["run_start_with_backpressure", "run_starts_with_backpressure",
            "run_starts_with_timing", "run_with_backpressure"]

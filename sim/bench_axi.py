@@ -27,7 +27,7 @@ from cocotbext.axi.axi_channels import (
 )
 from numpy.typing import NDArray
 
-from hwgate.driver import Driver
+from hwgate.machine.driver import Driver
 from hwgate.sim.records import EVENT, Job, Outcome, Start
 
 __all__ = ["FaultyMemory", "MasterBus", "TimedMemory", "pause_channels", "run"]

@@ -12,8 +12,8 @@ import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 from numpy.typing import NDArray
 
-from hwgate.driver import Driver
-from hwgate.regs import counter_names
+from hwgate.machine.driver import Driver
+from hwgate.machine.regs import counter_names
 from hwgate.sim.records import CHIP_WRITE, EVENT, Job, Outcome, Start
 
 __all__ = ["LiteBus", "Recorder", "reset", "run", "run_start"]

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hwgate.config import AcceleratorConfig
 from hwgate.errors import ToolError
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.sim import toolchain
 
 __all__ = ["BenchError", "build_model", "cache_folder", "generated_verilog", "run_bench"]

@@ -5,9 +5,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hwgate.config import AcceleratorConfig, MemoryTiming
 from hwgate.errors import UserError
-from hwgate.regs import counter_names
+from hwgate.machine.config import AcceleratorConfig, MemoryTiming
+from hwgate.machine.regs import counter_names
 from hwgate.sim.build import build_model, generated_verilog, run_bench
 from hwgate.sim.records import NO_FAULTS, Faults, Job, Outcome, Start
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vcd.gtkw import GTKWSave
 
-from hwgate.artifacts import write_atomic
-from hwgate.config import AcceleratorConfig
-from hwgate.regs import counter_names
+from hwgate.files.atomic import write_atomic
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.regs import counter_names
 from hwgate.rtl.engine import LANE_MODULE
 from hwgate.rtl.verilog import TOPLEVEL
 

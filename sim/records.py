@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import AcceleratorConfig, MemoryTiming
-from hwgate.driver import Status
+from hwgate.machine.config import AcceleratorConfig, MemoryTiming
+from hwgate.machine.driver import Status
 
 __all__ = ["CHIP_WRITE", "EVENT", "Faults", "Job", "NO_FAULTS", "Outcome", "Start"]
 
@@ -79,7 +79,7 @@ class Outcome:
     fault : str
         The bus protocol rule that the engine broke; empty if none.
     counters : mapping of counter to value
-        Read from the registers, see :func:`hwgate.regs.counter_names`.
+        Read from the registers, see :func:`hwgate.machine.regs.counter_names`.
     snapshots : uint32 (layers, counters)
         Counters at the end of each layer, in the same order.
     events : EVENT (n,)

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import MemoryTiming
-from hwgate.counters import LANE_COUNTERS, STREAMS
-from hwgate.driver import EngineError
 from hwgate.errors import UserError
-from hwgate.quant.network import Activations, QuantizedLayer, layer_macs
-from hwgate.regs import ErrorCause, counter_names
-from hwgate.results import LayerResult, RunResult
+from hwgate.machine.config import MemoryTiming
+from hwgate.machine.counters import LANE_COUNTERS, STREAMS
+from hwgate.machine.driver import EngineError
+from hwgate.machine.regs import ErrorCause, counter_names
+from hwgate.quant.layer import Activations, QuantizedLayer, layer_macs
+from hwgate.results.run import LayerResult, RunResult
 from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Outcome, Start
 
 if TYPE_CHECKING:
-    from hwgate.compiler import Binding, Program, Step
+    from hwgate.compiler.program import Binding, Program, Step
 
 __all__ = ["default_deadline", "simulate", "simulate_each"]
 

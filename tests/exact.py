@@ -16,8 +16,8 @@ from multiprocessing import get_context
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from case_features import FEATURES
-from engine_cases import CONFIGS, KINDS, MORE_CONFIGS, Case, Verdict, units, verify
+from support.case_features import FEATURES
+from support.engine_cases import CONFIGS, KINDS, MORE_CONFIGS, Case, Verdict, replay, units, verify
 
 __all__ = ["draw", "main", "report"]
 
@@ -79,7 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", type=int, default=20, help="default: 20")
     parser.add_argument("--seed", type=int, default=0, help="of the first case (default: 0)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--replay", nargs="+", metavar=("CONFIGURATION", "KIND SEED"),
+                        help="only these cases, in one process: 4x36 layers 17")
     options = parser.parse_args(arguments)
+    if options.replay:
+        return replay(*options.replay)
     console, begin = Console(), time.perf_counter()
     cases = draw(options.layers, options.networks, options.seed)
     verdicts: list[Verdict] = []

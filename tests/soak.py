@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hwgate
-from hwgate.balance import balance
-from hwgate.comparison import compare
-from hwgate.compiler import Program
-from hwgate.config import MemoryTiming, preset
-from hwgate.digits import train_digits
-from hwgate.results import RunResult
+from hwgate.compiler.balancing import balance
+from hwgate.compiler.program import Program
+from hwgate.machine.config import MemoryTiming, preset
+from hwgate.results.comparison import compare
+from hwgate.results.run import RunResult
 from hwgate.sim.build import run_bench
 from hwgate.sim.engine import engine_model
 from hwgate.sim.records import NO_FAULTS, Job, Outcome, Start
 from hwgate.sim.simulate import default_deadline
+from hwgate.train.digits import train_digits
 
 __all__ = ["GROWTH", "Soak", "digits_program", "main", "run_batch", "run_starts"]
 

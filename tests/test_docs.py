@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from hwgate.cli import app
+from hwgate.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -61,6 +61,6 @@ def test_every_version_is_pinned():
     lines = (ROOT / "constraints.txt").read_text().lower().splitlines()
     pins = {line.split("==")[0] for line in lines if not line.startswith("#")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needs = {re.match(r"[a-z0-9-]+", need)[0]
+    needs = {re.match(r"[a-z0-9_-]+", need)[0]
              for need in (*project["dependencies"], *project["optional-dependencies"]["test"])}
     assert needs <= pins

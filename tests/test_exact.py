@@ -8,10 +8,10 @@ from unittest import mock
 import pytest
 from rich.console import Console
 
-import engine_cases
 import exact
-from case_features import FEATURES, features_of
-from engine_cases import CONFIGS, MORE_CONFIGS, TIMINGS, Case, Verdict, units, verify
+from support import engine_cases
+from support.case_features import FEATURES, features_of
+from support.engine_cases import CONFIGS, MORE_CONFIGS, TIMINGS, Case, Verdict, units, verify
 
 
 def test_every_feature_is_drawn():
@@ -57,7 +57,7 @@ def test_failures_have_the_command_that_replays_them(fails, commands):
     with mock.patch.object(engine_cases, "_verify_unit", run):
         verdicts = verify(CASES)
     assert {v.case.seed: v.command for v in verdicts if v.failure} == {
-        seed: f"python tests/engine_cases.py {command}" for seed, command in commands.items()}
+        seed: f"python tests/exact.py --replay {command}" for seed, command in commands.items()}
 
 
 def reported(verdicts):

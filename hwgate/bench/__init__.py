@@ -1,6 +1,5 @@
 """Utilisation, gating efficiency, lost cycles and simulation speed: ``python -m hwgate.bench``."""
 
-from hwgate.bench.command import main
-from hwgate.bench.dense import MACS, PEERS, SHAPES, Peer, dense_layer
+import lazy_loader
 
-__all__ = ["MACS", "PEERS", "Peer", "SHAPES", "dense_layer", "main"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hwgate.artifacts import write_atomic
 from hwgate.bench.figures import cycles_figure, figures
 from hwgate.bench.measure import Stage, measure
 from hwgate.bench.tables import facts, page, sheets
-from hwgate.config import PRESETS, preset
 from hwgate.errors import UserError
-from hwgate.tables import console
+from hwgate.files.atomic import write_atomic
+from hwgate.machine.config import PRESETS, preset
+from hwgate.show.tables import console
 
 __all__ = ["main"]
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.config import AcceleratorConfig
 from hwgate.errors import UserError
-from hwgate.quant.network import QuantizedLayer, QuantizedNetwork
-from hwgate.results import RunResult
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.quant.layer import QuantizedLayer
+from hwgate.quant.network import QuantizedNetwork
+from hwgate.results.run import RunResult
 
 __all__ = ["MACS", "PEERS", "Peer", "SHAPES", "dense_images", "dense_layer", "dense_utilisation"]
 

@@ -5,8 +5,8 @@ from math import log2
 from typing import Any
 
 from hwgate.bench.gating import BUSY
-from hwgate.counters import LANE_COUNTERS
-from hwgate.figures import COLOURS, Line, Panel, bars, lines
+from hwgate.machine.counters import LANE_COUNTERS
+from hwgate.show.figures import COLOURS, Line, Panel, bars, lines
 
 __all__ = ["PUBLISHED_EFFICIENCY", "TARGET_EFFICIENCY", "cycles_figure", "efficiency_figure",
            "figures", "sweep_figure"]

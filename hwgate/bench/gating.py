@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hwgate.balance import balance
-from hwgate.config import AcceleratorConfig
-from hwgate.counters import LANE_COUNTERS
-from hwgate.quant.fold import quantize
+from hwgate.compiler.balancing import balance
+from hwgate.frontend.fold import quantize
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.counters import LANE_COUNTERS
 from hwgate.quant.network import QuantizedNetwork
-from hwgate.results import LayerResult, RunResult
+from hwgate.results.run import LayerResult, RunResult
 
 __all__ = ["BUSY", "Gating", "REFERENCE_DENSITY", "bench_images", "gated_resnet20", "group_of",
            "lane_cycles", "lost"]
@@ -50,7 +50,7 @@ def gated_resnet20(config: AcceleratorConfig, density: float = REFERENCE_DENSITY
     UserError
         If the density is not in 0..1, or the configuration cannot run the network.
     """
-    from hwgate.nn import set_density
+    from hwgate.nn.gates import set_density
 
     images = _images()
     model = set_density(_model(width, gate_groups), images, density)
@@ -145,8 +145,8 @@ def _images() -> torch.Tensor:
 
 @lru_cache(maxsize=4)
 def _model(width: float, gate_groups: int) -> torch.nn.Module:
-    from hwgate.models import resnet20
-    from hwgate.nn import settle_norms
+    from hwgate.nn.gates import settle_norms
+    from hwgate.nn.models import resnet20
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

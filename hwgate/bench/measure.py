@@ -7,24 +7,11 @@ from functools import partial
 from typing import Any
 
 import hwgate
-from hwgate.bench.dense import (
-    PEERS,
-    SHAPES,
-    dense_images,
-    dense_layer,
-    dense_utilisation,
-)
-from hwgate.bench.gating import (
-    Gating,
-    bench_images,
-    gated_resnet20,
-    group_of,
-    lane_cycles,
-    lost,
-)
-from hwgate.comparison import compare
-from hwgate.config import AcceleratorConfig, MemoryTiming
-from hwgate.results import RunResult
+from hwgate.bench.dense import PEERS, SHAPES, dense_images, dense_layer, dense_utilisation
+from hwgate.bench.gating import Gating, bench_images, gated_resnet20, group_of, lane_cycles, lost
+from hwgate.machine.config import AcceleratorConfig, MemoryTiming
+from hwgate.results.comparison import compare
+from hwgate.results.run import RunResult
 
 __all__ = ["BATCHES", "DEFINITIONS", "DENSITIES", "LANES", "SPOT_CHECKS", "Stage", "measure"]
 

@@ -9,8 +9,8 @@ from rich import box
 from rich import table as rich_table
 
 from hwgate.bench.gating import BUSY
-from hwgate.counters import LANE_COUNTERS
 from hwgate.errors import UserError
+from hwgate.machine.counters import LANE_COUNTERS
 
 __all__ = ["Sheet", "facts", "page", "sheets"]
 

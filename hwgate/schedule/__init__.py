@@ -6,6 +6,6 @@ requests compete; granting them in order makes further times known. Latencies ar
 beside the blocks. Times are cycles since the layer's start strobe.
 """
 
-from hwgate.schedule.layer import LayerSchedule, OpenPixels, end_cycles, schedule_layer
+import lazy_loader
 
-__all__ = ["LayerSchedule", "OpenPixels", "end_cycles", "schedule_layer"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,75 +1,25 @@
 """Schedule of one layer: when it ends, and what it counts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hwgate.config import AcceleratorConfig, MemoryTiming
-from hwgate.counters import STREAMS
-from hwgate.geometry import Tiling
-from hwgate.layouts import descriptor_layout
-from hwgate.plan import LayerPlan
+from hwgate.machine.config import AcceleratorConfig, MemoryTiming
+from hwgate.machine.counters import STREAMS
+from hwgate.machine.layouts import descriptor_layout
+from hwgate.plan.layer import LayerPlan
+from hwgate.plan.stored import StoredMap
 from hwgate.rtl.reader import GRANT_LATENCY, read_beat_latency
 from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
 from hwgate.schedule.maps import load, load_residual
+from hwgate.schedule.open_pixels import OpenPixels
 from hwgate.schedule.passes import issue
 from hwgate.schedule.state import Block, LayerState
 from hwgate.schedule.store import store
 from hwgate.schedule.weights import fetch_conditional, fetch_jobs
-from hwgate.stored import StoredMap
 
-__all__ = ["LayerSchedule", "OpenPixels", "end_cycles", "schedule_layer"]
+__all__ = ["LayerSchedule", "end_cycles", "schedule_layer"]
 
-
-
-@dataclass(frozen=True)
-class OpenPixels:
-    """Decisions of a gated layer, as far as they matter for time.
-
-    Parameters
-    ----------
-    count, first, last : int (tiles, Co)
-        Open pixels of each tile and channel, and the place of the first and last one among the
-        windows of the tile. With a limit, the first one is that with which any counts.
-    waits : mapping of (int, int) to list of (int, int)
-        Of a tile and channel: the place of the pixel with which those of an image count, and how
-        many open ones there are from the image's first on. Only with a limit.
-    """
-
-    count: NDArray[np.int64]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    waits: Mapping[tuple[int, int], list[tuple[int, int]]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, decision: NDArray[np.bool_], tiling: Tiling, limit: int = 0) -> "OpenPixels":
-        """Summary of decisions (N, Co, H, W) of a layer in such tiles. With a limit, an image and
-        channel has no open pixel, or more than so many."""
-        found: list[tuple[Any, Any, Any]] = []
-        waits: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        for tile, part in enumerate(tiling.parts()):
-            own = decision[part.image:part.image + part.images, :,
-                           part.first:part.first + part.rows]
-            flat = own.swapaxes(0, 1).reshape(own.shape[1], -1)
-            first = flat.argmax(axis=1)
-            for channel in np.flatnonzero(flat.any(axis=1)).tolist() if limit else ():
-                waits[tile, channel] = _waits(flat[channel], flat.shape[1] // part.images, limit)
-                first[channel] = waits[tile, channel][0][0]
-            found.append((flat.sum(axis=1), first,
-                          flat.shape[1] - 1 - flat[:, ::-1].argmax(axis=1)))
-        count, first, last = (np.array(values) for values in zip(*found, strict=True))
-        return cls(count, first, last, waits)
-
-
-def _waits(opened: NDArray[np.bool_], pixels: int, limit: int) -> list[tuple[int, int]]:
-    """See :class:`OpenPixels`, of a tile and channel whose images have so many pixels."""
-    places = np.flatnonzero(opened)
-    _, starts = np.unique(places // pixels, return_index=True)
-    return [(int(places[start + limit]), len(places) - int(start)) for start in starts]
 
 
 @dataclass
@@ -131,7 +81,7 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
         Accelerator and memory.
     plan : LayerPlan
     descriptor : mapping
-        Descriptor fields with addresses and tile count, see :class:`hwgate.compiler.Binding`.
+        Descriptor fields with addresses and tile count, as the compiler binds them.
     opened : OpenPixels or None
         Decisions of the layer; None for an ungated layer.
     previous : LayerSchedule or None

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Generator
 from itertools import pairwise
 
-from hwgate.config import CHUNK_BEATS
+from hwgate.machine.config import CHUNK_BEATS
 from hwgate.rtl.chunks import LOOKUP_CYCLES
 from hwgate.rtl.decompress import DECOMPRESS_LATENCY
 from hwgate.rtl.loader import LOADED_LATENCY

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from hwgate.config import TAPS
-from hwgate.plan import Job
+from hwgate.machine.config import TAPS
+from hwgate.plan.layer import Job
 from hwgate.rtl.issue import ISSUE_LATENCY
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
 from hwgate.rtl.structs import CONTEXTS

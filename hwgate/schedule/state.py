@@ -5,23 +5,21 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from hwgate.bursts import burst_count
-from hwgate.config import AcceleratorConfig, MemoryTiming
-from hwgate.counters import LANE_COUNTERS
-from hwgate.layouts import header_layout, tiles_of
-from hwgate.plan import LayerPlan
+from hwgate.machine.bursts import burst_count
+from hwgate.machine.config import AcceleratorConfig, MemoryTiming
+from hwgate.machine.counters import LANE_COUNTERS
+from hwgate.machine.layouts import header_layout, tiles_of
+from hwgate.plan.layer import LayerPlan
+from hwgate.plan.stored import StoredMap
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.lane import decision_latency
 from hwgate.rtl.onchip import CHIP_READ_LATENCY
 from hwgate.rtl.reader import GRANT_LATENCY, KEPT_LATENCY, OUTSTANDING, read_beat_latency
 from hwgate.rtl.sequencer import DECODE_CYCLES
 from hwgate.rtl.unpack import block_beat
-from hwgate.stored import StoredMap
-
-if TYPE_CHECKING:
-    from hwgate.schedule.layer import OpenPixels
+from hwgate.schedule.open_pixels import OpenPixels
 
 __all__ = ["HALVES", "NEVER", "Arbiter", "Block", "Kept", "LaneJob", "LaneState", "LayerState",
            "Read", "Request", "Times"]
@@ -136,7 +134,7 @@ class LayerState:
     """The blocks of the engine during one layer."""
 
     def __init__(self, config: AcceleratorConfig, timing: MemoryTiming, plan: LayerPlan,
-                 descriptor: Mapping[str, int], opened: "OpenPixels | None",
+                 descriptor: Mapping[str, int], opened: OpenPixels | None,
                  stored: Mapping[str, StoredMap]):
         self.config, self.timing, self.plan, self.d = config, timing, plan, descriptor
         self.tiles = tiles_of(descriptor)

@@ -1,7 +1,7 @@
 """Schedule of the store and the writer, which end the layer."""
 
-from hwgate.bursts import split_bursts
-from hwgate.config import CHUNK_BEATS
+from hwgate.machine.bursts import split_bursts
+from hwgate.machine.config import CHUNK_BEATS
 from hwgate.rtl.compress import COMPRESS_LATENCY, COMPRESSED_BEAT_LATENCY
 from hwgate.rtl.store import STORE_BEAT_LATENCY
 from hwgate.rtl.writer import BURST_QUEUE, WRITE_BEAT_LATENCY

@@ -12,9 +12,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 import hwgate
-from hwgate.comparison import compare
 from hwgate.errors import CompileError
 from hwgate.quant.network import QuantizedNetwork
+from hwgate.results.comparison import compare
 from hwgate.zoo.levers import HEADLINE
 
 __all__ = ["BATCH", "KINDS", "Setting", "curve", "settings"]
@@ -40,7 +40,7 @@ class Setting:
     per_tile : int
         Images of a tile, where so many fit.
     changes : mapping
-        Fields of :class:`hwgate.config.BufferConfig`.
+        Fields of :class:`hwgate.machine.config.BufferConfig`.
     checked : bool
         Whether the RTL runs, too.
     """

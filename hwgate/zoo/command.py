@@ -10,12 +10,12 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hwgate import zoo
-from hwgate.artifacts import write_atomic
-from hwgate.docs_gen import render
 from hwgate.errors import UserError
-from hwgate.output import display, write_json
-from hwgate.tables import console
+from hwgate.files.atomic import write_atomic
+from hwgate.show.docs import render
+from hwgate.show.output import display, write_json
+from hwgate.show.tables import console
+from hwgate.zoo import networks as zoo
 from hwgate.zoo.facts import facts
 from hwgate.zoo.measure import Amounts, Step, cached, curved
 from hwgate.zoo.page import conditions, figures, parts, tables

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hwgate import zoo
-from hwgate.recipe import Recipe
+from hwgate.train.recipe import Recipe
+from hwgate.zoo import networks as zoo
 
 __all__ = ["SPLITS", "facts"]
 

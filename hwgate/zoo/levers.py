@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hwgate
-from hwgate.config import PRESETS, AcceleratorConfig
-from hwgate.evaluate import simulate_and_estimate
-from hwgate.geometry import map_bytes
+from hwgate.evaluation.against_dense import simulate_and_estimate
+from hwgate.machine.config import PRESETS, AcceleratorConfig
+from hwgate.plan.geometry import map_bytes
 from hwgate.quant.network import QuantizedNetwork
-from hwgate.results import RunResult
+from hwgate.results.run import RunResult
 
 __all__ = ["CHECKED", "CHUNKS", "HEADLINE", "Levers", "lever_sets", "measure_levers",
            "weight_heavy"]
@@ -44,7 +44,7 @@ class Levers:
     name : str
     batch : int
     changes : mapping
-        Fields of :class:`hwgate.config.BufferConfig`.
+        Fields of :class:`hwgate.machine.config.BufferConfig`.
     """
 
     name: str

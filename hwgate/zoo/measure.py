@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate import zoo
-from hwgate.artifacts import write_atomic
-from hwgate.datasets import DataSet, load_dataset
+from hwgate.data.datasets import DataSet, load_dataset
 from hwgate.errors import UserError
-from hwgate.results import RunResult
-from hwgate.scoring import score_network
-from hwgate.sweep import sweep
+from hwgate.evaluation.scoring import score_network
+from hwgate.evaluation.thresholds import sweep
+from hwgate.files.atomic import write_atomic
+from hwgate.results.run import RunResult
+from hwgate.zoo import networks as zoo
 from hwgate.zoo.buffers import BATCH, curve
 from hwgate.zoo.facts import facts
 from hwgate.zoo.levers import HEADLINE, lever_sets, measure_levers
@@ -32,10 +32,10 @@ _MAPS = 3
 
 #: Parts of hwgate that the figures depend on: files of a package, or all if none is named.
 _SOURCES: dict[str, tuple[str, ...]] = {
-    "hwgate.rtl": (), "hwgate.quant": (), "hwgate.sim": (), "hwgate.schedule": (),
-    "hwgate": ("choice.py", "compiler.py", "config.py", "cost.py", "evaluate.py", "geometry.py",
-               "goal.py", "layouts.py", "plan.py", "residency.py", "scoring.py", "sweep.py",
-               "tiling.py"),
+    "hwgate.rtl": (), "hwgate.quant": (), "hwgate.sim": (), "hwgate.plan": (),
+    "hwgate.schedule": (), "hwgate.machine": ("config.py", "layouts.py"),
+    "hwgate.compiler": ("choice.py", "program.py"), "hwgate.cost": ("model.py",),
+    "hwgate.evaluation": ("against_dense.py", "scoring.py", "thresholds.py"),
     "hwgate.zoo": ("buffers.py", "levers.py", "measure.py")}
 
 Step = Callable[[str], None]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from hwgate.figures import Line, Panel, lines, maps
-from hwgate.tables import new_table
+from hwgate.show.figures import Line, Panel, lines, maps
+from hwgate.show.tables import new_table
 from hwgate.zoo.buffers import BATCH, KINDS
 from hwgate.zoo.measure import Amounts
 

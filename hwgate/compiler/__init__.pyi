@@ -1,0 +1,10 @@
+from .balancing import balance as balance
+from .choice import Choice as Choice
+from .choice import densities as densities
+from .explanation import Alternative as Alternative
+from .explanation import Explanation as Explanation
+from .explanation import explain as explain
+from .program import Binding as Binding
+from .program import Program as Program
+from .program import Step as Step
+from .program import compile as compile

@@ -1,0 +1,5 @@
+"""Gated PyTorch layers and models, and what is counted and learned on them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,249 @@
+"""Gates the convolutions of a user's own network, and says what it left ungated and why."""
+
+import copy
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from hwgate.errors import UserError
+from hwgate.machine.config import TAPS, AcceleratorConfig
+from hwgate.nn.gated import ChannelShuffle, GatedConv2d, PaddingShortcut
+from hwgate.nn.gates import fitting_groups, gated_layers, set_density
+
+__all__ = ["Conversion", "LeftLayer", "gate"]
+
+_LEAVES = (ChannelShuffle, GatedConv2d, PaddingShortcut)
+
+_RELUS: tuple[Any, ...] = (torch.relu, F.relu, "relu", "relu_")
+
+
+@dataclass(frozen=True)
+class LeftLayer:
+    """A convolution that was not gated."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What :func:`gate` made.
+
+    Parameters
+    ----------
+    model : Module
+        A copy of the user's, with gated convolutions in their places.
+    gated : tuple of str
+        Module paths of what is gated now, in the order of execution.
+    left : tuple of LeftLayer
+        All other convolutions.
+    """
+
+    model: nn.Module
+    gated: tuple[str, ...]
+    left: tuple[LeftLayer, ...]
+
+    def describe(self) -> str:
+        """One line per convolution that was left, under one that counts."""
+        count = len(self.gated)
+        lines = [f"{count} convolution{'' if count == 1 else 's'} gated, {len(self.left)} left"]
+        return "\n".join(lines + [f"{layer.name}: {layer.reason}" for layer in self.left])
+
+
+def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
+         images: Tensor | None = None, density: float | None = None,
+         config: AcceleratorConfig | None = None, grouping: bool = False, alpha: float = 2.0,
+         sparse_bp: bool = True, share: int = 1, tau: float = 0.0,
+         base_channels: int = 0) -> Conversion:
+    """Gate every convolution of a model that goes straight to a batch norm and a ReLU.
+
+    The model itself is not changed. The copy keeps all weights, and computes the same with
+    ``hwgate.nn.gates.force_open``. Its gates are new: without ``images`` they have thresholds and
+    statistics of an untrained layer, so train it before its accuracy means anything.
+
+    Parameters
+    ----------
+    model : Module
+        Its forward must be traceable: no control flow that depends on values.
+    groups : int
+        G. Convolutions whose input channels it does not divide are left.
+    skip : collection of str
+        Module paths to leave; a path stands for all that is below it.
+    images : float (N, C, H, W), optional
+        Typical inputs, to which the statistics and thresholds of the gates are set.
+    density : float, optional
+        Share of gates that open on ``images``; a half by default.
+    config : AcceleratorConfig, optional
+        Leave what this accelerator cannot run gated.
+    grouping, alpha, sparse_bp, share, tau
+        As for :class:`hwgate.nn.gated.GatedConv2d`.
+    base_channels : int
+        Lowers G in narrow layers; see :func:`hwgate.nn.gates.fitting_groups`. Give
+        the ``channels`` of the accelerator, which sums so many in a pass.
+
+    Raises
+    ------
+    UserError
+        If the model cannot be traced, a path to skip does not exist, a group count is less than
+        2, or a density comes without images.
+    """
+    names = dict(model.named_modules())
+    for path in skip:
+        if path not in names:
+            raise UserError(f"There is no module {path!r} to skip; there are "
+                            f"{', '.join(name for name in names if name)}")
+    if groups < 2:
+        raise UserError(f"Gate group count must be at least 2, not {groups!r}")
+    if density is not None and images is None:
+        raise UserError(f"A density of {density!r} needs images to choose thresholds on")
+    options = {"grouping": grouping, "alpha": alpha, "sparse_bp": sparse_bp, "share": share,
+               "tau": tau}
+    calls = _trace(model)
+    counts = Counter(str(node.target) for node in calls)
+    result = copy.deepcopy(model)
+    gated: list[str] = []
+    left: list[LeftLayer] = []
+    for node in calls:
+        path = str(node.target)
+        conv = cast(nn.Conv2d, model.get_submodule(path))
+        count = fitting_groups(groups, conv.in_channels, base_channels)
+        reason = _obstacle(model, node, count, config)
+        if any(path == name or path.startswith(f"{name}.") for name in skip):
+            reason = "skipped, as asked"
+        elif reason is None and counts[path] > 1:
+            reason = "runs more than once"
+        if reason is None:
+            try:
+                result.set_submodule(path, _gated(conv, gate_groups=count, **options))
+                gated.append(path)
+                continue
+            except UserError as error:
+                reason = str(error)
+        if path not in {layer.name for layer in left}:
+            left.append(LeftLayer(path, reason))
+    if images is not None:
+        _settle(result, set(gated), images, 0.5 if density is None else density)
+    return Conversion(result, tuple(gated), tuple(left))
+
+
+def _trace(model: nn.Module) -> list[fx.Node]:
+    """Calls of convolutions, in the order of execution."""
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # whatever the user's forward does with a proxy
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"Model {type(model).__name__} cannot be traced ({text}); write its "
+                        "forward without control flow, or put GatedConv2d in by hand") from error
+    return [node for node in graph.nodes if node.op == "call_module"
+            and isinstance(model.get_submodule(str(node.target)), nn.Conv2d)]
+
+
+class _Tracer(fx.Tracer):
+    """Keeps hwgate's modules whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _obstacle(model: nn.Module, node: fx.Node, groups: int | None,
+              config: AcceleratorConfig | None) -> str | None:
+    """Why a convolution cannot be gated; None if it can."""
+    conv = model.get_submodule(str(node.target))
+    assert isinstance(conv, nn.Conv2d)
+    if isinstance(conv, GatedConv2d):
+        return "is gated already"
+    if conv.groups > 1:
+        return f"is a grouped convolution of {conv.groups} groups"
+    if conv.dilation != (1, 1) or conv.padding_mode != "zeros":
+        return "has a dilation, or pads with something other than zeros"
+    norm, after = _next(model, node)
+    if not isinstance(after, nn.BatchNorm2d):
+        return f"goes to {_name(after)}, not straight to a batch norm"
+    assert norm is not None
+    _, after = _next(model, norm)
+    if not isinstance(after, nn.ReLU):
+        return f"its batch norm goes to {_name(after)}, not straight to a ReLU"
+    channels = conv.in_channels
+    if groups is None:
+        return f"has {channels} input channels, too few for two base paths of the least size"
+    if channels % groups:
+        return f"has {channels} input channels, which {groups} groups do not divide"
+    if config is not None:
+        size = config.channels * (TAPS if conv.kernel_size == (1, 1) else 1)
+        if channels // groups % size:
+            return (f"has a base path of {channels // groups} input channels, which must be a "
+                    f"multiple of the {size} of a pass")
+    return None
+
+
+def _next(model: nn.Module, node: fx.Node) -> tuple[fx.Node | None, Any]:
+    """The only node that uses a node's value, and the module that it is."""
+    users = list(node.users)
+    if len(users) != 1:
+        return None, "several places"
+    user = users[0]
+    if user.op == "call_module":
+        return user, model.get_submodule(str(user.target))
+    if user.target in _RELUS:
+        return user, nn.ReLU()
+    return user, getattr(user.target, "__name__", str(user.target))
+
+
+def _name(found: Any) -> str:
+    return type(found).__name__ if isinstance(found, nn.Module) else str(found)
+
+
+def _gated(conv: nn.Conv2d, **options: Any) -> GatedConv2d:
+    """A gated layer with the parameters of a convolution."""
+    made = GatedConv2d(conv.in_channels, conv.out_channels, _pair(conv.kernel_size),
+                       _pair(conv.stride), _padding(conv.padding), conv.bias is not None,
+                       **options)
+    made = made.to(conv.weight.device, conv.weight.dtype).train(conv.training)
+    state = {name: value.detach() for name, value in conv.state_dict().items()}
+    made.load_state_dict(state, strict=False)
+    made.weight.requires_grad_(conv.weight.requires_grad)
+    return made
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    return values[0], values[1]
+
+
+def _padding(value: str | tuple[int, ...]) -> str | tuple[int, int]:
+    return value if isinstance(value, str) else _pair(value)
+
+
+def _settle(model: nn.Module, paths: set[str], images: Tensor, density: float) -> None:
+    """Statistics and thresholds of new gates from what the open network computes."""
+    training = model.training
+    layers = [layer for name, layer in gated_layers(model) if name in paths]
+    old = {layer: layer.delta.detach().clone() for name, layer in gated_layers(model)
+           if name not in paths}
+
+    def measure(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, GatedConv2d)
+        values, norm = layer.scores(layer.base_sums(inputs[0])), layer.gate_norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(values.mean(dim=(0, 2, 3)))
+        norm.running_var.copy_(values.var(dim=(0, 2, 3), correction=0))
+
+    hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.force_open = True
+            model.eval()(images)
+    finally:
+        for layer, hook in zip(layers, hooks, strict=True):
+            layer.force_open = False
+            hook.remove()
+    set_density(model, images, density)
+    with torch.no_grad():
+        for layer, delta in old.items():
+            layer.delta.copy_(delta)
+    model.train(training)

@@ -1,0 +1,12 @@
+from .geometry import Tiling as Tiling
+from .geometry import split_rows as split_rows
+from .goal import DENSITY as DENSITY
+from .goal import OBJECTIVES as OBJECTIVES
+from .goal import Goal as Goal
+from .layer import Job as Job
+from .layer import LayerPlan as LayerPlan
+from .layer import plan_layer as plan_layer
+from .residency import Lifetime as Lifetime
+from .stored import StoredMap as StoredMap
+from .tiling import Candidate as Candidate
+from .tiling import candidates as candidates

@@ -1,0 +1,5 @@
+"""Training: recipes, budgets of cycles and bytes, fine-tuning with integers, whole runs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

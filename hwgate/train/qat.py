@@ -1,0 +1,225 @@
+"""Fine-tuning with the rounding of the integers: what is trained is what the hardware computes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from hwgate.frontend.fold import calibrate, fold
+from hwgate.frontend.trace import Block
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.nn.gated import GatedConv2d
+from hwgate.nn.gates import settle_norms
+from hwgate.quant.layer import IMAGE, QuantizedLayer
+from hwgate.quant.network import QuantizedNetwork
+
+__all__ = ["Agreement", "FakeQuantized", "agreement"]
+
+#: Activations of so many bits or more keep their calibrated steps; fewer learn them.
+_LEARNED_BELOW = 8
+
+
+class FakeQuantized(nn.Module):
+    """A model that computes in floats what its integer network computes.
+
+    Every value is the one of the integer network that :func:`hwgate.quantize` would fold from the
+    parameters as they are: weights, image and activations on their grids, factors and offsets
+    rounded to the width of the multiplier and to steps of the psum. Gradients pass straight
+    through the rounding. Batch norms, those of the gates included, use their running statistics,
+    as folding does. Partial sums are added in float32, so one beyond 2^24, or one that equals its
+    threshold to the last digit, may decide otherwise.
+
+    Below 8 bits, the statistics of the norms are settled anew, and the steps of activations are
+    learned (Esser et al., "Learned Step Size Quantization", ICLR 2020).
+
+    Parameters
+    ----------
+    model : Module
+        What :func:`hwgate.quantize` takes; its parameters are trained.
+    images : float (N, C, H, W)
+        Calibration images.
+    config : AcceleratorConfig
+        Its formats give the widths.
+
+    Raises
+    ------
+    CompileError, UserError
+        As :func:`hwgate.quantize` raises them.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor | NDArray[Any],
+                 config: AcceleratorConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.blocks, scales, self.image_shape = calibrate(model, images, config)
+        fold(self.blocks, scales, self.image_shape, config)  # refuse what cannot be run
+        formats = config.formats
+        learned = formats.activation < _LEARNED_BELOW
+        #: Steps of the image and of each block's output.
+        self.steps = nn.Parameter(torch.tensor([scales[n] for n in range(IMAGE, len(self.blocks))]),
+                                  requires_grad=learned)
+        self._limits = formats.limits(formats.activation)
+        self._top = formats.limits(formats.weight)[1]
+        if learned or formats.weight < _LEARNED_BELOW:
+            settle_norms(self, torch.as_tensor(images))
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FakeQuantized":
+        """Training mode for all but batch norms."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes), multiples of their step."""
+        return self.outputs(x)[len(self.blocks) - 1].flatten(1)
+
+    def outputs(self, x: Tensor) -> dict[int, Tensor]:
+        """Output of each block by its index, and the image: real values on their grids."""
+        values = {IMAGE: self._quantize(x, IMAGE, self._limits[0])}
+        layers = self.network().layers
+        for index, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
+            values[index] = self._run(index, block, values, layer)
+        return values
+
+    def network(self) -> QuantizedNetwork:
+        """The integer network of the parameters as they are."""
+        steps = self.steps.detach().cpu().double()
+        scales = {n: float(steps[n + 1]) for n in range(IMAGE, len(self.blocks))}
+        return fold(self.blocks, scales, self.image_shape, self.config)
+
+    def _run(self, index: int, block: Block, values: dict[int, Tensor],
+             layer: QuantizedLayer) -> Tensor:
+        """Output of a block: the value of the integers, with the gradient of rounded floats."""
+        x, op = values[block.source], block.op
+        pixels = 1
+        if block.average is not None:
+            pixels = x.shape[2] * x.shape[3]
+            x = x.mean(dim=(2, 3))
+        elif isinstance(op, nn.Linear):
+            x = x.flatten(1)
+        weight, step = self._weight(op.weight)
+        scores = {}
+        if isinstance(op, GatedConv2d) and op.share > 1:
+            scores["score_weights"] = self._weight(op.score_weights())[0]
+        y = functional_call(op, {"weight": weight}, (x,), scores)
+        y = y[:, :, None, None] if isinstance(op, nn.Linear) else y
+        sums = y.detach().double()
+        sums = sums if op.bias is None else sums - op.bias.detach()[:, None, None]
+        sums = torch.round(sums * pixels / (step.reshape(-1, 1, 1) * self._step(block.source)))
+        y = y if block.norm is None else block.norm(y)
+        if block.order is not None:
+            order = block.order.to(y.device)
+            y, sums = y[:, order], sums[:, order]
+        residual = None
+        if block.residual is not None:
+            residual = self._residual(block, values[block.residual], y)
+            y = (F.relu(y) if block.relu_first else y) + residual
+            residual = residual.detach().double() / self._step(block.residual)
+        low = 0 if block.relu else self._limits[0]
+        y = self._quantize(y, index, low)
+        integers = _requantize(layer, sums, residual).clamp(low, self._limits[1])
+        y = y + (integers * self._step(index) - y.detach()).to(y.dtype)
+        return y if block.pool == 1 else F.max_pool2d(y, block.pool)
+
+    @staticmethod
+    def _residual(block: Block, r: Tensor, y: Tensor) -> Tensor:
+        """The operand of an addition, through its shortcut."""
+        step, offset = block.shortcut.stride, block.shortcut.offset
+        behind = y.shape[1] - offset - r.shape[1]
+        return F.pad(r[:, :, ::step, ::step], (0, 0, 0, 0, offset, behind))
+
+    def _weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights on the grid of their output channel, and its step."""
+        exact = weight.detach().double()
+        largest = exact.flatten(1).abs().amax(dim=1)
+        step = torch.where(largest > 0, largest, self._top) / self._top
+        grid = step.reshape(-1, *[1] * (weight.ndim - 1))
+        rounded = (torch.round(exact / grid) * grid).to(weight.dtype)
+        return weight + (rounded - weight).detach(), step
+
+    def _quantize(self, x: Tensor, index: int, low: int) -> Tensor:
+        """Values on the grid of a block's output, rounded half to even as images are."""
+        step, most = self.steps[index + 1], self._limits[1]
+        if self.steps.requires_grad:  # as large as a weight's gradient, whatever the map's size
+            scale = (x[0].numel() * most)**-0.5
+            step = step * scale + (step - step * scale).detach()
+        q = torch.clamp(x / step, low, most)
+        return (q + (torch.round(q) - q).detach()) * step
+
+    def _step(self, index: int) -> float:
+        return float(self.steps[index + 1].detach())
+
+
+def _requantize(layer: QuantizedLayer, sums: Tensor, residual: Tensor | None) -> Tensor:
+    """Integers of a layer's psums before the clamp; exact, since float64 holds every term."""
+    def of(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values.astype(np.float64)).to(sums.device)[:, None, None]
+
+    # Folding takes the weights of constant channels.
+    alive = np.any(layer.weight, axis=(1, 2, 3)).astype(np.int64)
+    value = (sums * of(alive) + of(layer.bias[:, 1])) * of(layer.mult[:, 1])
+    if residual is not None:
+        assert layer.mult_residual is not None
+        value = value.clamp(min=0) if layer.relu_first else value
+        value = value + residual * of(layer.mult_residual)
+    unit = of(np.ldexp(1.0, layer.shift))
+    return torch.floor((value + unit / 2) / unit)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a fake-quantized model and its integer network are apart.
+
+    Parameters
+    ----------
+    images : int
+    classes : float
+        Share of images that both put into the same class.
+    logits, decisions : float
+        Shares of logits and of gate decisions that are equal.
+    largest : int
+        Largest difference of a logit, in steps.
+    """
+
+    images: int
+    classes: float
+    logits: float
+    decisions: float
+    largest: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (f"{self.images} images: same class {self.classes:.2%}, equal logits "
+                f"{self.logits:.2%}, at most {self.largest} steps apart, equal decisions "
+                f"{self.decisions:.4%}")
+
+
+def agreement(model: FakeQuantized, network: QuantizedNetwork,
+              images: Tensor | NDArray[Any]) -> Agreement:
+    """Compare a fake-quantized model with its integer network on normalized images."""
+    batch = torch.as_tensor(images)
+    model.eval()
+    with torch.no_grad():
+        logits = model(batch)
+    steps = np.rint(logits.double().numpy() / float(model.steps[-1].detach())).astype(np.int64)
+    results = network.run(batch)
+    found = results[-1].output.reshape(len(steps), -1).astype(np.int64)
+    equal, total = 0, 0
+    for block, layer, result in zip(model.blocks, network.layers, results, strict=True):
+        if isinstance(block.op, GatedConv2d) and layer.gated:
+            assert block.op.decision is not None
+            decision = block.op.decision.numpy()
+            decision = decision if block.order is None else decision[:, block.order.numpy()]
+            equal += int((decision == result.decision).sum())
+            total += decision.size
+    return Agreement(len(steps), float((steps.argmax(1) == found.argmax(1)).mean()),
+                     float((steps == found).mean()), equal / total if total else 1.0,
+                     int(np.abs(steps - found).max()))

@@ -1,0 +1,161 @@
+"""Gating a user's own network: what is gated, what is left, and that weights are kept."""
+
+import pytest
+import torch
+from torch import nn
+
+import hwgate
+from hwgate.errors import UserError
+from hwgate.machine.config import preset
+from hwgate.nn.convert import gate
+from hwgate.nn.gated import GatedConv2d
+from hwgate.nn.gates import force_open, gated_layers, settle_norms
+from hwgate.nn.models import resnet20
+
+torch.set_num_threads(1)  # tests run in parallel
+
+
+class Zoo(nn.Module):
+    """Every way in which a convolution can miss its gate, and three that can be gated."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.good = nn.Sequential(nn.Conv2d(8, 16, 3, padding="same", bias=True),
+                                  nn.BatchNorm2d(16), nn.ReLU())
+        self.function, self.function_norm = nn.Conv2d(16, 16, 3, 2, 1), nn.BatchNorm2d(16)
+        self.bare = nn.Conv2d(16, 16, 1)
+        self.late, self.late_norm = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.sigmoid = nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.Sigmoid())
+        self.depthwise = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16),
+                                       nn.BatchNorm2d(16), nn.ReLU())
+        self.dilated = nn.Sequential(nn.Conv2d(16, 16, 3, padding=2, dilation=2),
+                                     nn.BatchNorm2d(16), nn.ReLU())
+        self.twice = nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.forked, self.forked_norm = nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
+        self.point = nn.Sequential(nn.Conv2d(16, 24, 1), nn.BatchNorm2d(24), nn.ReLU())
+        self.odd = nn.Sequential(nn.Conv2d(24, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+
+    def forward(self, x):
+        x = self.good(self.stem(x))
+        x = torch.relu(self.function_norm(self.function(x)))
+        x = torch.relu(self.late_norm(self.late(self.bare(x))) + x)
+        x = self.dilated(self.depthwise(self.sigmoid(x)))
+        x = self.twice(self.twice(x))
+        y = self.forked(x)
+        x = torch.relu(self.forked_norm(y)) + y
+        return self.odd(self.point(x))
+
+
+def images(count=4):
+    return torch.randn(count, 3, 12, 12, generator=torch.manual_seed(1))
+
+
+def zoo():
+    torch.manual_seed(0)
+    return settle_norms(Zoo(), images())
+
+
+def test_every_convolution_is_gated_or_named_with_its_reason():
+    found = gate(zoo(), 8, skip=["point"])
+    assert found.gated == ("good.0", "function", "odd.0")
+    assert {layer.name: layer.reason for layer in found.left} == {
+        "stem.0": "has 3 input channels, which 8 groups do not divide",
+        "bare": "goes to Conv2d, not straight to a batch norm",
+        "late": "its batch norm goes to add, not straight to a ReLU",
+        "sigmoid.0": "its batch norm goes to Sigmoid, not straight to a ReLU",
+        "depthwise.0": "is a grouped convolution of 16 groups",
+        "dilated.0": "has a dilation, or pads with something other than zeros",
+        "twice.0": "runs more than once",
+        "forked": "goes to several places, not straight to a batch norm",
+        "point.0": "skipped, as asked"}
+    assert found.describe().splitlines()[:2] == [
+        "3 convolutions gated, 9 left",
+        "stem.0: has 3 input channels, which 8 groups do not divide"]
+    again = gate(found.model, 8)
+    assert again.gated == ("point.0",)
+    delta = found.model.get_submodule("odd.0").delta
+    kept = gate(found.model, 8, images=images()).model.get_submodule("odd.0").delta
+    assert torch.equal(kept, delta)
+    assert {layer.name: layer.reason for layer in again.left}["odd.0"] == "is gated already"
+
+
+def test_weights_are_kept_and_the_model_is_not_changed():
+    model = zoo()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = gate(model, 4, images=images())
+    assert not any(isinstance(m, GatedConv2d) for m in model.modules())
+    for name, value in before.items():
+        assert torch.equal(value, model.state_dict()[name])
+        assert torch.equal(value, found.model.state_dict()[name]), name
+    with torch.no_grad():
+        gated, dense = found.model(images()), force_open(found.model)(images())
+        torch.testing.assert_close(dense, model(images()), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(gated, dense, atol=1e-2)
+    assert not found.model.training
+
+
+def test_thresholds_open_a_share():
+    net = gate(zoo(), 4, images=images(), density=0.25).model
+    net(images())
+    for _, layer in gated_layers(net):
+        assert layer.density == pytest.approx(0.25, abs=0.02)
+        assert layer.gate_norm.running_var.std() > 0
+
+
+def test_accelerator_decides_what_is_eligible():
+    found = gate(zoo(), 4, config=preset("digits"))
+    assert found.gated == ("function",)
+    reasons = {layer.name: layer.reason for layer in found.left}
+    assert reasons["good.0"] == ("has a base path of 2 input channels, which must be a multiple "
+                                 "of the 4 of a pass")
+    assert reasons["odd.0"].endswith("a multiple of the 36 of a pass")
+    assert reasons["point.0"].startswith("has a base path of 4")
+
+
+def test_groups_fit_the_accelerator():
+    found = gate(zoo(), 8, config=preset("digits"), base_channels=preset("digits").channels)
+    assert found.gated == ("good.0", "function")
+    assert [layer.gate_groups for _, layer in gated_layers(found.model)] == [2, 4]
+    reasons = {layer.name: layer.reason for layer in found.left}
+    assert reasons["stem.0"] == "has 3 input channels, too few for two base paths of the least size"
+    assert reasons["odd.0"].endswith("a multiple of the 36 of a pass")
+
+
+def test_a_share_that_does_not_divide_is_a_reason():
+    found = gate(zoo(), 4, share=12)
+    assert found.gated == ("point.0",)
+    assert ("odd.0", "A gate must be shared by a number of channels that divides 8, not 12") in [
+        (layer.name, layer.reason) for layer in found.left]
+
+
+def test_a_gated_copy_quantizes_and_learns():
+    torch.manual_seed(0)
+    model = settle_norms(resnet20(width=0.5), torch.randn(8, 3, 16, 16))
+    found = hwgate.gate(model, 2, config=preset("cifar"), images=torch.randn(8, 3, 16, 16))
+    assert len(found.gated) == 9 and {layer.name for layer in found.left} == {
+        "conv1", *(f"layer{stage}.{block}.conv2" for stage in (1, 2, 3) for block in range(3))}
+    network = hwgate.quantize(found.model, torch.randn(4, 3, 16, 16), preset("cifar"))
+    assert sum(layer.gated for layer in network.layers) == 9
+    found.model.train()(torch.randn(2, 3, 16, 16)).sum().backward()
+    layer = found.model.get_submodule("layer2.1.conv1")
+    assert layer.weight.grad.any() and layer.delta.grad.any() and layer.sparse_bp
+
+
+class Untraceable(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize("model,options,sentence", [
+    (Zoo, {"skip": ["stem", "nope"]}, "There is no module 'nope' to skip; there are stem, "),
+    (Zoo, {"groups": 1}, "Gate group count must be at least 2, not 1"),
+    (Zoo, {"density": 0.5}, "A density of 0.5 needs images to choose thresholds on"),
+    (Untraceable, {}, "Model Untraceable cannot be traced (symbolically traced variables cannot be "
+     "used as inputs to control flow); write its forward without control flow, or put GatedConv2d "
+     "in by hand"),
+], ids=["skip", "groups", "density", "trace"])
+def test_errors(model, options, sentence):
+    with pytest.raises(UserError) as error:
+        gate(model(), **options)
+    assert str(error.value).startswith(sentence)

@@ -1,0 +1,62 @@
+"""Issue against its golden function and a model of its waits."""
+
+from pathlib import Path
+
+import pytest
+
+from hwgate.quant.issue import job_windows, path_order
+from hwgate.rtl.issue import Issue
+from hwgate.sim.block import run_block
+from support.control import CONFIGS, Together
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_issue_on_verilator(config):
+    run_block(Together(u=Issue(config)), Path(__file__).with_name("bench_issue.py"),
+              parameters={"config": config.to_dict()})
+
+
+@pytest.mark.parametrize("jobs", range(6))
+def test_order_keeps_two_jobs_at_most(jobs):
+    """Every path once, in order; a base path never comes two ahead of the conditional ones."""
+    found = list(path_order(jobs, True))
+    assert sorted(found) == [(job, cond) for job in range(jobs) for cond in (False, True)]
+    alive = 0
+    for number, (job, cond) in enumerate(found):
+        assert cond <= ((job, False) in found[:number])
+        alive += -1 if cond else 1
+        assert alive <= 2
+    if jobs > 1:
+        assert found[:3] == [(0, False), (1, False), (0, True)]
+    assert list(path_order(jobs, False)) == [(job, False) for job in range(jobs)]
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("reduce", [False, True])
+def test_function_serves_every_pixel(gated, reduce):
+    """Each psum begins once; each output is emitted once, or decided."""
+    pixels, opened = 6, [1, 4, 5]
+    if gated and reduce:
+        opened = []
+    found = list(job_windows(3, 2, gated, reduce, pixels, opened))
+    psums = {0} if reduce else set(range(pixels))
+    assert [w.index for w in found if w.init] == sorted(psums)
+    assert [w.pixel for w in found[:3 * pixels]] == 3 * list(range(pixels))
+    assert [w.pixel for w in found[3 * pixels:]] == (2 * opened if gated else [])
+    decided = {w.index for w in found if w.gate}
+    emitted = [w.index for w in found if w.emit]
+    assert decided == (psums if gated else set())
+    assert emitted == (opened if gated else sorted(psums))
+    assert sum(w.swap for w in found) == sum(w.last for w in found) == (5 if gated and opened
+                                                                        else 3)
+
+
+@pytest.mark.parametrize("reduce", [False, True])
+def test_function_serves_every_image(reduce):
+    """The psums of each image begin at a whole word of four."""
+    found = list(job_windows(2, 1, False, reduce, 6, [], images=3, beat_pixels=4))
+    psums = [0, 4, 8] if reduce else [8 * image + n for image in range(3) for n in range(6)]
+    assert [w.index for w in found if w.init] == psums == [w.index for w in found if w.emit]
+    assert [w.pixel for w in found] == 2 * list(range(18))
+    gated = list(job_windows(1, 1, True, False, 6, [5, 6, 17], images=3, beat_pixels=4))
+    assert [w.index for w in gated if w.cond] == [5, 8, 21]

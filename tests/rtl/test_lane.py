@@ -1,0 +1,15 @@
+"""Lane against the golden model of a layer, with random weights, gates and delays."""
+
+from pathlib import Path
+
+import pytest
+
+from hwgate.rtl.lane import Lane
+from hwgate.sim.block import run_block
+from support.control import CONFIGS, Together
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_lane_on_verilator(config):
+    run_block(Together(u=Lane(config)), Path(__file__).with_name("bench_lane.py"),
+              parameters={"config": config.to_dict()})

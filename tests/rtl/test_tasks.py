@@ -1,0 +1,17 @@
+"""TaskList against its golden model, on Verilator."""
+
+from pathlib import Path
+
+import pytest
+
+from hwgate.machine.config import AcceleratorConfig, BufferConfig
+from hwgate.rtl.tasks import TaskList
+from hwgate.sim.block import run_block
+
+BENCH = Path(__file__).with_name("bench_tasks.py")
+
+
+@pytest.mark.parametrize("pixels, window_words", [(256, 256), (16, 64), (64, 16)])
+def test_tasks(pixels, window_words):
+    config = AcceleratorConfig(buffers=BufferConfig(pixels=pixels, window_words=window_words))
+    run_block(TaskList(config), BENCH, parameters={"config": config.to_dict()})

@@ -1,0 +1,223 @@
+"""What random cases have exercised, counted, so that nobody believes in what was never drawn."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from hwgate.compiler.program import Program, Step
+from hwgate.machine.config import TAPS, AcceleratorConfig, FormatConfig
+from hwgate.plan.layer import LayerPlan
+from hwgate.quant.layer import IMAGE, QuantizedLayer
+from hwgate.results.run import LayerResult, RunResult
+
+__all__ = ["FEATURES", "features_of"]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One layer of a program that has run."""
+
+    program: Program
+    index: int
+    result: LayerResult
+    step: Step
+
+    @property
+    def config(self) -> AcceleratorConfig:
+        return self.program.config
+
+    @property
+    def plan(self) -> LayerPlan:
+        return self.program.plans[self.index]
+
+    @property
+    def layer(self) -> QuantizedLayer:
+        return self.plan.layer
+
+    @property
+    def images(self) -> int:
+        return len(self.result.activations.output)
+
+    @property
+    def adds(self) -> bool:
+        return self.layer.residual is not None
+
+    @property
+    def packed(self) -> bool:
+        """Input or output without zero bytes."""
+        return bool(self.step.descriptor["in_packed"] or self.step.descriptor["out_packed"])
+
+    @property
+    def passes(self) -> int:
+        """Channel groups of the input, of nine each for a 1x1 kernel."""
+        size = self.config.channels * (TAPS if self.layer.kernel == 1 else 1)
+        return -(-self.layer.in_shape[0] // size)
+
+    @property
+    def shared(self) -> bool:
+        """Images that share a tile."""
+        return self.step.tiling.per_tile > 1
+
+    @property
+    def fewer(self) -> bool:
+        """A last tile of fewer images."""
+        return len({part.images for part in self.step.tiling.parts()}) > 1
+
+    def kept(self, channels: int = 1) -> bool:
+        """Weights of so many channels stay on chip."""
+        return self.step.descriptor["kept_channels"] >= channels
+
+    @property
+    def asked_late(self) -> bool:
+        """A channel whose weights stay has all gates closed in the first tile or its image."""
+        decided = self.result.activations.decision[:, :self.step.descriptor["kept_channels"]]
+        opened = decided.any(axis=(2, 3))
+        first = self.step.tiling.per_tile
+        return bool((opened.any(axis=0) & ~opened[:first].any(axis=0)).any())
+
+    @property
+    def several(self) -> bool:
+        """Gates that channels share."""
+        return self.layer.gate is not None
+
+    @property
+    def scores(self) -> int:
+        """Score jobs of a tile, of all lanes."""
+        return sum(score for own in self.plan.order for _, score in own)
+
+    @property
+    def repeats(self) -> bool:
+        """A lane computes a score of a tile more than once."""
+        gate = self.layer.gate
+        own = [[gate[channel] for channel, score in order if score] for order in self.plan.order
+               ] if gate is not None else []
+        return any(len(set(gates)) < len(gates) for gates in own)
+
+    @property
+    def turns(self) -> bool:
+        """In some lane a score that closes all pixels comes before one that opens some."""
+        opened = self.result.activations.decision[:self.step.tiling.per_tile].any(axis=(0, 2, 3))
+        own = [[opened[channel] for channel, score in order if score] for order in self.plan.order]
+        return any((False, True) in pairwise(kinds) for kinds in own)
+
+    @property
+    def mixed(self) -> bool:
+        """Gated, with open and closed pixels."""
+        return self.layer.gated and 0 < self.result.density < 1
+
+
+#: Every feature that the random cases must reach, and how to see that a layer has it.
+FEATURES: dict[str, Callable[[_Seen], bool]] = {
+    "gated": lambda s: s.layer.gated,
+    "not gated": lambda s: not s.layer.gated and not s.program.dense,
+    "forced open": lambda s: s.program.dense,
+    "gates all open": lambda s: s.layer.gated and s.result.density == 1,
+    "gates all closed": lambda s: s.layer.gated and s.result.density == 0,
+    "gates open and closed": lambda s: s.mixed,
+    "tau": lambda s: s.layer.limit > 0,
+    "tau, open and closed": lambda s: s.layer.limit > 0 and s.mixed,
+    "tau, images that share a tile": lambda s: s.layer.limit > 0 and s.mixed and s.shared,
+    "tau, a residual": lambda s: s.layer.limit > 0 and s.mixed and s.adds,
+    "shared gates": lambda s: s.several,
+    "shared gates, open and closed": lambda s: s.several and s.mixed,
+    "a gate of a slice": lambda s: s.several and len(s.plan.scores) > 1,
+    "a gate of a pixel": lambda s: s.several and len(s.plan.scores) == 1,
+    "scores of a gate on several lanes": lambda s: s.scores > len(s.plan.scores),
+    "a score several times on a lane": lambda s: s.repeats,
+    "a closed score before an open one": lambda s: s.turns,
+    "shared gates, tau": lambda s: s.several and s.mixed and s.layer.limit > 0,
+    "shared gates in bands": lambda s: s.several and s.mixed and len(s.plan.bands) > 1,
+    "shared gates, images that share a tile": lambda s: s.several and s.mixed and s.shared,
+    "shared gates, several tiles": lambda s: s.several and s.step.tiling.tiles > 1,
+    "shared gates, a residual": lambda s: s.several and s.mixed and s.adds,
+    "shared gates, weights that stay": lambda s: s.several and s.mixed and s.kept(),
+    "shared gates, weights of some channels stay": lambda s: s.several and s.kept() and (
+        not s.kept(s.layer.out_shape[0])),
+    "shared gates, kernel 1x1": lambda s: s.several and s.mixed and s.layer.kernel == 1,
+    "a base path that is not the first groups": lambda s: s.mixed and not s.layer.base[:, 0].all(),
+    **{f"kernel {k}x{k}": lambda s, k=k: s.layer.kernel == k and not s.layer.reduce
+       for k in (1, 3, 5, 7)},
+    **{f"kernel {k}x{k}, open and closed": lambda s, k=k: s.layer.kernel == k and s.mixed
+       for k in (1, 3, 5, 7)},
+    "1x1 of several passes": lambda s: s.layer.kernel == 1 and s.passes > 1,
+    **{f"stride 2, kernel {k}x{k}": lambda s, k=k: s.layer.stride == 2 and s.layer.kernel == k
+       for k in (1, 3, 5, 7)},
+    "stride 2, open and closed": lambda s: s.layer.stride == 2 and s.mixed,
+    **{f"padding {n}": lambda s, n=n: s.layer.padding == n for n in range(4)},
+    "less padding than half the kernel": lambda s: s.layer.padding < s.layer.kernel // 2,
+    "residual": lambda s: s.adds,
+    "residual, open and closed": lambda s: s.adds and s.mixed,
+    "residual, the image": lambda s: s.layer.residual == IMAGE,
+    "residual, a layer further back": lambda s: s.adds and s.layer.residual < s.index - 1,
+    "residual, strided": lambda s: s.adds and s.layer.residual_stride > 1,
+    "residual, from a later channel on": lambda s: s.adds and s.layer.residual_offset > 0,
+    "residual, then pooling": lambda s: s.adds and s.layer.pool > 1,
+    "residual in bands": lambda s: s.adds and len(s.plan.bands) > 1,
+    "residual of a 1x1 kernel": lambda s: s.adds and s.layer.kernel == 1,
+    "ReLU before the residual": lambda s: s.layer.relu_first,
+    "no ReLU": lambda s: not s.layer.relu and not s.layer.reduce,
+    "input is not the layer before": lambda s: s.program.network.inputs(s.index) != s.index - 1,
+    "pooling 2x2": lambda s: s.layer.pool == 2,
+    "pooling 3x3": lambda s: s.layer.pool == 3,
+    "pooling drops a remainder": lambda s: any(n % s.layer.pool for n in s.layer.conv_shape[1:]),
+    "sum of all pixels": lambda s: s.layer.reduce and s.layer.in_shape[1:] != (1, 1),
+    "one pixel": lambda s: s.layer.conv_shape[1:] == (1, 1),
+    "not square": lambda s: s.layer.in_shape[1] != s.layer.in_shape[2],
+    "input channels no multiple of R": lambda s: s.layer.in_shape[0] % s.config.channels > 0,
+    "output channels no multiple of R": lambda s: s.layer.out_shape[0] % s.config.channels > 0,
+    "fewer channels than lanes": lambda s: s.layer.out_shape[0] < s.config.lanes,
+    "several jobs per lane and tile": lambda s: s.layer.out_shape[0] > s.config.lanes,
+    "two bands": lambda s: len(s.plan.bands) == 2,
+    "three bands or more": lambda s: len(s.plan.bands) > 2,
+    "bands, open and closed": lambda s: len(s.plan.bands) > 1 and s.mixed,
+    "bands of stride 2": lambda s: len(s.plan.bands) > 1 and s.layer.stride == 2,
+    "bands of a larger kernel": lambda s: len(s.plan.bands) > 1 and s.layer.kernel > 3,
+    "bands of a 1x1 kernel": lambda s: len(s.plan.bands) > 1 and s.layer.kernel == 1,
+    "bands of several images": lambda s: len(s.plan.bands) > 1 and s.images > 1,
+    "bands, one image": lambda s: len(s.plan.bands) > 1 and s.images == 1,
+    "bands and pooling": lambda s: len(s.plan.bands) > 1 and s.layer.pool > 1,
+    "weights for more than one request": lambda s: any(
+        len(job.base) > s.config.request_blocks for job in s.plan.jobs),
+    "conditional weights for more than one request": lambda s: s.mixed and any(
+        len(job.conditional) > s.config.request_blocks for job in s.plan.jobs),
+    "one image": lambda s: s.images == 1,
+    "a batch": lambda s: s.images > 1,
+    "images that share a tile": lambda s: s.shared,
+    "images that share a tile, open and closed": lambda s: s.shared and s.mixed,
+    "images that share a tile, kernel 1x1": lambda s: s.shared and s.layer.kernel == 1,
+    "images that share a tile, residual": lambda s: s.shared and s.adds,
+    "images that share a tile, pooling": lambda s: s.shared and s.layer.pool > 1,
+    "a last tile of fewer images": lambda s: s.fewer,
+    "a last tile of fewer images, open and closed": lambda s: s.fewer and s.mixed,
+    "a last tile of fewer images, residual": lambda s: s.fewer and s.adds,
+    **{f"{name} on chip": lambda s, prefix=prefix: bool(s.step.descriptor[f"{prefix}_chip"])
+       for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
+    "weights that stay on chip": lambda s: s.kept(),
+    "weights that stay, of some channels": lambda s: s.kept() and not s.kept(s.layer.out_shape[0]),
+    "weights that stay, open and closed": lambda s: s.kept() and s.mixed,
+    "weights that stay from band to band": lambda s: s.kept() and len(s.plan.bands) > 1,
+    "weights that stay from tile to tile": lambda s: s.kept() and len(s.plan.bands) == 1,
+    "conditional weights that a later tile asks for first": lambda s: s.asked_late,
+    **{f"{name} without its zero bytes": lambda s, prefix=prefix: bool(
+        s.step.descriptor[f"{prefix}_packed"])
+       for prefix, name in (("in", "input"), ("res", "residual"), ("out", "output"))},
+    "residual without its zero bytes, strided": lambda s: s.adds and s.layer.residual_stride > 1
+    and bool(s.step.descriptor["res_packed"]),
+    "bands without their zero bytes": lambda s: len(s.plan.bands) > 1 and s.packed,
+    "images that share a tile, without their zero bytes": lambda s: s.shared and s.packed,
+    "narrow formats": lambda s: s.config.formats != FormatConfig(),
+    "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
+    "bus of 128 bits": lambda s: s.config.bus.data_bits == 128,
+}
+
+
+def features_of(program: Program, result: RunResult) -> Counter[str]:
+    """Layers of a run that have each of :data:`FEATURES`; those that none has are left out."""
+    images = len(result.layers[0].activations.output)
+    binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
+    seen = [_Seen(program, index, layer, step)
+            for index, (layer, step) in enumerate(zip(result.layers, binding.steps, strict=True))]
+    return Counter(name for layer in seen for name, has in FEATURES.items() if has(layer))
