@@ -3,6 +3,8 @@
 A model is one executable. Its cache entry is named by a digest of all sources, flags and tool
 versions, so it never goes stale; ``$HWGATE_CACHE`` (or ``~/.cache/hwgate``) may be deleted at any
 time. Builders may work in parallel: they wait for each other by entry, and entries appear whole.
+``$HWGATE_QUICK`` names an optimisation of the C++ compiler, such as ``-O1``: models are then compiled
+with less work, and run more slowly, which suits many models that run shortly.
 """
 
 import fcntl
@@ -106,6 +108,9 @@ def build_model(verilog: str, toplevel: str, *, extra: Sequence[Path] = (),
              *([f"--trace-{kind}"] if kind else []),
              *(f"-G{name}={value}" for name, value in (parameters or {}).items())]
     variables = toolchain.make_variables()
+    if quick := os.environ.get("HWGATE_QUICK"):
+        # All sources in one unit: headers are read once.
+        variables |= {"OPT_FAST": quick, "OPT_GLOBAL": quick, "VM_PARALLEL_BUILDS": "0"}
     sources = {path.name: path.read_text() for path in extra} | {"design.v": verilog}
     shared = [" ".join(toolchain.model_versions()), str(timing), str(kind),
               *(f"{name}={value}" for name, value in variables.items() if name != "OBJCACHE")]

@@ -28,7 +28,8 @@ def flags(program, images):
             for prefix in ("in", "out", *(("res",) if d["res_planes"] else ()))}
 
 
-@pytest.mark.parametrize("config", [SMALL, NARROW], ids=["4x36", "8x36narrow"])
+@pytest.mark.parametrize("config", [
+    SMALL, pytest.param(NARROW, marks=pytest.mark.slow)], ids=["4x36", "8x36narrow"])
 def test_random_networks_match(config):
     seen = set()
     for seed in range(8):

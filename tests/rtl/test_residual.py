@@ -10,7 +10,9 @@ from hwgate.sim.block import run_block
 
 
 @pytest.mark.parametrize("config", [
-    AcceleratorConfig(), AcceleratorConfig(lanes=8, channels=2, bus=BusConfig(data_bits=64)),
+    AcceleratorConfig(),
+    pytest.param(AcceleratorConfig(lanes=8, channels=2, bus=BusConfig(data_bits=64)),
+                 marks=pytest.mark.slow),
     AcceleratorConfig(lanes=2, channels=8, bus=BusConfig(data_bits=64)),
 ], ids=lambda c: f"lanes{c.lanes}-R{c.channels}-{c.bus.data_bits}bit")
 def test_residual_on_verilator(config):

@@ -11,8 +11,8 @@ from hwgate.sim.block import run_block
 BENCH = Path(__file__).with_name("bench_window.py")
 
 
-@pytest.mark.parametrize("channels, window_words, bus", [(4, 256, 128), (2, 16, 64),
-                                                         (16, 64, 128)])
+@pytest.mark.parametrize("channels, window_words, bus", [
+    (4, 256, 128), (2, 16, 64), pytest.param(16, 64, 128, marks=pytest.mark.slow)])
 def test_window(channels, window_words, bus):
     config = AcceleratorConfig(channels=channels, bus=BusConfig(data_bits=bus),
                                buffers=BufferConfig(window_words=window_words))
