@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+import hwgate
 from hwgate.compiler.balancing import balance
 from hwgate.errors import UserError
 from hwgate.evaluation.against_dense import Evaluation, evaluate
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.show.report import Pictures
-
-if TYPE_CHECKING:
-    from hwgate.train.training import Epoch
+from hwgate.train.digits import train_digits
+from hwgate.train.training import Epoch
 
 __all__ = ["Demo", "run_demo"]
 
@@ -71,7 +72,7 @@ def _accuracy(logits: NDArray[Any], labels: NDArray[Any]) -> float:
 
 def run_demo(config: AcceleratorConfig, *, images: int = 64, seed: int = 0,
              step: Callable[[str], None] = lambda _: None,
-             progress: "Callable[[Epoch], None] | None" = None) -> Demo:
+             progress: Callable[[Epoch], None] | None = None) -> Demo:
     """Train, quantize and evaluate the digits network.
 
     Parameters
@@ -91,9 +92,6 @@ def run_demo(config: AcceleratorConfig, *, images: int = 64, seed: int = 0,
     UserError
         If there are not so many test images, or as the tools raise it.
     """
-    import hwgate
-    from hwgate.train.digits import train_digits
-
     if images < 1:
         raise UserError(f"Image count must be at least 1, not {images}")
     step("train the gated network")
@@ -119,8 +117,6 @@ def run_demo(config: AcceleratorConfig, *, images: int = 64, seed: int = 0,
 
 
 def _predict(model: Any, images: NDArray[Any]) -> NDArray[Any]:
-    import torch
-
     model.eval()
     with torch.no_grad():
         return np.asarray(model(torch.from_numpy(images)))

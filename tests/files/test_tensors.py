@@ -1,9 +1,13 @@
 """Files in the safetensors format, written and read."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from hwgate import zoo
 from hwgate.errors import UserError
 from hwgate.files.tensors import read_safetensors, write_safetensors
 
@@ -52,3 +56,38 @@ def test_bad_files(tmp_path, raw):
 def test_a_file_that_is_missing(tmp_path):
     with pytest.raises(UserError, match="^Weights file .* cannot be read: No such file"):
         read_safetensors(tmp_path / "x")
+
+
+def test_files_written_before_the_library_was_used():
+    """Headers padded with blanks, the largest elements first; the zoo's are such files."""
+    header = (b'{"__metadata__": {"recipe": "{}"}, "b": {"dtype": "I64", "shape": [], '
+              b'"data_offsets": [0, 8]}, "a": {"dtype": "F32", "shape": [1, 2], '
+              b'"data_offsets": [8, 16]}}')
+    header += b" " * (-len(header) % 8)
+    raw = len(header).to_bytes(8, "little") + header + (5).to_bytes(8, "little") + VALUES
+    tensors, metadata = _read(raw)
+    assert tensors["a"].tolist() == [[1, -2]] and tensors["b"] == 5
+    assert metadata == {"recipe": "{}"}
+
+
+@pytest.mark.parametrize("name", [
+    name for name in zoo.trained() if (zoo.path(name) / "model.safetensors").is_file()])
+def test_files_of_the_zoo(name):
+    tensors, metadata = read_safetensors(zoo.path(name) / "model.safetensors")
+    assert set(metadata) == {"recipe"}
+    assert any(tensor.ndim == 4 and tensor.dtype == torch.float32 for tensor in tensors.values())
+
+
+def test_tied_weights_are_written_one_by_one(tmp_path):
+    weight = torch.arange(4.0)
+    write_safetensors(tmp_path / "tied", {"a": weight, "b": weight, "c": weight[1:]})
+    found, _ = read_safetensors(tmp_path / "tied")
+    assert found["a"].tolist() == found["b"].tolist() == [0, 1, 2, 3]
+    assert found["c"].tolist() == [1, 2, 3]
+
+
+def _read(raw):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(raw)
+        return read_safetensors(path)
