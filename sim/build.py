@@ -4,7 +4,7 @@ A model is one executable. Its cache entry is named by a digest of all sources, 
 versions, so it never goes stale; ``$HWGATE_CACHE`` (or ``~/.cache/hwgate``) may be deleted at any
 time. Builders may work in parallel: they wait for each other by entry, and entries appear whole.
 ``$HWGATE_QUICK`` names an optimisation of the C++ compiler, such as ``-O1``: models are then
-compiled in half of the time and run more slowly, which suits many models that run shortly.
+compiled with half of the work and run more slowly, which suits many models that run shortly.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""Terms of a training loss beside cross entropy and threshold penalty."""
+"""Terms of a training loss beside cross entropy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -21,7 +21,6 @@ from hwgate.schedule.weights import fetch_conditional, fetch_jobs
 __all__ = ["LayerSchedule", "end_cycles", "schedule_layer"]
 
 
-
 @dataclass
 class LayerSchedule:
     """When a layer ends, and what it counted.

@@ -10,7 +10,6 @@ from hwgate.schedule.state import Block, LayerState
 __all__ = ["store"]
 
 
-
 def store(layer: LayerState) -> Block:
     """The store, and the writer or the on-chip map memory."""
     d, config = layer.d, layer.config

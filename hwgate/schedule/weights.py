@@ -8,7 +8,6 @@ from hwgate.schedule.state import Block, Kept, LaneState, LayerState, Read
 __all__ = ["fetch_conditional", "fetch_jobs"]
 
 
-
 def _blocks(layer: LayerState, lane: LaneState, stream: str, source: int, valid: int,
             address: int, beats: int, blocks: int, requested: int, header: int,
             kept: Kept) -> Read:
