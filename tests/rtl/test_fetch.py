@@ -11,14 +11,18 @@ from hwgate.machine.config import BufferConfig
 from hwgate.quant.fetch import LaneJob, lane_jobs, lane_order, requests
 from hwgate.rtl.fetch import BlockFetch, JobFetch
 from hwgate.sim.block import run_block
-from support.control import CONFIGS, Together
+from support import control
+from support.control import Together
 from support.random_layers import random_images, random_network
+from support.shares import rest_slow
 
-KEEPS = replace(CONFIGS["1x18"], lanes=4, buffers=BufferConfig(weight_bytes=1 << 12))
-each_config = pytest.mark.parametrize("config", [*CONFIGS.values(), KEEPS], ids=[*CONFIGS, "keeps"])
+CONFIGS = control.CONFIGS | {"keeps": replace(control.CONFIGS["1x18"], lanes=4,
+                                              buffers=BufferConfig(weight_bytes=1 << 12))}
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-@each_config
+@pytest.mark.parametrize("config", rest_slow(
+    {name: CONFIGS[name] for name in ("keeps", "4x36", "1x18", "2x72")}))
 def test_fetch_on_verilator(config):
     run_block(Together(blocks=BlockFetch(config), jobs=JobFetch(config)),
               Path(__file__).with_name("bench_fetch.py"), parameters={"config": config.to_dict()})

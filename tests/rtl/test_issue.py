@@ -7,10 +7,11 @@ import pytest
 from hwgate.quant.issue import job_windows, path_order
 from hwgate.rtl.issue import Issue
 from hwgate.sim.block import run_block
-from support.control import CONFIGS, Together, longest_slow
+from support.control import CONFIGS, Together
+from support.shares import rest_slow
 
 
-@pytest.mark.parametrize("config", longest_slow(CONFIGS))
+@pytest.mark.parametrize("config", rest_slow(CONFIGS))
 def test_issue_on_verilator(config):
     run_block(Together(u=Issue(config)), Path(__file__).with_name("bench_issue.py"),
               parameters={"config": config.to_dict()})

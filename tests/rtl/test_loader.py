@@ -11,16 +11,15 @@ from hwgate.quant.loader import BANKS, bank_memory, feature_map, window_memory
 from hwgate.rtl.loader import Loader
 from hwgate.sim.block import run_block
 from support.memory import band_memory
+from support.shares import rest_slow
 
 CONFIGS = [AcceleratorConfig(), AcceleratorConfig(lanes=8, channels=2),
            AcceleratorConfig(channels=8),
            AcceleratorConfig(lanes=2, channels=8, bus=BusConfig(data_bits=64))]
 
 
-@pytest.mark.parametrize("config", [
-    CONFIGS[0], pytest.param(CONFIGS[1], marks=pytest.mark.slow),
-    pytest.param(CONFIGS[2], marks=pytest.mark.slow), CONFIGS[3],
-], ids=lambda c: f"{c.lanes}x{c.block_bytes}")
+@pytest.mark.parametrize("config", rest_slow(CONFIGS),
+                         ids=lambda c: f"{c.lanes}x{c.block_bytes}")
 def test_loader_on_verilator(config):
     run_block(Loader(config), Path(__file__).with_name("bench_loader.py"),
               parameters={"config": config.to_dict()})

@@ -13,17 +13,18 @@ from hwgate.quant.psum import accumulate
 from hwgate.quant.window import channel_groups, window
 from hwgate.rtl.psum import PsumMemory
 from hwgate.sim.block import run_block
+from support.shares import rest_slow
 
 BENCH = Path(__file__).with_name("bench_psum.py")
 
 
-@pytest.mark.parametrize("config", [
+@pytest.mark.parametrize("config", rest_slow([
     AcceleratorConfig(),
     AcceleratorConfig(channels=2, formats=FormatConfig(activation=4, accumulator=20),
                       buffers=BufferConfig(pixels=16), bus=BusConfig(data_bits=64)),
     AcceleratorConfig(lanes=8, channels=16, formats=FormatConfig(accumulator=28),
                       buffers=BufferConfig(pixels=1024)),
-], ids=lambda c: f"accumulator{c.formats.accumulator}-pixels{c.buffers.pixels}")
+], quick=2), ids=lambda c: f"accumulator{c.formats.accumulator}-pixels{c.buffers.pixels}")
 def test_psum(config):
     run_block(PsumMemory(config), BENCH, parameters={"config": config.to_dict()})
 

@@ -7,11 +7,13 @@ import pytest
 from hwgate.machine.config import AcceleratorConfig, BufferConfig
 from hwgate.rtl.tasks import TaskList
 from hwgate.sim.block import run_block
+from support.shares import rest_slow
 
 BENCH = Path(__file__).with_name("bench_tasks.py")
 
 
-@pytest.mark.parametrize("pixels, window_words", [(256, 256), (16, 64), (64, 16)])
+@pytest.mark.parametrize("pixels, window_words", rest_slow(
+    [(256, 256), (16, 64), (64, 16)]))
 def test_tasks(pixels, window_words):
     config = AcceleratorConfig(buffers=BufferConfig(pixels=pixels, window_words=window_words))
     run_block(TaskList(config), BENCH, parameters={"config": config.to_dict()})

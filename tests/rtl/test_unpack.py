@@ -13,11 +13,12 @@ from hwgate.rtl.unpack import Unpack, block_beat
 from hwgate.sim.block import run_block
 from support.control import CONFIGS, Together
 from support.random_layers import Features, Limits, random_images, random_network
+from support.shares import rest_slow
 
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-@each_config
+@pytest.mark.parametrize("config", rest_slow(CONFIGS, quick=2))
 def test_unpack_on_verilator(config):
     run_block(Together(u=Unpack(config)), Path(__file__).with_name("bench_unpack.py"),
               parameters={"config": config.to_dict()})

@@ -11,9 +11,10 @@ from hwgate.rtl.weights import WeightQueue
 from hwgate.sim.block import run_block
 from support.control import CONFIGS, Together
 from support.random_layers import Features, random_images, random_network
+from support.shares import rest_slow
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", rest_slow(CONFIGS))
 def test_weights_on_verilator(config):
     run_block(Together(u=WeightQueue(config)), Path(__file__).with_name("bench_weights.py"),
               parameters={"config": config.to_dict()})

@@ -1,34 +1,24 @@
 """What the tests of the control blocks share: configurations, and blocks side by side."""
 
-from typing import Any
-
-import pytest
 from amaranth import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
 from hwgate.machine.config import AcceleratorConfig, BufferConfig, BusConfig, FormatConfig
 
-__all__ = ["CONFIGS", "Together", "longest_slow"]
+__all__ = ["CONFIGS", "Together"]
 
 #: By test id. Beats of eight, four and one words; headers of two beats and of seven.
 CONFIGS = {
+    "4x36": AcceleratorConfig(),
     "1x18": AcceleratorConfig(
         lanes=1, channels=2,
         buffers=BufferConfig(window_words=64, pixels=64, output_words=64, passes=8)),
-    "4x36": AcceleratorConfig(),
     "2x72": AcceleratorConfig(
         lanes=2, channels=8, bus=BusConfig(data_bits=64, address_bits=24),
         formats=FormatConfig(activation=7, weight=6, accumulator=24, multiplier=12),
         buffers=BufferConfig(window_words=512, pixels=128, passes=128, weight_blocks=32)),
 }
-
-
-def longest_slow(configs: dict[str, AcceleratorConfig]) -> list[Any]:
-    """Configurations by test id, the last and largest one among the slow tests."""
-    *rest, last = configs
-    return [*(pytest.param(configs[name], id=name) for name in rest),
-            pytest.param(configs[last], id=last, marks=pytest.mark.slow)]
 
 
 class Together(wiring.Component):

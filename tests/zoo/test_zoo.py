@@ -23,6 +23,7 @@ from hwgate.zoo.facts import facts
 from hwgate.zoo.measure import Amounts, curved
 from hwgate.zoo.page import figures, parts
 from support import fakes
+from support.shares import rest_slow
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -40,7 +41,8 @@ def test_unknown_networks_are_named():
         zoo.load("alexnet")
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", rest_slow(
+    list(dict.fromkeys(["resnet20-postact-s4", "vgg16-half-b40", *zoo.names()])), quick=2))
 def test_a_network_runs_as_modelled(name):
     network = zoo.load(name)
     rng = np.random.default_rng(0)
