@@ -75,6 +75,6 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	fi; \
 	echo "Setting up $(VENV) (once; PyTorch is large)"; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV) || exit 1; \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check \
+	$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check \
 	    --constraint constraints.txt --editable '.[test]' || exit 1; \
 	touch $@

@@ -1,6 +1,6 @@
 """Errors that users cause and can mend. The CLI prints their sentence and exits 2."""
 
-__all__ = ["CompileError", "ToolError", "UserError"]
+__all__ = ["CompileError", "FidelityWarning", "ToolError", "UserError"]
 
 
 class UserError(ValueError):
@@ -9,6 +9,10 @@ class UserError(ValueError):
 
 class CompileError(UserError):
     """A layer that the accelerator cannot run; named by its module path, with a hint."""
+
+
+class FidelityWarning(UserWarning):
+    """Integers that follow their float model less closely than they should."""
 
 
 class ToolError(UserError):

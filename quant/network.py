@@ -10,6 +10,7 @@ from hwgate.errors import CompileError, UserError
 from hwgate.machine.config import RESIDUAL_SHIFT, AcceleratorConfig
 
 from .checks import check_layer
+from .fidelity import Fidelity
 from .golden import run_layer
 from .layer import IMAGE, STRIDES, Activations, QuantizedLayer, shape_of
 
@@ -30,6 +31,8 @@ class QuantizedNetwork:
         In an order in which each takes its input and its residual from layers before it.
     image_mean, image_std : float or (C,) array
         Normalization of a float image before quantization with ``layers[0].in_scale``.
+    fidelity : Fidelity or None
+        How closely it follows the model that it was quantized from, if that was measured.
 
     Raises
     ------
@@ -42,6 +45,7 @@ class QuantizedNetwork:
     layers: tuple[QuantizedLayer, ...]
     image_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     image_std: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
+    fidelity: Fidelity | None = None
 
     def __post_init__(self) -> None:
         for index, layer in enumerate(self.layers):

@@ -28,7 +28,7 @@ NAMES = {
     "hwgate.evaluation": "Accuracy DEFINITIONS Evaluation Figures Pair Point Scores evaluate "
                          "measure score_network simulate_and_estimate sweep",
     "hwgate.files": "load_network read_safetensors save_network write_atomic write_safetensors",
-    "hwgate.frontend": "Block quantize trace_blocks",
+    "hwgate.frontend": "Block Graph Node lower quantize read_torch simplify",
     "hwgate.machine": "AcceleratorConfig BufferConfig Bus BusConfig ConfigError Driver EngineError "
                       "ErrorCause FormatConfig LANE_COUNTERS MemoryTiming PRESETS STREAMS Status "
                       "descriptor_layout engine_registers header_layout preset",

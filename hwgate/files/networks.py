@@ -12,6 +12,7 @@ import numpy as np
 from hwgate.errors import UserError
 from hwgate.files.atomic import write_atomic
 from hwgate.machine.config import AcceleratorConfig
+from hwgate.quant.fidelity import Fidelity
 from hwgate.quant.layer import QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
 
@@ -38,6 +39,8 @@ def save_network(path: str | Path, network: QuantizedNetwork) -> None:
     meta: dict[str, Any] = {"hwgate": VERSION, "config": network.config.to_dict(),
                             "layers": [{name: getattr(layer, name) for name in _SCALARS}
                                        for layer in network.layers]}
+    if network.fidelity is not None:
+        meta["fidelity"] = network.fidelity.to_dict()
     arrays: dict[str, Any] = {"meta": np.frombuffer(json.dumps(meta).encode(), np.uint8),
                               "image_mean": np.asarray(network.image_mean, np.float64),
                               "image_std": np.asarray(network.image_std, np.float64)}
@@ -74,10 +77,12 @@ def load_network(path: str | Path) -> QuantizedNetwork:
                 values: dict[str, Any] = {name: arrays.get(f"{index}.{name}") for name in _ARRAYS}
                 values |= {**scalars, "in_shape": tuple(scalars["in_shape"])}
                 layers.append(QuantizedLayer(**values))
+            measured = meta.get("fidelity")
             return QuantizedNetwork(AcceleratorConfig.from_dict(meta["config"]), tuple(layers),
-                                    arrays["image_mean"], arrays["image_std"])
+                                    arrays["image_mean"], arrays["image_std"],
+                                    None if measured is None else Fidelity.from_dict(measured))
     except UserError:
         raise
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-            zipfile.BadZipFile):
+            AssertionError, zipfile.BadZipFile):
         raise UserError(f"File {path} is no quantized network of hwgate") from None

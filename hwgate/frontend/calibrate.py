@@ -1,18 +1,17 @@
-"""Steps of activations, from what a model computes on typical images."""
+"""Steps of activations, from what a graph computes on typical images."""
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
 
-from hwgate.errors import CompileError, UserError
+from hwgate.errors import UserError
 
-from .operators import ADDITIONS, module_path
-from .trace import Block
+from .graph import Graph
 
-__all__ = ["Recorder", "activation_scale", "range_scale"]
+__all__ = ["activation_scale", "batches", "range_scale", "record"]
 
 #: Values of a tensor from which its step is chosen, at most; and images that run at a time.
 _SAMPLE = 1 << 20
@@ -43,60 +42,32 @@ def _sample(values: NDArray[Any], count: int) -> NDArray[Any]:
     return values[np.random.default_rng(0).integers(0, len(values), count)]
 
 
-class Recorder(fx.Interpreter):
-    """Runs a traced model and samples what each block puts out.
+def batches(images: NDArray[Any]) -> Iterator[torch.Tensor]:
+    """Images as tensors, some at a time."""
+    for at in range(0, len(images), _BATCH):
+        yield torch.from_numpy(np.ascontiguousarray(images[at:at + _BATCH]))
 
-    Parameters
-    ----------
-    graph : GraphModule
-        In evaluation mode.
-    blocks : tuple of Block
 
-    Attributes
-    ----------
-    largest : dict
-        Largest magnitude by the name of a block's node.
+def record(graph: Graph, names: Collection[str],
+           images: NDArray[Any]) -> tuple[dict[str, NDArray[np.float32]], dict[str, float]]:
+    """Values of a graph by name, at most some :data:`_SAMPLE` of each, and largest magnitudes.
+
+    Raises
+    ------
+    UserError
+        If the graph does not run on the images.
     """
-
-    def __init__(self, graph: fx.GraphModule, blocks: tuple[Block, ...]) -> None:
-        super().__init__(graph)
-        self.largest = {block.node.name: 0.0 for block in blocks}
-        self._samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.largest}
-        self._share = 1
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.target in ADDITIONS:
-            shapes = [tuple(self.env[x].shape) for x in n.all_input_nodes]
-            if len(set(shapes)) > 1:
-                raise CompileError(f"Layer {module_path(n)!r} adds tensors of the shapes "
-                                   f"{shapes[0]} and {shapes[1]}, which must be equal")
-        value = super().run_node(n)
-        if n.name in self.largest:
-            flat = value.detach().float().numpy().ravel()
-            self.largest[n.name] = max(self.largest[n.name], float(np.abs(flat).max()))
-            self._samples[n.name].append(_sample(flat, self._share).copy())
-        return value
-
-    def record(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        """Values of each block's output by the name of its node: at most some :data:`_SAMPLE`.
-
-        Raises
-        ------
-        CompileError
-            For an addition of tensors of different shapes.
-        UserError
-            If the model does not run on the images.
-        """
-        model: nn.Module = self.module
-        dtype = next((p.dtype for p in model.parameters()), torch.float32)
-        batches = [images[at:at + _BATCH] for at in range(0, len(images), _BATCH)]
-        self._share = -(-_SAMPLE // len(batches))
-        try:
-            with torch.no_grad():
-                for batch in batches:
-                    self.run(torch.from_numpy(np.ascontiguousarray(batch)).to(dtype))
-        except RuntimeError as error:
-            raise UserError(f"The model does not run on calibration images of the shape "
-                            f"{images.shape}: {str(error.__cause__ or error).splitlines()[0]}"
-                            ) from error
-        return {name: np.concatenate(parts) for name, parts in self._samples.items()}
+    samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    largest = dict.fromkeys(names, 0.0)
+    share = -(-_SAMPLE // -(-len(images) // _BATCH))
+    try:
+        with torch.no_grad():
+            for batch in batches(images):
+                for node, value in graph.values(batch, names):
+                    flat = value.float().cpu().numpy().ravel()
+                    largest[node.name] = max(largest[node.name], float(np.abs(flat).max()))
+                    samples[node.name].append(_sample(flat, share).copy())
+    except RuntimeError as error:
+        raise UserError(f"The model does not run on calibration images of the shape "
+                        f"{images.shape}: {str(error).splitlines()[0]}") from error
+    return {name: np.concatenate(parts) for name, parts in samples.items()}, largest

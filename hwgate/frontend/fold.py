@@ -1,26 +1,31 @@
 """Quantization: folds a trained model into an integer network."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from hwgate.errors import CompileError, UserError
 from hwgate.machine.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig, FormatConfig
 from hwgate.nn.gated import GatedConv2d
 from hwgate.quant.golden import psum_bound, score_bound
 from hwgate.quant.layer import IMAGE, QuantizedLayer, reorder
-from hwgate.quant.network import QuantizedNetwork, check_images
+from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.requantize import SHIFTS
 
-from .calibrate import Recorder, activation_scale, range_scale
-from .trace import Block, trace_blocks
+from .calibrate import activation_scale, range_scale, record
+from .door import CHECKS, admit, check_finite, check_reading, measure
+from .graph import Graph
+from .images import Normalization, normalized, typical_images
+from .lower import Block, Lowered, lower
+from .model import evaluating, reference, unwrap
+from .passes import deviation, gain_and_offset, simplify
+from .torch_reader import read_torch
 
-__all__ = ["calibrate", "fold", "multipliers", "quantize"]
+__all__ = ["Calibrated", "calibrate", "fold", "multipliers", "quantize"]
 
 #: Thresholds and biases are 32-bit fields of a job header.
 _INT32 = (-(1 << 31), (1 << 31) - 1)
@@ -29,9 +34,9 @@ _INT32 = (-(1 << 31), (1 << 31) - 1)
 _CONSTANT_BITS = 8
 
 
-def quantize(model: nn.Module, calibration_images: Any,
-             config: AcceleratorConfig) -> QuantizedNetwork:
-    """Integer golden model of a trained model.
+def quantize(model: Any, calibration_images: Any, config: AcceleratorConfig, *,
+             normalize: Normalization | None = None, check: str = "error") -> QuantizedNetwork:
+    """Integer golden model of a trained model, compared with it on the calibration images.
 
     Weights are symmetric per output channel, activations per tensor. Batch norms and thresholds
     are folded exactly, average pooling into the linear layer behind it, a channel shuffle into
@@ -41,52 +46,90 @@ def quantize(model: nn.Module, calibration_images: Any,
 
     Parameters
     ----------
-    model : Module
+    model : Module or ExportedProgram
         Conv2d or GatedConv2d [BatchNorm2d] [ReLU] [addition] [ReLU] [MaxPool2d], with
         ChannelShuffle and PaddingShortcut in between, and AdaptiveAvgPool2d(1), Flatten, Linear at
-        the end. Used in evaluation mode.
-    calibration_images : float (N, C, H, W)
-        NumPy array or torch tensor, typical inputs; their shape is the network's input shape.
+        the end, however they are written. Used in evaluation mode, and not changed.
+    calibration_images : float or uint8 (N, C, H, W)
+        Typical inputs: an array, a tensor, a list, or an iterable of batches such as a DataLoader;
+        their shape is the network's input shape. uint8 images are divided by 255.
     config : AcceleratorConfig
+    normalize : (mean, std), optional
+        Numbers, or one of each channel, that an image is normalized with before the model takes
+        it. The network does the same.
+    check : str
+        ``error``: a network that does not follow its model is refused (see
+        ``hwgate.frontend.door``). ``warn``: it is returned, and remembers that it does not.
 
     Raises
     ------
     CompileError
-        For a layer that the accelerator cannot run, named by its module path.
+        For a layer that the accelerator cannot run, or whose integers do not follow the model,
+        named by its module path.
     UserError
         For calibration images of a wrong shape or type, or an empty batch.
     """
-    blocks, scales, shape = calibrate(model, calibration_images, config)
-    return fold(blocks, scales, shape, config)
+    if check not in CHECKS:
+        raise UserError(f"A check must be {' or '.join(CHECKS)}, not {check!r}")
+    found = calibrate(model, calibration_images, config, normalize)
+    network = fold(found.lowered, found.scales, found.image_shape, config)
+    with evaluating(unwrap(model)):
+        fidelity = measure(found.lowered, found.graph, network, found.images)
+    if normalize is not None:
+        network = normalized(network, *normalize)
+    return admit(network, fidelity, check)
 
 
-def calibrate(model: nn.Module, calibration_images: Any, config: AcceleratorConfig
-              ) -> tuple[tuple[Block, ...], dict[int, float], tuple[int, int, int]]:
-    """Blocks of a model, steps of their outputs and of the image, and the shape of an image.
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A model as it was read, and what typical images say about it.
 
-    Parameters and errors are those of :func:`quantize`. Steps are by the index of a block, or
-    ``IMAGE``; the blocks hold the model's own modules.
+    Parameters
+    ----------
+    lowered : Lowered
+        Its blocks, with the model's own tensors.
+    scales : mapping
+        Steps of the outputs by the index of a block, and of the image at ``IMAGE``.
+    image_shape : (C, H, W)
+    graph : Graph
+        Simplified.
+    images : float (N, C, H, W)
+        As the model takes them.
     """
-    graph, blocks = trace_blocks(model)
-    images = _calibration(calibration_images, blocks[0])
-    recorder, training = Recorder(graph, blocks), model.training
-    try:
-        model.eval()
-        values = recorder.record(images)
-    finally:
-        model.train(training)
+
+    lowered: Lowered
+    scales: dict[int, float]
+    image_shape: tuple[int, int, int]
+    graph: Graph
+    images: NDArray[Any]
+
+
+def calibrate(model: Any, calibration_images: Any, config: AcceleratorConfig,
+              normalize: Normalization | None = None) -> Calibrated:
+    """A model as it was read, and its steps; parameters and errors as of :func:`quantize`."""
+    model = unwrap(model)
+    images = typical_images(calibration_images, normalize)
+    reference(model, images[:1])
+    with evaluating(model):
+        graph = simplify(read_torch(model, images.shape[1:]))
+        lowered, obstacles = lower(graph)
+        if obstacles:
+            raise CompileError(obstacles[0])
+        check_finite(graph)
+        check_reading(graph, model, images)
+        names = {lowered.image, *(block.value for block in lowered.blocks)}
+        values, largest = record(graph, names, images)
     low, high = config.formats.limits(config.formats.activation)
-    scales = {IMAGE: activation_scale(images, low, high)}
-    for index, block in enumerate(blocks):
-        name = block.node.name
+    scales = {IMAGE: activation_scale(values[lowered.image], low, high)}
+    for index, block in enumerate(lowered.blocks):
         # The last outputs are ranked, not passed on: the largest must not be clipped.
-        scales[index] = (range_scale(recorder.largest[name], high) if block is blocks[-1]
-                         else activation_scale(values[name], low, high))
-    return blocks, scales, images.shape[1:]
+        scales[index] = (range_scale(largest[block.value], high) if block is lowered.blocks[-1]
+                         else activation_scale(values[block.value], low, high))
+    return Calibrated(lowered, scales, images.shape[1:], graph, images)
 
 
-def fold(blocks: tuple[Block, ...], scales: Mapping[int, float],
-         image_shape: tuple[int, int, int], config: AcceleratorConfig) -> QuantizedNetwork:
+def fold(lowered: Lowered, scales: Mapping[int, float], image_shape: tuple[int, int, int],
+         config: AcceleratorConfig) -> QuantizedNetwork:
     """Integer network of blocks with the steps of their outputs, as of :func:`calibrate`.
 
     Raises
@@ -96,10 +139,13 @@ def fold(blocks: tuple[Block, ...], scales: Mapping[int, float],
     """
     shapes: dict[int, tuple[int, int, int]] = {IMAGE: image_shape}
     layers: list[QuantizedLayer] = []
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(lowered.blocks):
         layers.append(_fold(index, block, shapes[block.source], scales, config))
         shapes[index] = layers[-1].out_shape
-    return QuantizedNetwork(config, tuple(layers))
+    network, scale, shift = QuantizedNetwork(config, tuple(layers)), lowered.scale, lowered.shift
+    if bool((scale == 1).all() and (shift == 0).all()):
+        return network
+    return replace(network, image_mean=(-shift / scale).numpy(), image_std=(1 / scale).numpy())
 
 
 def multipliers(factor: NDArray[np.float64],
@@ -120,46 +166,26 @@ def multipliers(factor: NDArray[np.float64],
     return mult, np.clip(shift, *SHIFTS)
 
 
-def _calibration(images: Any, first: Block) -> NDArray[Any]:
-    """Calibration images as an array, or an error in one sentence."""
-    array = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise UserError(f"Calibration images must be float, not {array.dtype}")
-    channels = (first.op.in_channels if isinstance(first.op, nn.Conv2d) else first.op.in_features)
-    if array.ndim != 4 or array.shape[1] != channels:
-        raise UserError(f"Calibration images must have the shape (N, {channels}, H, W), "
-                        f"not {array.shape}")
-    return check_images(array, array.shape[1:])
-
-
 def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapping[int, float],
           config: AcceleratorConfig) -> QuantizedLayer:
     """The integer layer of block ``index``, with its channels in the order of its output."""
-    formats, op = config.formats, block.op
+    formats, options = config.formats, block.op.options
     in_scale, out_scale = scales[block.source], scales[index]
-    reduce = isinstance(op, nn.Linear)
-    pixels = in_shape[1] * in_shape[2] if reduce else 1
-    if pixels > 1 and not block.average:
-        raise CompileError(f"Layer {block.name!r} is a linear layer on {in_shape[1]}x{in_shape[2]} "
-                           "pixels; put AdaptiveAvgPool2d(1) before it")
-    edge = block.average.edge if block.average else None
-    if edge is not None and in_shape[1:] != (edge, edge):
-        raise CompileError(f"Layer {block.name!r} takes averages of {edge}x{edge} out of "
-                           f"{in_shape[1]}x{in_shape[2]} pixels; average over all of them")
-    weight = _array(block, op.weight)
-    weight = weight[:, :, None, None] if reduce else weight
+    pixels = in_shape[1] * in_shape[2] if block.linear else 1
+    weight = _array(block, block.op.tensors["weight"])
+    weight = weight[:, :, None, None] if block.linear else weight
     integers, weight_scale = _integers(weight, formats)
     unit = in_scale * weight_scale  # real value of a psum of 1
-    gain, offset = _affine(block)
+    gain, offset = (_array(block, values) for values in gain_and_offset(block.op, block.after))
     layer = QuantizedLayer(
         block.name, integers, **_gates(block, in_scale, unit, config), **_nothing(len(weight)),
-        in_shape=in_shape, padding=block.padding,
-        stride=op.stride[0] if isinstance(op, nn.Conv2d) else 1, relu=block.relu,
-        pool=block.pool, reduce=reduce, in_scale=in_scale, out_scale=out_scale,
+        in_shape=in_shape, padding=0 if block.linear else options["padding"][0],
+        stride=1 if block.linear else options["stride"][0], relu=block.relu,
+        pool=block.pool, reduce=block.linear, in_scale=in_scale, out_scale=out_scale,
         source=None if block.source == index - 1 else block.source)
-    if isinstance(op, GatedConv2d) and layer.gated:
+    if block.gate is not None and layer.gated:
         _, height, width = layer.conv_shape
-        layer = replace(layer, limit=op.limit(height * width))
+        layer = replace(layer, limit=block.gate.limit(height * width))
     added = 0.0  # output steps in a step of the residual
     if block.residual is not None:
         added = scales[block.residual] / out_scale
@@ -188,11 +214,11 @@ def _integers(weight: NDArray[np.float64],
 def _gates(block: Block, in_scale: float, unit: NDArray[np.float64],
            config: AcceleratorConfig) -> dict[str, Any]:
     """Fields ``base`` and ``threshold``, and ``score`` and ``gate`` where channels share gates."""
-    op = block.op
-    if not isinstance(op, GatedConv2d) or op.force_open:
-        return {"base": np.ones(op.weight.shape[:2], bool), "threshold": None}
-    base = op.base.cpu().numpy()
-    size = config.channels * (TAPS if op.kernel_size == (1, 1) else 1)
+    gate, shape = block.gate, block.op.tensors["weight"].shape[:2]
+    if gate is None or gate.force_open:
+        return {"base": np.ones(shape, bool), "threshold": None}
+    base = gate.base.cpu().numpy()
+    size = config.channels * (TAPS if gate.kernel_size == (1, 1) else 1)
     for start in range(0, base.shape[1], size):
         group = base[:, start:start + size]
         if (group != group[:, :1]).any():
@@ -200,40 +226,21 @@ def _gates(block: Block, in_scale: float, unit: NDArray[np.float64],
                 f"Layer {block.name!r} has base paths of {int(base[0].sum())} input channels, "
                 f"which must be a multiple of the {size} channels of a pass; choose other "
                 "channels, another gate_groups or a smaller group")
-    if op.share == 1:
-        return {"base": base, "threshold": _thresholds(block, op, unit)}
-    score, scale = _integers(_array(block, op.score_weights()), config.formats)
-    return {"base": base, "threshold": _thresholds(block, op, in_scale * scale),
-            "score": score, "gate": np.arange(len(base)) // op.share}
+    if gate.share == 1:
+        return {"base": base, "threshold": _thresholds(block, gate, unit)}
+    score, scale = _integers(_array(block, gate.score_weights()), config.formats)
+    return {"base": base, "threshold": _thresholds(block, gate, in_scale * scale),
+            "score": score, "gate": np.arange(len(base)) // gate.share}
 
 
-def _thresholds(block: Block, op: GatedConv2d, unit: NDArray[np.float64]) -> NDArray[np.int64]:
+def _thresholds(block: Block, gate: GatedConv2d, unit: NDArray[np.float64]) -> NDArray[np.int64]:
     """``floor((delta * sqrt(var + eps) + mean) / unit)`` of each gate."""
-    norm = op.gate_norm
+    norm = gate.gate_norm
     assert norm.running_mean is not None and norm.running_var is not None
-    mean, deviation = _array(block, norm.running_mean), _deviation(block, norm)
-    threshold = np.floor((_array(block, op.delta) * deviation + mean) / unit)
+    mean = _array(block, norm.running_mean)
+    spread = _array(block, deviation(block.op, norm.running_var, norm.eps))
+    threshold = np.floor((_array(block, gate.delta) * spread + mean) / unit)
     return np.clip(threshold, *_INT32).astype(np.int64)
-
-
-def _affine(block: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gain and offset (Co,) from a layer's sum, without its bias, to its real output."""
-    channels = len(block.op.weight)
-    bias = np.zeros(channels) if block.op.bias is None else _array(block, block.op.bias)
-    norm = block.norm
-    if norm is None:
-        return np.ones(channels), bias
-    assert norm.running_mean is not None
-    gain = 1 / _deviation(block, norm)
-    shift = np.zeros(channels)
-    if norm.affine:
-        gain, shift = gain * _array(block, norm.weight), _array(block, norm.bias)
-    return gain, (bias - _array(block, norm.running_mean)) * gain + shift
-
-
-def _deviation(block: Block, norm: nn.BatchNorm2d) -> NDArray[np.float64]:
-    assert norm.running_var is not None
-    return np.sqrt(_array(block, norm.running_var) + norm.eps)
 
 
 def _requantization(layer: QuantizedLayer, factor: NDArray[np.float64],

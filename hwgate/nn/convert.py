@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 from hwgate.errors import UserError
 from hwgate.machine.config import TAPS, AcceleratorConfig
@@ -63,8 +64,9 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
     """Gate every convolution of a model that goes straight to a batch norm and a ReLU.
 
     The model itself is not changed. The copy keeps all weights, and computes the same with
-    ``hwgate.nn.gates.force_open``. Its gates are new: without ``images`` they have thresholds and
-    statistics of an untrained layer, so train it before its accuracy means anything.
+    ``hwgate.nn.gates.force_open``; with ``images``, that is checked. Its gates are new: without
+    ``images`` they have thresholds and statistics of an untrained layer, so train it before its
+    accuracy means anything.
 
     Parameters
     ----------
@@ -75,7 +77,8 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
     skip : collection of str
         Module paths to leave; a path stands for all that is below it.
     images : float (N, C, H, W), optional
-        Typical inputs, to which the statistics and thresholds of the gates are set.
+        Typical inputs, array or tensor, to which the statistics and thresholds of the gates are
+        set.
     density : float, optional
         Share of gates that open on ``images``; a half by default.
     config : AcceleratorConfig, optional
@@ -90,7 +93,7 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
     ------
     UserError
         If the model cannot be traced, a path to skip does not exist, a group count is less than
-        2, or a density comes without images.
+        2, a density comes without images, or the copy does not compute what the model does.
     """
     names = dict(model.named_modules())
     for path in skip:
@@ -105,7 +108,7 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
                "tau": tau}
     calls = _trace(model)
     counts = Counter(str(node.target) for node in calls)
-    result = copy.deepcopy(model)
+    result = _copy(model)
     gated: list[str] = []
     left: list[LeftLayer] = []
     for node in calls:
@@ -127,8 +130,17 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
         if path not in {layer.name for layer in left}:
             left.append(LeftLayer(path, reason))
     if images is not None:
+        images = torch.as_tensor(images)
+        _check(model, result, set(gated), images)
         _settle(result, set(gated), images, 0.5 if density is None else density)
     return Conversion(result, tuple(gated), tuple(left))
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy, of computed tensors such as pruned weights as well."""
+    memo = {id(value): value.detach().clone() for module in model.modules()
+            for value in vars(module).values() if isinstance(value, Tensor)}
+    return copy.deepcopy(model, memo)
 
 
 def _trace(model: nn.Module) -> list[fx.Node]:
@@ -161,6 +173,9 @@ def _obstacle(model: nn.Module, node: fx.Node, groups: int | None,
         return f"is a grouped convolution of {conv.groups} groups"
     if conv.dilation != (1, 1) or conv.padding_mode != "zeros":
         return "has a dilation, or pads with something other than zeros"
+    own = _own_weights(model, conv)
+    if own is not None:
+        return own
     norm, after = _next(model, node)
     if not isinstance(after, nn.BatchNorm2d):
         return f"goes to {_name(after)}, not straight to a batch norm"
@@ -181,12 +196,25 @@ def _obstacle(model: nn.Module, node: fx.Node, groups: int | None,
     return None
 
 
+def _own_weights(model: nn.Module, conv: nn.Conv2d) -> str | None:
+    """Why the weights of a convolution cannot move to another layer; None if they can."""
+    if (is_parametrized(conv) or "weight" not in conv._parameters or conv._forward_hooks
+            or conv._forward_pre_hooks):
+        return "has hooks, or computes its weights (pruning, weight or spectral norm)"
+    owners = sum(parameter is conv.weight for module in model.modules()
+                 for parameter in module._parameters.values())
+    return "shares its weights with another layer" if owners > 1 else None
+
+
 def _next(model: nn.Module, node: fx.Node) -> tuple[fx.Node | None, Any]:
     """The only node that uses a node's value, and the module that it is."""
     users = list(node.users)
     if len(users) != 1:
         return None, "several places"
     user = users[0]
+    if user.op == "call_module" and isinstance(
+            model.get_submodule(str(user.target)), (nn.Identity, nn.Dropout, nn.Dropout2d)):
+        return _next(model, user)
     if user.op == "call_module":
         return user, model.get_submodule(str(user.target))
     if user.target in _RELUS:
@@ -204,9 +232,10 @@ def _gated(conv: nn.Conv2d, **options: Any) -> GatedConv2d:
                        _pair(conv.stride), _padding(conv.padding), conv.bias is not None,
                        **options)
     made = made.to(conv.weight.device, conv.weight.dtype).train(conv.training)
-    state = {name: value.detach() for name, value in conv.state_dict().items()}
-    made.load_state_dict(state, strict=False)
-    made.weight.requires_grad_(conv.weight.requires_grad)
+    for name, parameter in conv.named_parameters(recurse=False):
+        own = made.get_parameter(name)
+        own.data.copy_(parameter.detach())
+        own.requires_grad_(parameter.requires_grad)
     return made
 
 
@@ -216,6 +245,20 @@ def _pair(values: tuple[int, ...]) -> tuple[int, int]:
 
 def _padding(value: str | tuple[int, ...]) -> str | tuple[int, int]:
     return value if isinstance(value, str) else _pair(value)
+
+
+def _check(model: nn.Module, result: nn.Module, paths: set[str], images: Tensor) -> None:
+    """Raise unless the copy with its new gates open computes what the model does."""
+    opened, before = _copy(result).eval(), _copy(model).eval()
+    for name, layer in gated_layers(opened):
+        layer.force_open = layer.force_open or name in paths
+    with torch.no_grad():
+        wanted, found = before(images), opened(images)
+    apart, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
+    if not apart <= 1e-3 * max(largest, 1e-30):
+        raise UserError(f"With all gates open the copy computes something else than the model: "
+                        f"outputs are up to {apart:.3g} apart of {largest:.3g}; put GatedConv2d in "
+                        "by hand")
 
 
 def _settle(model: nn.Module, paths: set[str], images: Tensor, density: float) -> None:

@@ -1,5 +1,8 @@
 """Channel-gated layers for PyTorch (Hua et al., "Channel Gating Neural Networks", NeurIPS 2019)."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
@@ -8,7 +11,7 @@ from torch.nn import functional as F
 
 from hwgate.errors import UserError
 
-__all__ = ["ChannelShuffle", "GatedConv2d", "PaddingShortcut"]
+__all__ = ["ChannelShuffle", "GatedConv2d", "PaddingShortcut", "kept_whole"]
 
 #: Up to so many input channels, a convolution of all of them with zero weights for the base path
 #: is quicker than one of a slice of them, which must be copied.
@@ -16,6 +19,31 @@ _NARROW = 64
 
 #: What a product of tau and a number of pixels may lack to a whole number.
 _ROUNDING = 1e-6
+
+
+#: Whether gated layers are one operator, for whoever traces a model.
+_WHOLE: ContextVar[bool] = ContextVar("whole", default=False)
+
+
+@contextmanager
+def kept_whole() -> Iterator[None]:
+    """Inside, a gated layer calls one operator, ``hwgate::gated_conv2d``, that stands for it."""
+    token = _WHOLE.set(True)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+
+
+@torch.library.custom_op("hwgate::gated_conv2d", mutates_args=())
+def _gated_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int],
+                  padding: Sequence[int]) -> Tensor:
+    """Only its shape is ever asked for; ``padding`` is (top, bottom, left, right)."""
+    top, bottom, left, right = padding
+    return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, tuple(stride))
+
+
+_gated_conv2d.register_fake(_gated_conv2d._init_fn)
 
 
 class _Step(torch.autograd.Function):
@@ -152,6 +180,9 @@ class GatedConv2d(nn.Conv2d):
         Where channels share gates, ``score_weights`` may stand for :meth:`score_weights`, such as
         these rounded by themselves.
         """
+        if _WHOLE.get():
+            return cast(Tensor, _gated_conv2d(input, self.weight, self.bias, self.stride,
+                                              self.sides))
         base, conditional = self._paths(input)
         if self.force_open:
             self._opened = torch.ones_like(base)
@@ -209,6 +240,16 @@ class GatedConv2d(nn.Conv2d):
 
     def _convolve(self, x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
         return F.conv2d(x, weight, None, self.stride, self.padding, groups=groups)
+
+    @property
+    def sides(self) -> tuple[int, int, int, int]:
+        """Padding at the top, the bottom, the left and the right."""
+        if isinstance(self.padding, str):
+            grow = [d * (k - 1) if self.padding == "same" else 0
+                    for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+            return (grow[0] // 2, grow[0] - grow[0] // 2, grow[1] // 2, grow[1] - grow[1] // 2)
+        rows, columns = self.padding
+        return (rows, rows, columns, columns)
 
     @property
     def decision(self) -> Tensor | None:

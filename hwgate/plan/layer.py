@@ -129,6 +129,7 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
     CompileError
         If the layer does not fit the accelerator; names it, the limit and a hint.
     """
+    bands = split_rows(layer, residual, config)
     jobs = tuple(_job(layer, residual, config, channel)
                  for channel in range(layer.weight.shape[0]))
     scores, gate = _scores(layer, config), None if layer.gate is None else layer.gate.tolist()
@@ -148,7 +149,6 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
     fields = {"opcode": Opcode.LAYER, "digest": config.digest, "job_stride": stride,
               "cond_offset": cond_offset, "first_blocks": first, "gate_limit": layer.limit,
               "first_beats": _ceil(first_bytes, config.bus.bytes)}
-    bands = split_rows(layer, residual, config)
     if layer.limit and len(bands) > 1:
         raise CompileError(f"Layer {layer.name!r} has a tau, which counts the open gates of whole "
                            f"maps, but its maps run in {len(bands)} bands of rows; train it with "

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from hwgate.errors import UserError
 from hwgate.frontend.fold import calibrate, fold
-from hwgate.frontend.trace import Block
+from hwgate.frontend.lower import Block, rebind
 from hwgate.machine.config import AcceleratorConfig
-from hwgate.nn.gated import GatedConv2d
 from hwgate.nn.gates import settle_norms
 from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
@@ -40,7 +40,8 @@ class FakeQuantized(nn.Module):
     Parameters
     ----------
     model : Module
-        What :func:`hwgate.quantize` takes; its parameters are trained.
+        What :func:`hwgate.quantize` takes; its parameters are trained. Weights that it computes
+        from others, such as those of a spectral norm, cannot be.
     images : float (N, C, H, W)
         Calibration images.
     config : AcceleratorConfig
@@ -56,8 +57,11 @@ class FakeQuantized(nn.Module):
                  config: AcceleratorConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
-        self.blocks, scales, self.image_shape = calibrate(model, images, config)
-        fold(self.blocks, scales, self.image_shape, config)  # refuse what cannot be run
+        found = calibrate(model, images, config)
+        self._lowered, scales, self.image_shape = found.lowered, found.scales, found.image_shape
+        fold(self._lowered, scales, self.image_shape, config)  # refuse what cannot be run
+        for block in self.blocks:
+            self._check(block)
         formats = config.formats
         learned = formats.activation < _LEARNED_BELOW
         #: Steps of the image and of each block's output.
@@ -68,6 +72,23 @@ class FakeQuantized(nn.Module):
         if learned or formats.weight < _LEARNED_BELOW:
             settle_norms(self, torch.as_tensor(images))
         self.eval()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The layers, with the parameters as they are."""
+        return self._lowered.blocks
+
+    def _check(self, block: Block) -> None:
+        """Raise unless all that a layer computes with is the model's own."""
+        for node in (block.op, *block.after):
+            if set(node.tensors) - set(node.keys):
+                raise UserError(f"Layer {node.origin!r} computes with values that are no "
+                                "parameters of the model, which cannot be trained; fold them into "
+                                "a convolution or a batch norm")
+
+    def _module(self, key: str) -> Any:
+        """The model's module with the parameter of a name."""
+        return self.model.get_submodule(key.rpartition(".")[0])
 
     def train(self, mode: bool = True) -> "FakeQuantized":
         """Training mode for all but batch norms."""
@@ -93,28 +114,30 @@ class FakeQuantized(nn.Module):
         """The integer network of the parameters as they are."""
         steps = self.steps.detach().cpu().double()
         scales = {n: float(steps[n + 1]) for n in range(IMAGE, len(self.blocks))}
-        return fold(self.blocks, scales, self.image_shape, self.config)
+        self._lowered = rebind(self._lowered, self.model)
+        return fold(self._lowered, scales, self.image_shape, self.config)
 
     def _run(self, index: int, block: Block, values: dict[int, Tensor],
              layer: QuantizedLayer) -> Tensor:
         """Output of a block: the value of the integers, with the gradient of rounded floats."""
-        x, op = values[block.source], block.op
+        x, op = values[block.source], self._module(block.op.keys["weight"])
         pixels = 1
-        if block.average is not None:
+        if block.average:
             pixels = x.shape[2] * x.shape[3]
             x = x.mean(dim=(2, 3))
-        elif isinstance(op, nn.Linear):
+        elif block.linear:
             x = x.flatten(1)
         weight, step = self._weight(op.weight)
         scores = {}
-        if isinstance(op, GatedConv2d) and op.share > 1:
-            scores["score_weights"] = self._weight(op.score_weights())[0]
+        if block.gate is not None and block.gate.share > 1:
+            scores["score_weights"] = self._weight(block.gate.score_weights())[0]
         y = functional_call(op, {"weight": weight}, (x,), scores)
-        y = y[:, :, None, None] if isinstance(op, nn.Linear) else y
+        y = y[:, :, None, None] if block.linear else y
         sums = y.detach().double()
         sums = sums if op.bias is None else sums - op.bias.detach()[:, None, None]
         sums = torch.round(sums * pixels / (step.reshape(-1, 1, 1) * self._step(block.source)))
-        y = y if block.norm is None else block.norm(y)
+        for node in block.after:
+            y = self._module(node.keys["mean"])(y)
         if block.order is not None:
             order = block.order.to(y.device)
             y, sums = y[:, order], sums[:, order]
@@ -214,9 +237,9 @@ def agreement(model: FakeQuantized, network: QuantizedNetwork,
     found = results[-1].output.reshape(len(steps), -1).astype(np.int64)
     equal, total = 0, 0
     for block, layer, result in zip(model.blocks, network.layers, results, strict=True):
-        if isinstance(block.op, GatedConv2d) and layer.gated:
-            assert block.op.decision is not None
-            decision = block.op.decision.numpy()
+        if block.gate is not None and layer.gated:
+            assert block.gate.decision is not None
+            decision = block.gate.decision.numpy()
             decision = decision if block.order is None else decision[:, block.order.numpy()]
             equal += int((decision == result.decision).sum())
             total += decision.size

@@ -72,6 +72,7 @@ def test_decisions_are_equal_around_the_threshold():
         network = hwgate.quantize(model, images, CONFIG)
         assert np.array_equal(network.layers[0].threshold, np.floor((at + distance).numpy()))
         found = network.run(images)[0].decision
+        model(images)
         assert (found[0, :, 2, 3] == opens).all()
         np.testing.assert_array_equal(found, model.conv.decision.numpy())
 
@@ -81,6 +82,7 @@ def test_thresholds_clamp_without_changing_decisions():
     model.conv.delta.data = torch.tensor([1e9, -1e9] * 4, dtype=torch.float64)
     network = hwgate.quantize(model, images, CONFIG)
     assert set(network.layers[0].threshold) == {(1 << 31) - 1, -(1 << 31)}
+    model(images)
     assert (network.run(images)[0].decision == model.conv.decision.numpy()).all()
 
 
@@ -210,22 +212,22 @@ CHAIN = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU, the addition of an earl
      "use square kernels of one of these edges"),
     ([nn.Conv2d(4, 4, 3, stride=3)], "Layer '0' has stride 3x3, and supported is 1 or 2; use "
      "stride 2 and shrink the map further with MaxPool2d"),
-    ([nn.Conv2d(4, 4, 3, padding=2)], "Layer '0' has padding 2x2, and supported is 0 to 1; pad by "
-     "at most half the kernel"),
-    ([nn.Conv2d(4, 4, 1, padding=1)], "Layer '0' has padding 1x1, and supported is 0 to 0; pad by "
-     "at most half the kernel"),
-    ([nn.Conv2d(4, 4, 5, padding=(1, 2))], "Layer '0' has padding 1x2, and supported is 0 to 2; "
-     "pad by at most half the kernel"),
+    ([nn.Conv2d(4, 4, 3, padding=2)], "Layer '0' has padding 2x2x2x2, and supported is 0 to 1; "
+     "pad by at most half the kernel, and alike on all sides"),
+    ([nn.Conv2d(4, 4, 1, padding=1)], "Layer '0' has padding 1x1x1x1, and supported is 0 to 0; "
+     "pad by at most half the kernel, and alike on all sides"),
+    ([nn.Conv2d(4, 4, 5, padding=(1, 2))], "Layer '0' has padding 1x1x2x2, and supported is 0 to "
+     "2; pad by at most half the kernel, and alike on all sides"),
     ([nn.Conv2d(4, 4, 3, dilation=2)], "Layer '0' has dilation 2x2, and supported is 1; use "
      "a dilation of 1"),
     ([nn.Conv2d(4, 4, 3, groups=2)], "Layer '0' has groups 2, and supported is 1; "
      "depthwise and grouped convolutions leave the array idle, so use groups=1, or "
      "GatedConv2d(grouping=True) for grouped base paths"),
-    ([nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")], "Layer '0' has padding mode "
-     "reflect, and supported is zeros; pad with zeros"),
-    ([nn.Conv2d(4, 4, 3), nn.Sequential(nn.Sigmoid())], "Layer '1.0' is a Sigmoid; "
+    ([nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")], "Layer '0' picks values "
+     "by an index, as padding other than with zeros does; pad with zeros"),
+    ([nn.Conv2d(4, 4, 3), nn.Sequential(nn.Sigmoid())], "Layer '1.0' is a sigmoid; "
      f"supported are {CHAIN}"),
-    ([nn.Conv2d(4, 4, 3), Function(torch.tanh)], f"Layer '1.tanh' calls tanh(); supported are "
+    ([nn.Conv2d(4, 4, 3), Function(torch.tanh)], f"Layer '1.tanh' is a tanh; supported are "
      f"{CHAIN}"),
     ([nn.Conv2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)], "Layer '2' is not directly behind the "
      "convolution '0'; order a block as convolution, batch norm, ReLU, max pooling"),
@@ -236,14 +238,12 @@ CHAIN = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU, the addition of an earl
      "ceil_mode"),
     ([nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.MaxPool2d(2)], "Layer '2' is a second max pooling "
      "behind '0'; use one larger pooling"),
-    ([nn.Conv2d(4, 4, 3), ChannelShuffle(3)], "Layer '1' shuffles 4 channels in 3 groups; use a "
-     "group count that divides the channels"),
     ([nn.ReLU(), nn.Conv2d(4, 4, 3)], "Layer '0' is a ReLU before the first convolution; apply it "
      "to the images instead"),
-    ([nn.Conv2d(4, 4, 3), nn.Flatten(2)], "Layer '1' flattens dimensions 2 to -1; flatten all but "
-     "the batch"),
-    ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(2)], "Layer '1' averages to 2 pixels; average to 1 "
-     "pixel, before a Linear layer"),
+    ([nn.Conv2d(4, 4, 3), nn.Flatten(2)], "Layer '1' rearranges channels and pixels; flatten all "
+     "but the batch"),
+    ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(2)], "Layer '1' averages over 2 of 4x4 pixels; "
+     "average over all of them, before a Linear layer"),
     ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1)], "Layer '1' averages without a linear layer "
      "behind it; put a Linear layer there"),
     ([nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 4)], "Layer '2' is a linear layer on 4x4 "
@@ -256,7 +256,7 @@ CHAIN = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU, the addition of an earl
     ([nn.Conv2d(4, 16, 3), GatedConv2d(16, 4, 1)], "Layer '1' has base paths of 4 input channels, "
      "which must be a multiple of the 36 channels of a pass; choose other channels, another "
      "gate_groups or a smaller group"),
-    ([nn.Identity()], f"Model Sequential has no layer to run; supported are {CHAIN}"),
+    ([nn.Identity()], f"The model has no layer to run; supported are {CHAIN}"),
 ], ids=lambda v: v[:30] if isinstance(v, str) else "")
 def test_what_cannot_be_mapped_is_named(modules, sentence):
     with pytest.raises(CompileError) as error:
@@ -266,8 +266,9 @@ def test_what_cannot_be_mapped_is_named(modules, sentence):
 
 def test_control_flow_cannot_be_traced():
     model = nn.Sequential(Function(lambda x: x if x.sum() > 0 else -x))
-    with pytest.raises(CompileError, match=r"^Model Sequential cannot be traced \(.*\); write its "
-                       "forward as modules and additions without control flow$"):
+    with pytest.raises(CompileError, match=r"^Model Sequential cannot be exported for images of "
+                       r"the shape 4x6x6 \(.*\); write its forward without control flow that "
+                       "depends on values$"):
         hwgate.quantize(model, torch.rand(1, 4, 6, 6), CONFIG)
 
 
@@ -287,15 +288,17 @@ def test_parameters_that_are_not_finite():
     model[0].weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(CompileError) as error:
         hwgate.quantize(model, torch.rand(1, 4, 6, 6), CONFIG)
-    assert str(error.value) == ("Layer '0' has parameters that are not finite; "
-                                "train it with a smaller learning rate")
+    assert str(error.value) == ("Layer '0' has parameters that are not finite, in channel "
+                                "0; train it with a smaller learning rate")
 
 
 @pytest.mark.parametrize("images,sentence", [
-    (torch.zeros(1, 4, 6, 6, dtype=torch.uint8), "Calibration images must be float, not uint8"),
-    (np.zeros((4, 6, 6)), "Calibration images must have the shape (N, 4, H, W), not (4, 6, 6)"),
-    (np.zeros((1, 3, 6, 6)), "Calibration images must have the shape (N, 4, H, W), "
-     "not (1, 3, 6, 6)"),
+    (torch.zeros(1, 4, 6, 6, dtype=torch.int32), "Calibration images must be float or uint8, not "
+     "int32"),
+    (np.zeros((4, 6, 6)), "Calibration images must have the shape (N, C, H, W), not (4, 6, 6)"),
+    (np.zeros((1, 3, 6, 6)), "The model does not run on calibration images of the shape "
+     "(1, 3, 6, 6): Given groups=1, weight of size [4, 4, 3, 3], expected input[1, 3, 6, 6] to "
+     "have 4 channels, but got 3 channels instead"),
     (np.zeros((0, 4, 6, 6)), "A batch must have at least one image, not 0"),
     (np.full((1, 4, 6, 6), np.inf), "Images must be finite, not NaN or infinite"),
 ], ids=["type", "rank", "channels", "empty", "infinite"])

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import hwgate
 from hwgate.errors import UserError
 from hwgate.machine.config import preset
+from hwgate.nn import convert
 from hwgate.nn.convert import gate
 from hwgate.nn.gated import GatedConv2d
 from hwgate.nn.gates import force_open, gated_layers, settle_norms
@@ -159,3 +161,50 @@ def test_errors(model, options, sentence):
     with pytest.raises(UserError) as error:
         gate(model(), **options)
     assert str(error.value).startswith(sentence)
+
+
+def computed(wrap):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+                          nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Identity(),
+                          nn.ReLU()).eval()
+    wrap(model[0])
+    return model
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda conv: prune.l1_unstructured(conv, "weight", 0.5), parametrizations.spectral_norm,
+    parametrizations.weight_norm, lambda conv: conv.register_forward_hook(lambda m, i, o: 2 * o)],
+    ids=["pruned", "spectral norm", "weight norm", "hook"])
+def test_computed_weights_are_left(wrap):
+    """What is left computes what it did, and the other convolution is gated behind an Identity."""
+    model, images = computed(wrap), torch.randn(4, 8, 6, 6)
+    found = hwgate.gate(model, 2, images=images.numpy())
+    assert found.gated == ("3",)
+    assert [(layer.name, layer.reason) for layer in found.left] == [
+        ("0", "has hooks, or computes its weights (pruning, weight or spectral norm)")]
+    with torch.no_grad():
+        torch.testing.assert_close(force_open(found.model.eval())(images), model(images))
+
+
+def test_shared_weights_stay_shared():
+    model = computed(lambda conv: None)
+    model[3].weight = model[0].weight
+    found = hwgate.gate(model, 2)
+    assert not found.gated and {layer.reason for layer in found.left} == {
+        "shares its weights with another layer"}
+    assert found.model[3].weight is found.model[0].weight
+
+
+def test_frozen_parameters_stay_frozen():
+    model = computed(lambda conv: conv.bias.requires_grad_(False))
+    made = hwgate.gate(model, 2).model[0]
+    assert isinstance(made, GatedConv2d)
+    assert made.weight.requires_grad and not made.bias.requires_grad
+
+
+def test_a_copy_that_differs_is_refused(monkeypatch):
+    monkeypatch.setattr(convert, "_gated", lambda conv, **options: GatedConv2d(
+        8, 8, 3, padding=1, bias=True, gate_groups=2))
+    with pytest.raises(UserError, match="^With all gates open the copy computes something else "):
+        hwgate.gate(computed(lambda conv: None), 2, images=torch.randn(4, 8, 6, 6))

@@ -14,7 +14,7 @@ from hwgate.bench import accuracy
 from hwgate.errors import CompileError, UserError
 from hwgate.evaluation.accuracy import float_logits, measure
 from hwgate.files.tensors import read_safetensors, write_safetensors
-from hwgate.frontend.trace import trace_blocks
+from hwgate.frontend import lower, read_torch, simplify
 from hwgate.machine.config import preset
 from hwgate.nn.gates import gated_layers, set_density, settle_norms
 from hwgate.nn.macs import mac_summary
@@ -116,8 +116,8 @@ def test_narrow_layers_have_fewer_groups(base, by_inputs):
 def test_small_ones_follow_the_float_model(make, options):
     """Each integer layer computes what the float layer does with the same input."""
     model = settled(make(width=0.5, **options), pictures(16))
-    network = hwgate.quantize(model, pictures(16), CONFIG)
-    _, blocks = trace_blocks(model)
+    network = hwgate.quantize(model, pictures(16), CONFIG, check="warn")  # random weights
+    blocks = lower(simplify(read_torch(model, network.image_shape)))[0].blocks
     images = pictures(2)
     results = network.run(images)
     maps = {IMAGE: network.quantize_images(images) * network.layers[0].in_scale}
@@ -126,9 +126,12 @@ def test_small_ones_follow_the_float_model(make, options):
         if layer.reduce:
             continue
         with torch.no_grad():
-            y = block.op(torch.from_numpy(maps[network.inputs(n)]).float())
-            y = block.norm(y)
-            opened = block.op.decision if layer.gated else torch.ones(y.shape, dtype=torch.bool)
+            x = torch.from_numpy(maps[network.inputs(n)]).float()
+            y = block.gate(x) if block.gate else nn.functional.conv2d(
+                x, block.op.tensors["weight"], None, layer.stride, layer.padding)
+            norm, = block.after
+            y = model.get_submodule(norm.origin)(y)
+            opened = block.gate.decision if layer.gated else torch.ones(y.shape, dtype=torch.bool)
             if block.order is not None:
                 y, opened = y[:, block.order], opened[:, block.order]
             y = torch.relu(y) if layer.relu_first else y
@@ -142,8 +145,7 @@ def test_small_ones_follow_the_float_model(make, options):
         assert same.mean() > 0.99
         if layer.pool == 1:
             assert np.abs(result.output - wanted)[same].max() < 2.5
-    assert [layer.gated for layer in network.layers] == [
-        isinstance(b.op, hwgate.nn.gated.GatedConv2d) for b in blocks]
+    assert [layer.gated for layer in network.layers] == [b.gate is not None for b in blocks]
 
 
 def test_post_activation_blocks_quantize():

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import hwgate
 from hwgate.errors import CompileError
-from hwgate.frontend.trace import trace_blocks
+from hwgate.frontend import lower, read_torch, simplify
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d, PaddingShortcut
 from hwgate.nn.gates import settle_norms
@@ -214,8 +214,26 @@ def test_dead_code_is_no_layer():
         m.unused(x)
         return m.a(x)
 
-    _, blocks = trace_blocks(Net(forward, a=conv(4, 4), unused=conv(4, 4)))
+    model = Net(forward, a=conv(4, 4), unused=conv(4, 4))
+    blocks = lower(simplify(read_torch(model, (4, 9, 8))))[0].blocks
     assert [block.name for block in blocks] == ["a"]
+
+
+@pytest.mark.parametrize("change", [
+    lambda m, x: m.a(x) + 1, lambda m, x: (m.a(x) - m.scale) / 3, lambda m, x: 2 - m.a(x),
+    lambda m, x: m.a((x - m.mean) / 0.5), lambda m, x: m.a(x).mul_(0.25).add_(m.mean)],
+    ids=["number", "parameter", "reversed", "image", "in place"])
+def test_constants_are_folded(change):
+    """A number, or one of each channel: into the layer before, or the normalization of images."""
+    model = Net(change, a=normed(conv(4, 4)))
+    model.scale = nn.Parameter(torch.full((1,), 0.3))
+    model.mean = torch.tensor([0.1, -0.2, 0.3, 0.4]).reshape(1, 4, 1, 1)
+    settle_norms(model, images())
+    network = hwgate.quantize(model, images(), CONFIG)
+    with torch.no_grad():
+        wanted = model.eval()(images()).numpy() / network.layers[0].out_scale
+    assert len(network.layers) == 1
+    assert np.abs(network.run(images())[0].output - wanted).max() < 3
 
 
 UNFIT = ("adds two values that no convolution can take in; one must come straight from a "
@@ -238,33 +256,35 @@ def pooled(m, x):
     (pooled, f"Layer 'add' {UNFIT}"),
     (lambda m, x: (m.a(x) + m.b(x)) + x, f"Layer 'add_1' {UNFIT}"),
     (lambda m, x: x + x, "Layer 'add' adds a value to itself; scale the weights instead"),
-    (lambda m, x: m.a(x) + 1, "Layer 'add' adds something other than two tensors; move it into a "
-     "bias or a batch norm"),
-    (lambda m, x: torch.add(m.a(x), x, alpha=2), "Layer 'add' adds something other than two "
-     "tensors; move it into a bias or a batch norm"),
+    (lambda m, x: torch.add(m.a(x), x, alpha=2), "Layer 'add' is a scale before the first "
+     "convolution; apply it to the images instead"),
     (lambda m, x: m.norm(m.a(x) + x), "Layer 'norm' is not directly behind the convolution 'a'; "
      "order a block as convolution, batch norm, ReLU, max pooling"),
     (lambda m, x: m.shuffle(m.a(x) + x), "Layer 'shuffle' shuffles a sum; shuffle the "
      "convolution's output before the addition"),
-    (lambda m, x: m.a(x[:, :, ::2, ::2]), "Layer 'a' follows the shortcut 'getitem'; add what the "
+    (lambda m, x: m.a(x[:, :, ::2, ::2]), "Layer 'a' follows the shortcut 'slice_2'; add what the "
      "shortcut returns to another output"),
-    (lambda m, x: m.a(x)[:, :, 1:], "Layer 'getitem' calls getitem(); supported are "),
-    (lambda m, x: F.pad(m.a(x), (1, 1, 1, 1)), "Layer 'pad' calls pad(); supported are "),
-    (lambda m, x: F.avg_pool2d(m.a(x), 3, 2), "Layer 'avg_pool2d' calls avg_pool2d(); supported "),
-    (lambda m, x: m.linear(torch.flatten(m.average(m.a(x)), 1)), "Layer 'linear' takes averages "
-     "of 5x5 out of 9x8 pixels; average over all of them"),
-    (lambda m, x: m.parts(m.a(x)), "Layer 'parts' averages over parts of the map; average to 1 "
-     "pixel, before a Linear layer"),
+    (lambda m, x: m.a(x)[:, :, 1:], "Layer 'slice_1' rearranges values of the shape 4x9x8 to "
+     "4x8x8; move whole channels, or flatten"),
+    (lambda m, x: F.pad(m.a(x), (1, 1, 1, 1)), "Layer 'constant_pad_nd' pads a map that no "
+     "convolution takes; pad in front of convolutions"),
+    (lambda m, x: F.avg_pool2d(m.a(x), 3, 2), "Layer 'avg_pool2d' averages over 3 of 9x8 pixels; "
+     "average over all of them, before a Linear layer"),
+    (lambda m, x: m.linear(torch.flatten(m.average(m.a(x)), 1)), "Layer 'average' averages over 5 "
+     "of 9x8 pixels; average over all of them, before a Linear layer"),
+    (lambda m, x: m.parts(m.a(x)), "Layer 'parts' averages over 2 of 9x8 pixels; average over all "
+     "of them, before a Linear layer"),
     (lambda m, x: (m.a(x), m.b(x)), "Model Net must return one tensor, the output of its last "
      "layer"),
-    (lambda m, x: m.a(x)[:, :, ::2, ::2], "Model Net must return one tensor, the output of its "
+    (lambda m, x: m.a(x)[:, :, ::2, ::2], "The model must return one tensor, the output of its "
      "last layer"),
-    (lambda m, x: m.a(x) + m.scale, "Layer 'scale' is used as a value; supported are "),
-    (lambda m, x: torch.matmul(m.a(x), m.b(x)), "Layer 'matmul' calls matmul(); supported are "),
-    (lambda m, x: torch.relu(torch.cat([m.a(x), m.b(x)], 1)), "Layer 'cat' calls cat(); "),
-    (lambda m, x: m.wide(x) + x[:, :1], "Layer 'getitem' calls getitem(); supported are "),
-    (lambda m, x: m.wide(x) + m.one(x), "Layer 'add' adds tensors of the shapes (8, 8, 9, 8) and "
-     "(8, 1, 9, 8), which must be equal"),
+    (lambda m, x: torch.cumsum(m.a(x), 1), "Layer 'cumsum' calls cumsum(); supported are "),
+    (lambda m, x: torch.relu(torch.cat([m.a(x), m.b(x)], 1)), "Layer 'cat' takes more than one "
+     "tensor; only an addition may combine tensors"),
+    (lambda m, x: m.wide(x) + x[:, :1], "Layer 'add' adds tensors of the shapes 8x9x8 and 1x9x8, "
+     "which must be equal"),
+    (lambda m, x: m.wide(x) + m.one(x), "Layer 'add' adds tensors of the shapes 8x9x8 and 1x9x8, "
+     "which must be equal"),
 ], ids=lambda v: v[:40] if isinstance(v, str) else "")
 def test_what_cannot_be_mapped_is_named(forward, sentence):
     model = Net(forward, a=conv(4, 4), b=conv(4, 4), norm=nn.BatchNorm2d(4), wide=conv(4, 8),

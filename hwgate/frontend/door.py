@@ -1,0 +1,186 @@
+"""Checked at the door: the network that runs is the network that the user has."""
+
+import math
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.export import ExportedProgram
+
+from hwgate.errors import CompileError, FidelityWarning, UserError
+from hwgate.machine.config import FormatConfig
+from hwgate.nn.gates import force_open
+from hwgate.quant.fidelity import Fidelity, LayerFidelity
+from hwgate.quant.golden import run_layer
+from hwgate.quant.layer import IMAGE
+from hwgate.quant.network import QuantizedNetwork
+
+from .graph import Graph
+from .lower import Lowered
+from .model import evaluating, kind, reference
+
+__all__ = ["CHECKS", "ERROR_DB", "WARNING_DB", "admit", "check_finite", "check_reading",
+           "measure"]
+
+#: What happens below the limit: an error, or only a warning.
+CHECKS = ("error", "warn")
+
+#: Signal-to-noise ratios, in dB for each bit of the narrower of weights and activations, below
+#: which a layer that is fed with what the float layer takes is refused, and below which there is a
+#: warning. Rounding alone leaves some 5 dB a bit. Noise that adds up to more than the signal is
+#: refused as well.
+ERROR_DB, WARNING_DB = 1.25, 2.5
+
+#: Images that are compared, at most.
+_IMAGES = 32
+
+#: What a graph may differ from the model that it was read from, as a share of the largest output:
+#: rounding of the model's own type, added up.
+_READING = {torch.float64: 1e-6, torch.float32: 1e-3}
+_READING_NARROW = 5e-2
+
+
+def check_finite(graph: Graph) -> None:
+    """Raise if a parameter is infinite or no number.
+
+    Raises
+    ------
+    CompileError
+        Names the layer and the channel.
+    """
+    for node in graph.nodes:
+        for values in node.tensors.values():
+            wrong = (~values.detach().isfinite()).reshape(len(values), -1).any(dim=1)
+            if bool(wrong.any()):
+                raise CompileError(
+                    f"Layer {node.origin!r} has parameters that are not finite, in channel "
+                    f"{int(wrong.nonzero()[0])}; train it with a smaller learning rate")
+
+
+def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDArray[Any]) -> None:
+    """Raise unless a graph computes what the model itself does, with all gates open: a gate near
+    its threshold may decide either way.
+
+    Parameters
+    ----------
+    graph : Graph
+    model : Module or ExportedProgram
+        What it was read from.
+    images : float (N, C, H, W)
+        The first 32 of them are compared.
+
+    Raises
+    ------
+    CompileError
+        If they differ by more than rounding.
+    """
+    images = images[:_IMAGES]
+    with evaluating(model):
+        if isinstance(model, nn.Module):
+            force_open(model)
+        wanted = reference(model, images)
+        found = graph(torch.from_numpy(np.ascontiguousarray(images))).double()
+    dtype, _ = kind(model)
+    same = found.shape == wanted.shape
+    apart = float((found - wanted).abs().max()) if same else math.inf
+    largest = float(wanted.abs().max())
+    if not apart <= _READING.get(dtype, _READING_NARROW) * max(largest, 1e-30):
+        raise CompileError(
+            f"The model computes something else than was read from it: outputs are up to "
+            f"{apart:.3g} apart of {largest:.3g}; this is a bug of hwgate, or the model's results "
+            "depend on more than an image")
+
+
+def measure(lowered: Lowered, graph: Graph, network: QuantizedNetwork,
+            images: NDArray[Any]) -> Fidelity:
+    """Integers against floats, layer by layer, on calibration images.
+
+    Parameters
+    ----------
+    lowered, graph
+        What ``network`` was folded from.
+    network : QuantizedNetwork
+    images : float (N, C, H, W)
+        The first 32 of them are compared.
+    """
+    images = images[:_IMAGES]
+    names = {block.value for block in lowered.blocks}
+    with torch.no_grad():
+        values = {node.name: value.double().numpy() for node, value in
+                  graph.values(torch.from_numpy(np.ascontiguousarray(images)), names)}
+    results, formats = network.run(images), network.config.formats
+
+    def floats(index: int) -> NDArray[np.int8]:
+        """What the float model hands on, in the integers of the network."""
+        if index == IMAGE:
+            return network.quantize_images(images)
+        layer = network.layers[index]
+        return _steps(values[lowered.blocks[index].value].reshape(-1, *layer.out_shape),
+                      layer.out_scale, formats)
+
+    layers = []
+    for index, (block, layer) in enumerate(zip(lowered.blocks, network.layers, strict=True)):
+        wanted = values[block.value].reshape(-1, *layer.out_shape)
+        residual = None if layer.residual is None else floats(layer.residual)
+        own = run_layer(layer, floats(network.inputs(index)), formats, residual).output
+        layers.append(LayerFidelity(layer.name, _ratio(wanted, own * layer.out_scale),
+                                    _ratio(wanted, results[index].output * layer.out_scale)))
+    answers = results[-1].output.reshape(len(images), -1).argmax(1)
+    same = answers == wanted.reshape(len(images), -1).argmax(1)
+    return Fidelity(len(images), float(same.mean()), tuple(layers))
+
+
+def _steps(values: NDArray[Any], scale: float, formats: FormatConfig) -> NDArray[np.int8]:
+    low, high = formats.limits(formats.activation)
+    return np.clip(np.rint(values / scale), low, high).astype(np.int8)
+
+
+def _ratio(wanted: NDArray[Any], found: NDArray[Any]) -> float:
+    """Signal-to-noise ratio in dB, at most 200."""
+    signal, noise = float(np.var(wanted)), float(np.square(wanted - found).mean())
+    if noise <= signal * 1e-20 or noise == 0:
+        return 200.0
+    # A constant output has no variance: what counts is how far off it is.
+    signal = signal if signal > 0 else float(np.square(wanted).mean())
+    return 10 * math.log10(signal / noise) if signal > 0 else -200.0
+
+
+def admit(network: QuantizedNetwork, fidelity: Fidelity, check: str) -> QuantizedNetwork:
+    """The network with what was measured, if it follows its model.
+
+    Raises
+    ------
+    CompileError
+        Below the limit, unless ``check`` is ``warn``: names the layer where it breaks.
+    UserError
+        For another ``check``.
+    """
+    if check not in CHECKS:
+        raise UserError(f"A check must be {' or '.join(CHECKS)}, not {check!r}")
+    formats = network.config.formats
+    bits = min(formats.activation, formats.weight)
+    refused, doubtful = ERROR_DB * bits, WARNING_DB * bits
+    broken = next((layer for layer in fidelity.layers if layer.own < refused), None)
+    last = fidelity.layers[-1]
+    if broken is not None:
+        what = (f"Layer {broken.name!r} keeps {broken.own:.1f} dB of signal to noise in integers, "
+                "fed with what the float layer takes")
+    elif last.through < 0:
+        first = next(layer for layer in fidelity.layers if layer.through < refused)
+        what = (f"Rounding adds up to more than the signal at the end ({last.through:.1f} dB), "
+                f"beginning at layer {first.name!r}")
+    else:
+        if min(last.through, fidelity.worst.own) < doubtful:
+            warnings.warn(f"The integers follow the model loosely: {fidelity.describe()}",
+                          FidelityWarning, stacklevel=3)
+        return replace(network, fidelity=fidelity)
+    text = (f"{what}, and a layer must keep {refused:.4g} dB at {bits} bits; look at its ranges "
+            "and norms, train with the rounding (hwgate train --bits), or go on with check='warn'")
+    if check == "error":
+        raise CompileError(text)
+    warnings.warn(text, FidelityWarning, stacklevel=3)
+    return replace(network, fidelity=replace(fidelity, ignored=True))

@@ -1,0 +1,115 @@
+"""Calibration images, in whatever form a user has them."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwgate.errors import FidelityWarning, UserError
+from hwgate.quant.network import QuantizedNetwork, check_images
+
+__all__ = ["Normalization", "normalized", "typical_images"]
+
+#: Mean and standard deviation of an image: numbers, or one of each channel.
+Normalization = tuple[Any, Any]
+
+#: Images that are taken of an iterable of batches, at most.
+_MOST = 4096
+
+#: Largest magnitude of a float image that looks normalized, or scaled to 0..1.
+_LARGEST = 100.0
+
+
+def typical_images(images: Any, normalize: Normalization | None = None) -> NDArray[Any]:
+    """Float images (N, C, H, W) as a model takes them; warns of ranges that look wrong.
+
+    Parameters
+    ----------
+    images : array, tensor, sequence, or iterable of batches
+        Batches may come with labels behind them, as those of a DataLoader do. float, or uint8,
+        which is divided by 255.
+    normalize : (mean, std), optional
+
+    Raises
+    ------
+    UserError
+        For another type or shape, an empty batch, values that are not finite, or a normalization
+        that does not fit the channels.
+    """
+    array = _array(images)
+    if array.dtype == np.uint8:
+        array = array.astype(np.float32) / np.float32(255)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"Calibration images must be float or uint8, not {array.dtype}")
+    array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+    if array.ndim != 4:
+        raise UserError(f"Calibration images must have the shape (N, C, H, W), not {array.shape}")
+    array = check_images(array, array.shape[1:])
+    if normalize is not None:
+        mean, std = (_channels(values, array.shape[1]) for values in normalize)
+        array = ((array - mean) / std).astype(array.dtype)
+    _look(array)
+    return array
+
+
+def normalized(network: QuantizedNetwork, mean: Any, std: Any) -> QuantizedNetwork:
+    """The network with another normalization before its own."""
+    channels = network.image_shape[0]
+    first = [_channels(values, channels).ravel() for values in (mean, std)]
+    return replace(network, image_mean=first[0] + first[1] * network.image_mean,
+                   image_std=first[1] * network.image_std)
+
+
+def _array(images: Any) -> NDArray[Any]:
+    """One array of all images."""
+    if hasattr(images, "detach"):
+        images = images.detach().cpu()
+        if getattr(images, "is_sparse", False):
+            images = images.to_dense()
+        return np.asarray(images.float() if str(images.dtype) in ("torch.bfloat16", "torch.float16")
+                          else images)
+    if isinstance(images, np.ndarray):
+        return images.astype(images.dtype.newbyteorder("="), copy=False)
+    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+        raise UserError(f"Calibration images must be an array, a tensor or batches of them, not "
+                        f"{type(images).__name__}")
+    parts: list[NDArray[Any]] = []
+    for part in images:
+        part = part[0] if isinstance(part, (list, tuple)) else part
+        found = _array(part)
+        parts.append(found[None] if found.ndim == 3 else found)
+        if sum(map(len, parts)) >= _MOST:
+            break
+    if not parts:
+        raise UserError("A batch must have at least one image, not 0")
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise UserError(f"Calibration images must have one shape, not {parts[0].shape[1:]} and "
+                        f"{next(p.shape[1:] for p in parts if p.shape != parts[0].shape)}")
+    return np.concatenate(parts)
+
+
+def _channels(values: Any, channels: int) -> NDArray[np.float64]:
+    """A number, or one of each channel, as (C, 1, 1)."""
+    array = np.asarray(values, np.float64).ravel()
+    if len(array) not in (1, channels) or not np.isfinite(array).all():
+        raise UserError(f"A normalization must have one number, or one of each of {channels} "
+                        f"channels, not {len(array)}")
+    return np.broadcast_to(array, channels).reshape(-1, 1, 1)
+
+
+def _look(images: NDArray[Any]) -> None:
+    """Warn of what calibration images should not be."""
+    largest = float(np.abs(images).max())
+    if not largest:
+        text = "are all zero"
+    elif largest > _LARGEST:
+        text = (f"reach {largest:.4g}, as if they were not normalized; give them as the model "
+                "takes them, or as uint8")
+    elif len(images) == 1:
+        text = "are a single image, whose ranges other images may exceed"
+    else:
+        return
+    warnings.warn(f"Calibration images {text}", FidelityWarning, stacklevel=5)

@@ -1,0 +1,97 @@
+"""The user's model: unwrapped, run as it is, and given back as it was."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from hwgate.errors import CompileError, UserError
+
+from .calibrate import batches
+
+__all__ = ["evaluating", "kind", "reference", "unwrap"]
+
+
+def unwrap(model: Any) -> nn.Module | ExportedProgram:
+    """The module inside of wrappers that compute the same.
+
+    Raises
+    ------
+    UserError
+        For what is no model.
+    """
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = model._orig_mod
+        else:
+            break
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError("A ScriptModule cannot be read; give the module that it was made of")
+    if not isinstance(model, (nn.Module, ExportedProgram)):
+        raise UserError(f"A model must be a torch module or an exported program, not a "
+                        f"{type(model).__name__}")
+    return model
+
+
+@contextmanager
+def evaluating(model: nn.Module | ExportedProgram) -> Iterator[None]:
+    """Evaluation mode; afterwards every submodule is what it was, whatever its forward has set."""
+    if isinstance(model, ExportedProgram):  # has no modes
+        yield
+        return
+    modules = list(model.modules())
+    tables = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+    before = [(module, dict(module.__dict__),
+               {name: copy.copy(module.__dict__[name]) for name in tables})
+              for module in modules]
+    try:
+        with suppress(NotImplementedError):  # a module of an exported program has one mode
+            model.eval()
+        yield
+    finally:
+        for module, attributes, kept in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for name, values in kept.items():
+                table = module.__dict__[name]
+                table.clear()
+                table.update(values)
+
+
+def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tensor:
+    """What a model itself computes for a batch in evaluation mode, in its own precision.
+
+    Raises
+    ------
+    UserError
+        If it does not run on images of this shape, or does not return one tensor.
+    """
+    module = model.module() if isinstance(model, ExportedProgram) else model
+    dtype, device = kind(model)
+    found = []
+    with evaluating(model):
+        try:
+            with torch.no_grad():
+                for batch in batches(images):
+                    found.append(module(batch.to(device, dtype)))
+        except Exception as error:  # whatever the user's forward does
+            text = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"The model does not run on calibration images of the shape "
+                            f"{images.shape}: {text[0]}") from error
+    if not all(isinstance(value, Tensor) for value in found):
+        raise CompileError(f"Model {type(model).__name__} must return one tensor, the output of "
+                           "its last layer")
+    return torch.cat(found).double().cpu()
+
+
+def kind(model: nn.Module | ExportedProgram) -> tuple[torch.dtype, torch.device]:
+    """Type and device of the images that a model takes."""
+    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
+    return first.dtype, first.device

@@ -1,0 +1,72 @@
+"""How closely a network's integers follow the float model that they were made of, as data."""
+
+from dataclasses import dataclass
+
+__all__ = ["Fidelity", "LayerFidelity"]
+
+
+@dataclass(frozen=True)
+class LayerFidelity:
+    """Signal-to-noise ratios of a layer's output in dB: of the float layer's variance to the mean
+    square of the difference.
+
+    Parameters
+    ----------
+    name : str
+    own : float
+        Where the integer layer takes what the float layer takes.
+    through : float
+        Where it takes what the integer layers before it put out: noise adds up.
+    """
+
+    name: str
+    own: float
+    through: float
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What was measured when a network was quantized.
+
+    Parameters
+    ----------
+    images : int
+        Calibration images that were compared.
+    answers : float
+        Share of them that both put into the same class, the largest output.
+    layers : tuple of LayerFidelity
+    ignored : bool
+        A ratio lies below the limit, and the user went on knowingly.
+    """
+
+    images: int
+    answers: float
+    layers: tuple[LayerFidelity, ...]
+    ignored: bool = False
+
+    @property
+    def worst(self) -> LayerFidelity:
+        """The layer with the lowest ratio of its own."""
+        return min(self.layers, key=lambda layer: layer.own)
+
+    def describe(self) -> str:
+        """One line for people."""
+        last, worst = self.layers[-1], self.worst
+        text = (f"{self.answers:.1%} of {self.images} calibration images answered as by the float "
+                f"model; signal to noise {last.through:.1f} dB at the end, lowest of a layer "
+                f"{worst.own:.1f} dB ({worst.name})")
+        return text + ("; below the limit, and ignored" if self.ignored else "")
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        return {"images": self.images, "answers": self.answers, "ignored": self.ignored,
+                "layers": [[layer.name, layer.own, layer.through] for layer in self.layers]}
+
+    @staticmethod
+    def from_dict(values: dict[str, object]) -> "Fidelity":
+        """What :meth:`to_dict` wrote."""
+        images, answers, layers, ignored = (values[name] for name in
+                                            ("images", "answers", "layers", "ignored"))
+        assert isinstance(images, int) and isinstance(answers, float) and isinstance(layers, list)
+        return Fidelity(images, answers, tuple(LayerFidelity(str(name), float(own), float(through))
+                                               for name, own, through in layers), bool(ignored))

@@ -1,0 +1,142 @@
+"""What comes in is compared with the user's model, and refused where it does not follow."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import hwgate
+from hwgate.errors import CompileError, FidelityWarning, UserError
+from hwgate.files.networks import load_network, save_network
+from hwgate.frontend import door
+from hwgate.frontend.images import typical_images
+from hwgate.machine.config import AcceleratorConfig, FormatConfig
+
+CONFIG = AcceleratorConfig()
+torch.set_num_threads(1)  # tests run in parallel
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    made = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 5))
+    return made.eval()
+
+
+def images(count=16):
+    return torch.rand(count, 4, 8, 8, generator=torch.manual_seed(1))
+
+
+def test_ratios_are_those_of_the_layers():
+    network = hwgate.quantize(model(), images(), CONFIG)
+    found = network.fidelity
+    assert [layer.name for layer in found.layers] == ["0", "3", "7"] and found.images == 16
+    assert all(30 < layer.own < 60 and 25 < layer.through < 60 for layer in found.layers)
+    assert found.layers[0].own == found.layers[0].through  # fed with the image both times
+    with torch.no_grad():
+        wanted = model()(images()).numpy()
+    logits = network(images()) * network.layers[-1].out_scale
+    ratio = 10 * np.log10(wanted.var() / np.square(wanted - logits).mean())
+    assert found.layers[-1].through == pytest.approx(ratio, abs=1e-3)
+    assert found.answers == (logits.argmax(1) == wanted.argmax(1)).mean()
+    assert "of 16 calibration images answered as by the float model" in found.describe()
+
+
+def test_a_layer_that_breaks_is_named(monkeypatch):
+    """The second layer's integers are spoilt after folding."""
+    fold = hwgate.frontend.fold.fold
+
+    def spoilt(*args):
+        network = fold(*args)
+        layers = list(network.layers)
+        weight = np.roll(layers[1].weight, 1, axis=1)
+        layers[1] = hwgate.frontend.fold.replace(layers[1], weight=weight)
+        return hwgate.frontend.fold.replace(network, layers=tuple(layers))
+
+    monkeypatch.setattr(hwgate.frontend.fold, "fold", spoilt)
+    with pytest.raises(CompileError, match=r"^Layer '3' keeps -?[0-9.]+ dB of signal to noise in "
+                                           "integers, fed with what the float layer takes, and a "
+                                           "layer must keep 10 dB at 8 bits; "):
+        hwgate.quantize(model(), images(), CONFIG)
+    with pytest.warns(FidelityWarning, match="^Layer '3' keeps"):
+        network = hwgate.quantize(model(), images(), CONFIG, check="warn")
+    assert network.fidelity.ignored and "ignored" in network.fidelity.describe()
+    assert network.fidelity.worst.name == "3"
+
+
+def test_few_bits_are_told_from_broken_ones():
+    config = AcceleratorConfig(formats=FormatConfig(activation=4, weight=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FidelityWarning)
+        network = hwgate.quantize(model(), images(), config, check="warn")
+    ratios = [layer.own for layer in network.fidelity.layers]
+    assert all(door.ERROR_DB * 4 < ratio < 30 for ratio in ratios)
+
+
+def test_the_archive_remembers(tmp_path):
+    network = hwgate.quantize(model(), images(), CONFIG)
+    save_network(tmp_path / "net.npz", network)
+    assert load_network(tmp_path / "net.npz").fidelity == network.fidelity
+
+
+def test_a_reading_that_differs_is_refused(monkeypatch):
+    with pytest.raises(CompileError, match="^The model computes something else than was read"):
+        hwgate.quantize(Alternating(), images(), CONFIG)
+
+
+class Alternating(nn.Module):
+    """Computes something else for a large batch, which no export can see."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x) * (2 if len(x) > 2 else 1)
+
+
+@pytest.mark.parametrize("form", [
+    lambda x: x.numpy(), lambda x: x.double().numpy().astype(">f8"), lambda x: list(x),
+    lambda x: [part.numpy() for part in x.split(5)], lambda x: x.split(7),
+    lambda x: DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=6),
+    lambda x: (part for part in x.split(4)), lambda x: x.to_sparse()],
+    ids=["array", "big endian", "list", "arrays", "batches", "loader", "generator", "sparse"])
+def test_images_in_any_form(form):
+    np.testing.assert_array_equal(typical_images(form(images())), images().numpy())
+
+
+def test_bytes_and_normalization():
+    pixels = torch.randint(0, 256, (8, 4, 8, 8), dtype=torch.uint8)
+    mean, std = (0.5, 0.4, 0.3, 0.2), (0.2, 0.3, 0.4, 0.5)
+    floats = (pixels / 255 - torch.tensor(mean).view(4, 1, 1)) / torch.tensor(std).view(4, 1, 1)
+    np.testing.assert_allclose(typical_images(pixels, (mean, std)), floats.numpy(), atol=1e-6)
+    network = hwgate.quantize(model(), pixels, CONFIG, normalize=(mean, std))
+    plain = hwgate.quantize(model(), floats, CONFIG)
+    assert network.layers[0].in_scale == pytest.approx(plain.layers[0].in_scale, rel=1e-4)
+    np.testing.assert_array_equal(network(pixels.numpy() / 255.0), plain(floats.double()))
+
+
+@pytest.mark.parametrize("given, sentence", [
+    (torch.zeros(2, 4, 8, 8), "Calibration images are all zero"),
+    (torch.rand(2, 4, 8, 8) * 255, "Calibration images reach 25"),
+    (torch.rand(1, 4, 8, 8), "Calibration images are a single image, ")])
+def test_ranges_that_look_wrong_are_said(given, sentence):
+    with pytest.warns(FidelityWarning, match=f"^{sentence}"):
+        typical_images(given)
+
+
+@pytest.mark.parametrize("given, sentence", [
+    ("images.npy", "Calibration images must be an array, a tensor or batches of them, not str"),
+    (3, "Calibration images must be an array, a tensor or batches of them, not int"),
+    ([], "A batch must have at least one image, not 0"),
+    ([torch.zeros(4, 8, 8), torch.zeros(4, 9, 8)], "Calibration images must have one shape, not "),
+    (np.zeros((2, 4, 8, 8), np.int64), "Calibration images must be float or uint8, not int64")])
+def test_images_that_are_none(given, sentence):
+    with pytest.raises(UserError) as error:
+        typical_images(given)
+    assert str(error.value).startswith(sentence)
