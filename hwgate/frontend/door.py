@@ -33,7 +33,7 @@ CHECKS = ("error", "warn")
 #: which a layer that is fed with what the float layer takes is refused, and below which there is a
 #: warning. Rounding alone leaves some 5 dB a bit. Noise that adds up to more than the signal is
 #: refused as well.
-ERROR_DB, WARNING_DB = 1.25, 2.5
+ERROR_DB, WARNING_DB = 1.25, 1.875
 
 #: Images that are compared, at most.
 _IMAGES = 32

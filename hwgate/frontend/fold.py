@@ -174,9 +174,10 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
     pixels = in_shape[1] * in_shape[2] if block.linear else 1
     weight = _array(block, block.op.tensors["weight"])
     weight = weight[:, :, None, None] if block.linear else weight
-    integers, weight_scale = _integers(weight, formats)
-    unit = in_scale * weight_scale  # real value of a psum of 1
     gain, offset = (_array(block, values) for values in gain_and_offset(block.op, block.after))
+    integers, weight_scale = _integers(
+        weight, formats, np.abs(offset) * pixels / (in_scale * _INT32[1]), np.abs(gain))
+    unit = in_scale * weight_scale  # real value of a psum of 1
     layer = QuantizedLayer(
         block.name, integers, **_gates(block, in_scale, unit, config), **_nothing(len(weight)),
         in_shape=in_shape, padding=0 if block.linear else options["padding"][0],
@@ -202,12 +203,21 @@ def _nothing(channels: int) -> dict[str, Any]:
     return {"bias": pairs, "mult": pairs, "shift": np.zeros(channels, np.int64)}
 
 
-def _integers(weight: NDArray[np.float64],
-              formats: FormatConfig) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-    """Weights (Co, Ci, K, K) in steps of their output channel, and the steps (Co,)."""
+def _integers(weight: NDArray[np.float64], formats: FormatConfig,
+              reach: NDArray[np.float64] | float = 0.0, gain: NDArray[np.float64] | float = 1.0,
+              ) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Weights (Co, Ci, K, K) in steps of their output channel, and the steps (Co,).
+
+    A step is at least ``reach / gain``, where the bias, in steps of the psum, fits its field: a
+    small gain with a normal offset (a slimmed network) takes coarser weights, which such a gain
+    makes up for.
+    """
     top = formats.limits(formats.weight)[1]
     largest = np.abs(weight).max(axis=(1, 2, 3))
     scale = np.where(largest > 0, largest, top) / top
+    with np.errstate(divide="ignore", invalid="ignore"):
+        coarser = np.nan_to_num(reach / (gain * scale), nan=1, posinf=1)
+    scale = scale * np.clip(coarser * (1 + 2**-10), 1, 1 << top.bit_length() + 1)
     return np.rint(weight / scale[:, None, None, None]).astype(np.int8), scale
 
 

@@ -14,7 +14,7 @@ import hwgate
 from hwgate.errors import CompileError, UserError
 from hwgate.frontend.calibrate import activation_scale
 from hwgate.frontend.fold import multipliers
-from hwgate.machine.config import AcceleratorConfig, FormatConfig
+from hwgate.machine.config import AcceleratorConfig, FormatConfig, preset
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d
 from hwgate.nn.gates import force_open, gated_layers
 from hwgate.train.digits import train_digits
@@ -346,3 +346,25 @@ def test_quantized_digits_are_as_accurate(digits, bits, drop):
     by_name = dict(zip((layer.name for layer in network.layers), network.run(images), strict=True))
     for name, layer in gated_layers(digits.model):
         assert by_name[name].decision.mean() == pytest.approx(layer.density, abs=0.02)
+
+
+@pytest.mark.parametrize("gain", [1e-6, 1e-5, 1.8e-5, 3e-5, 5e-5, 8.9e-5, 2e-4])
+@pytest.mark.parametrize("residual", [False, True])
+def test_small_gains_with_normal_offsets(gain, residual):
+    """As of slimmed networks: the bias, in steps of the psum, is beyond 32 bits at full weights."""
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(256, 256, 3, padding=1), nn.BatchNorm2d(256)
+
+        def forward(self, x):
+            return self.norm(self.conv(x)) + (x if residual else 0)
+
+    torch.manual_seed(0)
+    model, images = Net().eval(), torch.rand(2, 256, 4, 4) * 2 - 1
+    with torch.no_grad():
+        model.norm.running_var.copy_(model.conv(images).var(dim=(0, 2, 3)))
+        model.norm.weight[::2], model.norm.bias[::2] = gain, torch.randn(128) + 1
+        network = hwgate.quantize(model, images, preset("cifar"))
+        wanted = model(images).numpy() / network.layers[0].out_scale
+    assert np.abs(network.run(images)[0].output - wanted).max() < 2.5
