@@ -70,7 +70,7 @@ def _per_channel(value: Any, channels: int, rank: int) -> Tensor:
     """A number or a constant as (C,) values."""
     if isinstance(value, Moved):
         raise Obstacle("combines values of different shapes")
-    tensor = value.tensor if isinstance(value, Constant) else torch.tensor(float(value))
+    tensor = value.value if isinstance(value, Constant) else torch.tensor(float(value))
     tensor = tensor.detach().double()
     if tensor.numel() == 1:
         return tensor.reshape(1).expand(channels)
@@ -78,13 +78,13 @@ def _per_channel(value: Any, channels: int, rank: int) -> Tensor:
     shape = shape[-rank:] if all(size == 1 for size in shape[:-rank]) else shape
     if shape != [channels] + [1] * (rank - 1):
         raise Obstacle(f"combines a value with a constant of the shape {shape_text(tensor.shape)}",
-                        "use one number, or one of each channel")
+                       "use one number, or one of each channel")
     return tensor.reshape(channels)
 
 
 def _times(value: Any, factor: float) -> Any:
     if isinstance(value, Constant):
-        return Constant(value.tensor * factor)
+        return Constant(value.value * factor)
     return value * factor
 
 
@@ -114,8 +114,8 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def _convolution(read: Emitter, x: Any, weight: Any, bias: Any, stride: list[int],
-                      padding: list[int], dilation: list[int], transposed: bool,
-                      output_padding: list[int], groups: int) -> Moved:
+                 padding: list[int], dilation: list[int], transposed: bool,
+                 output_padding: list[int], groups: int) -> Moved:
     if transposed:
         raise Obstacle("is a transposed convolution", "use a convolution")
     if x.places.ndim != 3:
@@ -128,11 +128,11 @@ def _convolution(read: Emitter, x: Any, weight: Any, bias: Any, stride: list[int
 
 
 def _gated_conv2d(read: Emitter, x: Any, weight: Any, bias: Any, stride: list[int],
-                       padding: list[int]) -> Moved:
+                  padding: list[int]) -> Moved:
     tensors, keys = _constants(weight=weight, bias=bias)
     gate = read.gate()
     return read.emit("Conv", [x], tensors, keys, stride=tuple(stride), padding=tuple(padding),
-                      dilation=(1, 1), groups=1, gate=gate)
+                     dilation=(1, 1), groups=1, gate=gate)
 
 
 def _addmm(read: Emitter, bias: Any, x: Any, weight: Any) -> Moved:
@@ -152,7 +152,7 @@ def _linear_of(read: Emitter, x: Any, weight: Any, bias: Any, turned: bool) -> M
         raise Obstacle("multiplies two values that depend on the image")
     if x.places.ndim != 1:
         raise Obstacle(f"is a linear layer on values of the shape {shape_text(x.places.shape)}",
-                        "flatten all but the batch")
+                       "flatten all but the batch")
     if weight.transposed == turned:
         weight = Constant(weight.tensor, weight.key)
     else:
@@ -170,7 +170,6 @@ def _native_batch_norm_legit_no_training(
 
 def _native_batch_norm_legit(read: Emitter, *args: Any, **options: Any) -> Moved:
     raise Obstacle("has no running statistics", "train it with track_running_stats=True")
-
 
 
 def _hardtanh(read: Emitter, x: Any, low: float = -1, high: float = 1) -> Moved:
@@ -204,18 +203,18 @@ def _softmax_of(read: Emitter, kind: str, x: Any, dim: int) -> Moved:
 
 
 def _max_pool2d_with_indices(read: Emitter, x: Any, kernel: list[int], stride: Any = (),
-                                  padding: Any = 0, dilation: Any = 1,
-                                  ceil_mode: bool = False) -> Moved:
+                             padding: Any = 0, dilation: Any = 1,
+                             ceil_mode: bool = False) -> Moved:
     return read.emit("MaxPool", [x], kernel_size=_pair(kernel), stride=_pair(stride or kernel),
-                      padding=_pair(padding), dilation=_pair(dilation), ceil_mode=ceil_mode)
+                     padding=_pair(padding), dilation=_pair(dilation), ceil_mode=ceil_mode)
 
 
 def _avg_pool2d(read: Emitter, x: Any, kernel: list[int], stride: Any = (), padding: Any = 0,
-                     ceil_mode: bool = False, count_include_pad: bool = True,
-                     divisor_override: int | None = None) -> Moved:
+                ceil_mode: bool = False, count_include_pad: bool = True,
+                divisor_override: int | None = None) -> Moved:
     return read.emit("AvgPool", [x], kernel_size=_pair(kernel), stride=_pair(stride or kernel),
-                      padding=_pair(padding), ceil_mode=ceil_mode,
-                      count_include_pad=count_include_pad, divisor_override=divisor_override)
+                     padding=_pair(padding), ceil_mode=ceil_mode,
+                     count_include_pad=count_include_pad, divisor_override=divisor_override)
 
 
 def _adaptive_avg_pool2d(read: Emitter, x: Any, size: Sequence[int]) -> Moved:
@@ -232,14 +231,14 @@ def _index(read: Emitter, *args: Any) -> Moved:
 
 
 def _mean(read: Emitter, x: Any, dims: list[int] | None = None, keepdim: bool = False,
-               dtype: Any = None) -> Moved:
+          dtype: Any = None) -> Moved:
     axes = x.places.ndim + 1
     chosen = sorted(d % axes for d in dims) if dims else []
     x = x if _kept(x) is not None else read.settle(x)
     plain = _kept(x)
     if plain is None or not chosen or min(chosen) < 2:
         raise Obstacle(f"is a mean over the dimensions {list(dims or [])}",
-                        "take the mean over rows and columns")
+                       "take the mean over rows and columns")
     real = [2 + plain[at - 2] for at in chosen]
     full = Moved.of(x.source, x.shape)
     mean = read.emit("Mean", [full], axes=tuple(real))
@@ -269,8 +268,8 @@ def _sum_of(read: Emitter, x: Any, y: Any, factor: float) -> Moved:
     if isinstance(x, Moved) and isinstance(y, Moved):
         if x.places.shape != y.places.shape:
             raise Obstacle(f"adds tensors of the shapes {shape_text(x.places.shape)} and "
-                            f"{shape_text(y.places.shape)}, which must be equal",
-                            "give both the same channels and pixels")
+                           f"{shape_text(y.places.shape)}, which must be equal",
+                           "give both the same channels and pixels")
         return read.emit("Add", [x, y if factor == 1 else _affine_of(read, y, factor, 0)])
     if isinstance(y, Moved):
         return _affine_of(read, y, factor, x)
@@ -281,7 +280,7 @@ def _mul(read: Emitter, x: Any, y: Any) -> Moved:
     if isinstance(x, Moved) and isinstance(y, Moved):
         if x.places.shape != y.places.shape:
             raise Obstacle(f"multiplies tensors of the shapes {shape_text(x.places.shape)} and "
-                            f"{shape_text(y.places.shape)}")
+                           f"{shape_text(y.places.shape)}")
         return read.emit("Mul", [x, y])
     value, factor = (x, y) if isinstance(x, Moved) else (y, x)
     return _affine_of(read, value, factor, 0)
@@ -290,7 +289,7 @@ def _mul(read: Emitter, x: Any, y: Any) -> Moved:
 def _div(read: Emitter, x: Any, y: Any, **options: Any) -> Moved:
     if not isinstance(x, Moved) or isinstance(y, Moved) or options.get("rounding_mode"):
         raise Obstacle("divides by a value that depends on the image")
-    return _affine_of(read, x, Constant(1 / y.tensor) if isinstance(y, Constant) else 1 / y, 0)
+    return _affine_of(read, x, Constant(1 / y.value) if isinstance(y, Constant) else 1 / y, 0)
 
 
 def _cat(read: Emitter, parts: Sequence[Any], dim: int = 0) -> Moved:

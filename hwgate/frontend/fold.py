@@ -22,7 +22,7 @@ from .graph import Graph
 from .images import Normalization, normalized, typical_images
 from .lower import Block, Lowered, lower
 from .model import evaluating, reference, unwrap
-from .passes import deviation, gain_and_offset, simplify
+from .passes import deviation, drop_softmax, gain_and_offset, simplify
 from .torch_reader import read_torch
 
 __all__ = ["Calibrated", "calibrate", "fold", "multipliers", "quantize"]
@@ -92,7 +92,7 @@ class Calibrated:
         Steps of the outputs by the index of a block, and of the image at ``IMAGE``.
     image_shape : (C, H, W)
     graph : Graph
-        Simplified.
+        Simplified, without a softmax at the end.
     images : float (N, C, H, W)
         As the model takes them.
     """
@@ -109,14 +109,15 @@ def calibrate(model: Any, calibration_images: Any, config: AcceleratorConfig,
     """A model as it was read, and its steps; parameters and errors as of :func:`quantize`."""
     model = unwrap(model)
     images = typical_images(calibration_images, normalize)
-    reference(model, images[:1])
+    reference(model, images[:1])  # what does not run says so in its own words
     with evaluating(model):
-        graph = simplify(read_torch(model, images.shape[1:]))
+        whole = simplify(read_torch(model, images.shape[1:]))
+        graph = drop_softmax(whole)
         lowered, obstacles = lower(graph)
         if obstacles:
             raise CompileError(obstacles[0])
         check_finite(graph)
-        check_reading(graph, model, images)
+        check_reading(whole, model, images)
         names = {lowered.image, *(block.value for block in lowered.blocks)}
         values, largest = record(graph, names, images)
     low, high = config.formats.limits(config.formats.activation)

@@ -238,7 +238,7 @@ class _Lowering:
                                "apply it to the images instead")
         self._check_shortcut(node, value)
         last = self.blocks[value.index]
-        if self.readers[node.inputs[0]] > 1:
+        if self._shared(node.inputs[0]):
             raise unsupported(
                 node, f"changes the output of {last.name!r}, which is also used elsewhere",
                 "use the output behind it, or keep a second convolution")
@@ -332,10 +332,16 @@ class _Lowering:
 
     def _takes(self, name: str, value: _Value) -> bool:
         """Whether the block of a value can take a residual in."""
-        if value.index < 0 or value.average or value.shortcut or self.readers[name] > 1:
+        if value.index < 0 or value.average or value.shortcut or self._shared(name):
             return False
         block = self.blocks[value.index]
         return not block.linear and block.pool == 1 and block.residual is None
+
+    def _shared(self, name: str) -> bool:
+        """Whether more than one operator takes a value, in this or in another shape."""
+        while self.readers[name] == 1 and self.graph.node(name).op == "Reshape":
+            name, = self.graph.node(name).inputs
+        return self.readers[name] > 1
 
     def _check_shortcut(self, node: Node, value: _Value) -> None:
         if value.shortcut is not None:

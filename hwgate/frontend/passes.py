@@ -1,4 +1,7 @@
-"""Rewriting a graph until layers can be read off it; every pass computes the same as before."""
+"""Rewriting a graph until layers can be read off it.
+
+Every pass computes the same as before, but :func:`drop_softmax`, which only ranks the same.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +19,8 @@ __all__ = ["deviation", "drop_same", "drop_softmax", "fold_norms", "fold_padding
 
 
 def simplify(graph: Graph) -> Graph:
-    """All passes, in their order."""
-    for fold in (drop_softmax, whole_averages, merge_means, fold_padding, merge_relu, fold_norms,
-                 merge_affine):
+    """All passes that compute the same, in their order."""
+    for fold in (whole_averages, merge_means, fold_padding, merge_relu, fold_norms, merge_affine):
         graph = fold(graph)
     return graph
 
@@ -60,7 +62,7 @@ def merge_means(graph: Graph) -> Graph:
 
 
 def fold_padding(graph: Graph) -> Graph:
-    """Zeros around a map that only convolutions read are their padding."""
+    """Zeros around a map that a convolution reads are its padding."""
     def fold(node: Node, graph: Graph) -> Node | None:
         source = graph.node(node.inputs[0]) if node.op == "Conv" else None
         if source is None or source.op != "Pad" or "gate" in node.options:

@@ -191,7 +191,7 @@ class _Reader:
             rest = [rest[0], ZERO]
         target = _target(node)
         assert isinstance(moved, Moved)
-        rest = [value.tensor if isinstance(value, Constant) else value for value in rest]
+        rest = [value.value if isinstance(value, Constant) else value for value in rest]
         try:
             return moved.through(lambda places: target(places, *rest, **options), self.batch,
                                  self._origin())
@@ -206,7 +206,7 @@ class _Reader:
         return self.model.get_submodule(self._path())
 
     def emit(self, op: str, inputs: Sequence[Any], tensors: dict[str, Tensor] | None = None,
-              keys: dict[str, str] | None = None, **options: Any) -> Moved:
+             keys: dict[str, str] | None = None, **options: Any) -> Moved:
         """A node for the operator that is being read."""
         assert self.here is not None
         names = tuple(self._value(value) for value in inputs)

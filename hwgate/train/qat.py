@@ -81,10 +81,14 @@ class FakeQuantized(nn.Module):
     def _check(self, block: Block) -> None:
         """Raise unless all that a layer computes with is the model's own."""
         for node in (block.op, *block.after):
-            if set(node.tensors) - set(node.keys):
+            # Tied parameters have one name, which may be another module's.
+            own = (set(node.tensors) == set(node.keys)
+                   and all(name.rpartition(".")[0] == node.origin for name in node.keys.values()))
+            if not own or not isinstance(self.model.get_submodule(node.origin),
+                                         (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
                 raise UserError(f"Layer {node.origin!r} computes with values that are no "
-                                "parameters of the model, which cannot be trained; fold them into "
-                                "a convolution or a batch norm")
+                                "parameters of its own convolution, linear layer or batch norm, "
+                                "which cannot be trained with the rounding")
 
     def _module(self, key: str) -> Any:
         """The model's module with the parameter of a name."""

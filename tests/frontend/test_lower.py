@@ -309,3 +309,35 @@ def test_depthwise_convolution_is_refused():
                        "and grouped convolutions leave the array idle, so use groups=1, or "
                        r"GatedConv2d\(grouping=True\) for grouped base paths$"):
         quantize(lambda m, x: m.a(x), images(), a=conv(4, 4, groups=4))
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.LogSoftmax(1),
+                                 Net(lambda m, x: F.softmax(F.log_softmax(x, 1), -1))],
+                         ids=["softmax", "log", "both"])
+def test_a_softmax_at_the_end_is_left_out(end):
+    """The answers are those of the whole model, the outputs those before it."""
+    torch.manual_seed(0)
+    body = nn.Sequential(conv(4, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, 5)).eval()
+    network = hwgate.quantize(nn.Sequential(body, end), images(), CONFIG)
+    with torch.no_grad():
+        wanted = body(images()).numpy() / network.layers[-1].out_scale
+    assert len(network.layers) == 2 and np.abs(network(images()) - wanted).max() < 4
+
+
+def test_a_reshape_hides_no_reader():
+    """The convolution's output is read as it is, and through a ReLU in another shape."""
+    def forward(m, x):
+        y = m.a(x)
+        return m.b(y) + torch.relu(y.flatten(1)).view(-1, 4, 1, 1)
+
+    with pytest.raises(CompileError, match="^Layer 'relu' changes the output of 'a', which is also "
+                                           "used elsewhere"):
+        quantize(forward, images(4, 3, 3), a=conv(4, 4, padding=0), b=conv(4, 4, 1))
+
+
+def test_a_gated_layer_that_runs_twice():
+    """Under a name of its own each time, so that figures are kept apart."""
+    gated = GatedConv2d(8, 8, 3, padding=1, gate_groups=2)
+    network, _, _ = quantize(lambda m, x: m.g(torch.relu(m.g(x))), images(8), g=gated)
+    assert [(layer.name, layer.gated) for layer in network.layers] == [("g", True), ("g:2", True)]

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import hwgate
 from hwgate.data.datasets import load_dataset
+from hwgate.errors import UserError
 from hwgate.evaluation.scoring import score_network
 from hwgate.machine.config import FormatConfig, preset
 from hwgate.nn.gates import set_density, settle_norms
@@ -107,3 +109,35 @@ def test_the_integers_compute_what_was_trained(digits, bits):
     assert tuned.accuracy > 0.93 and tuned.accuracy > plain.accuracy - 0.01
     if bits == 4:
         assert tuned.loss < 0.9 * plain.loss
+
+
+class Functional(nn.Module):
+    """A convolution that is no module of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+    def forward(self, x):
+        return torch.relu(nn.functional.conv2d(x, self.weight))
+
+
+def tied():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2))
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("model, layer", [
+    (lambda: nn.Sequential(Functional()), r"0\.convolution"), (tied, "0"),
+    (lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3))),
+     r"0\.convolution")],
+    ids=["functional", "tied", "computed"])
+def test_what_cannot_be_trained_is_named(model, layer):
+    """It quantizes all the same."""
+    torch.manual_seed(0)
+    built, images = model().eval(), torch.rand(4, 4, 9, 9)
+    hwgate.quantize(built, images, CONFIG)
+    with pytest.raises(UserError, match=f"^Layer '{layer}' computes with values that are no "
+                                        "parameters of its own"):
+        FakeQuantized(built, images, CONFIG)
