@@ -121,6 +121,23 @@ def test_bytes_and_normalization():
     np.testing.assert_array_equal(network(pixels.numpy() / 255.0), plain(floats.double()))
 
 
+def test_a_normalization_before_that_of_the_model():
+    """An image passes both, in their order."""
+    class Normalized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model()
+
+        def forward(self, x):
+            return self.inner((x - 0.3) / 0.5)
+
+    built = Normalized().eval()
+    network = hwgate.quantize(built, images(), CONFIG, normalize=(0.2, 0.4))
+    with torch.no_grad():
+        wanted = built((images() - 0.2) / 0.4).numpy() / network.layers[-1].out_scale
+    assert np.abs(network(images()) - wanted).max() < 4
+
+
 @pytest.mark.parametrize("given, sentence", [
     (torch.zeros(2, 4, 8, 8), "Calibration images are all zero"),
     (torch.rand(2, 4, 8, 8) * 255, "Calibration images reach 25"),
