@@ -1,8 +1,10 @@
 """What a layer of an integer network must be, apart from what it is connected with."""
 
+import numpy as np
+
 from hwgate.errors import CompileError
 
-from .layer import KERNELS, MOST_LIMIT, STRIDES, QuantizedLayer, shape_of
+from .layer import KERNELS, MOST_LIMIT, MOST_PADDING, STRIDES, QuantizedLayer, shape_of
 
 __all__ = ["check_layer"]
 
@@ -16,6 +18,7 @@ def check_layer(layer: QuantizedLayer) -> None:
         Names the layer, the rule and the value.
     """
     _check_kernel(layer)
+    _check_fan_in(layer)
     _check_limit(layer)
     _check_gates(layer)
 
@@ -27,10 +30,12 @@ def _check_kernel(layer: QuantizedLayer) -> None:
         raise CompileError(f"Layer {name!r} has weights {shape_of(layer.weight.shape)} for "
                            f"{layer.in_shape[0]} input channels, but kernels must be square, of "
                            f"edge {', '.join(map(str, KERNELS))}, one per input channel")
-    if layer.stride not in STRIDES or not 0 <= layer.padding <= kernel // 2:
+    most = min(kernel - 1, MOST_PADDING)
+    if (layer.stride not in STRIDES or min(layer.pads) < 0 or max(layer.pads) >= kernel
+            or max(layer.pads[::2]) > most):
         raise CompileError(f"Layer {name!r} has stride {layer.stride} and padding {layer.padding}, "
                            f"but a {kernel}x{kernel} kernel takes a stride of 1 or 2 and a "
-                           f"padding of 0..{kernel // 2}")
+                           f"padding of 0..{most}, below and on the right of 0..{kernel - 1}")
     if layer.reduce and (kernel, layer.stride, layer.pool) != (1, 1, 1):
         raise CompileError(f"Layer {name!r} sums its pixels, so its kernel, stride and pooling "
                            f"must be 1, not {kernel}, {layer.stride} and {layer.pool}")
@@ -38,6 +43,16 @@ def _check_kernel(layer: QuantizedLayer) -> None:
         raise CompileError(f"Layer {name!r} makes a {shape_of(layer.conv_shape)} map of its "
                            f"{shape_of(layer.in_shape)} input and pools it by {layer.pool}, which "
                            "leaves nothing")
+
+
+def _check_fan_in(layer: QuantizedLayer) -> None:
+    if layer.fan_in is None:
+        return
+    most = int(np.count_nonzero(layer.weight, axis=(1, 2, 3)).max())
+    if layer.gated or not max(1, most) <= layer.fan_in <= layer.weight[0].size:
+        raise CompileError(f"Layer {layer.name!r} has up to {most} weights of an output channel "
+                           f"that are not zero, and a fan-in of {layer.fan_in}, which must be at "
+                           "least as many, in a layer without gates")
 
 
 def _check_limit(layer: QuantizedLayer) -> None:

@@ -26,31 +26,35 @@ _EXACT: tuple[tuple[int, type[np.floating[Any]]], ...] = ((1 << 24, np.float32),
 _CHUNK = 1 << 22
 
 
-def convolve(x: NDArray[np.int8], weight: NDArray[np.int8], padding: int = 0,
-             stride: int = 1) -> NDArray[np.int64]:
+def convolve(x: NDArray[np.int8], weight: NDArray[np.int8],
+             padding: int | tuple[int, int, int, int] = 0, stride: int = 1) -> NDArray[np.int64]:
     """Exact cross-correlation with zero padding.
 
     Parameters
     ----------
     x : int8 (N, Ci, H, W)
     weight : int8 (Co, Ci, K, K)
-    padding, stride : int
+    padding : int or (top, bottom, left, right)
+    stride : int
 
     Returns
     -------
     int64 (N, Co, Ho, Wo)
-        ``Ho = (H + 2*padding - K) // stride + 1``, likewise ``Wo``.
+        ``Ho = (H + top + bottom - K) // stride + 1``, likewise ``Wo``.
     """
+    pads = (padding,) * 4 if isinstance(padding, int) else padding
     outputs, channels, kernel, _ = weight.shape
     bound = int(np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)).max()) << 7
     dtype = next(dtype for largest, dtype in _EXACT if bound <= largest)
-    height, width = ((edge + 2 * padding - kernel) // stride + 1 for edge in x.shape[2:])
+    around = pads[:2], pads[2:]
+    height, width = ((edge + sum(more) - kernel) // stride + 1
+                     for edge, more in zip(x.shape[2:], around, strict=True))
     rows = weight.reshape(outputs, -1).astype(dtype)
     step = max(1, _CHUNK // max(1, rows[0].nbytes * height * width))
     sums = np.empty((len(x), outputs, height * width), np.int64)
     for start in range(0, len(x), step):
         part = x[start:start + step]
-        padded = np.pad(part, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+        padded = np.pad(part, ((0, 0), (0, 0), *around))
         columns = np.empty((len(part), channels, kernel, kernel, height, width), dtype)
         for i, j in np.ndindex(kernel, kernel):
             columns[:, :, i, j] = padded[:, :, i:i + (height - 1) * stride + 1:stride,
@@ -92,12 +96,7 @@ def _bound(weight: NDArray[np.int8], formats: FormatConfig) -> NDArray[np.int64]
 
 def base_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
     """Partial sums (N, Co, H, W) of the base path: what the gate of a layer sees."""
-    sums = np.empty((len(x), *layer.decision_shape), np.int64)
-    channels, pattern = np.unique(layer.base, axis=0, return_inverse=True)
-    for number, members in enumerate(channels):
-        outputs = pattern.ravel() == number
-        sums[:, outputs] = _psum(layer, x[:, members], layer.weight[outputs][:, members])
-    return sums
+    return _by_inputs(layer, x, layer.weight, layer.base)
 
 
 def score_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
@@ -146,7 +145,7 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig 
     Activations
     """
     assert x.dtype == np.int8 and x.shape[1:] == layer.in_shape, (x.dtype, x.shape)
-    psum, score = _psum(layer, x, layer.weight), None
+    psum, score = _whole_psum(layer, x), None
     decision = np.ones(psum.shape, bool)
     if layer.threshold is not None:
         base = compared = base_psum(layer, x)
@@ -165,6 +164,26 @@ def run_layer(layer: QuantizedLayer, x: NDArray[np.int8], formats: FormatConfig 
     output = requantize(psum, bias, mult, layer.shift[:, None, None], low, high, added, factor,
                         layer.relu_first).astype(np.int8)
     return Activations(max_pool(output, layer.pool), psum, decision, score)
+
+
+def _whole_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Partial sums (N, Co, H, W) of all inputs; those of zero weights are left out where they are
+    most, as in depthwise convolutions."""
+    if layer.fan_in is None or 2 * layer.fan_in > layer.weight[0].size:
+        return _psum(layer, x, layer.weight)
+    return _by_inputs(layer, x, layer.weight, layer.weight.any(axis=(2, 3)))
+
+
+def _by_inputs(layer: QuantizedLayer, x: NDArray[np.int8], weight: NDArray[np.int8],
+               read: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Partial sums (N, Co, H, W) of the inputs (Co, Ci) that each output channel reads."""
+    sums = np.zeros((len(x), *layer.decision_shape), np.int64)
+    channels, pattern = np.unique(read, axis=0, return_inverse=True)
+    for number, members in enumerate(channels):
+        if members.any():
+            outputs = pattern.ravel() == number
+            sums[:, outputs] = _psum(layer, x[:, members], weight[outputs][:, members])
+    return sums
 
 
 def _psum(layer: QuantizedLayer, x: NDArray[np.int8],

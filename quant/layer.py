@@ -6,15 +6,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IMAGE", "KERNELS", "MOST_LIMIT", "STRIDES", "Activations", "QuantizedLayer",
-           "layer_macs", "reorder", "shape_of"]
+__all__ = ["IMAGE", "KERNELS", "MOST_LIMIT", "MOST_PADDING", "STRIDES", "Activations",
+           "QuantizedLayer", "layer_macs", "reorder", "shape_of"]
 
 #: Index of the image, where the index of a layer says whose output is meant.
 IMAGE = -1
 
-#: Edges of a kernel, and strides, that a layer may have. Its padding is at most half the kernel.
+#: Edges of a kernel, and strides, that a layer may have; padding above and on the left, at most.
 KERNELS = (1, 3, 5, 7)
 STRIDES = (1, 2)
+MOST_PADDING = 3
 
 #: Largest limit of open gates: 16 bits of a layer descriptor.
 MOST_LIMIT = (1 << 16) - 1
@@ -23,6 +24,9 @@ MOST_LIMIT = (1 << 16) - 1
 @dataclass(frozen=True)
 class QuantizedLayer:
     """One integer layer: convolution, gate, requantization and max pooling, in this order.
+
+    Grouped and depthwise convolutions, average poolings and copies are convolutions whose other
+    weights are zero; ``fan_in`` tells what they compute.
 
     A requantized value is ``clamp((v + r * mult_residual + 2^(shift-1)) >> shift)``, where
     ``v = (psum + bias) * mult``, at least 0 if ``relu_first``, and ``r`` is the residual operand:
@@ -45,8 +49,11 @@ class QuantizedLayer:
     shift : int64 (Co,)
     in_shape : (Ci, H, W)
         Input of one image.
-    padding, stride : int
-        At most K // 2; one of :data:`STRIDES`.
+    padding : int or (top, bottom, left, right)
+        Zeros around the input; less than K, and at most :data:`MOST_PADDING` above and on the
+        left.
+    stride : int
+        One of :data:`STRIDES`.
     relu : bool
         Outputs clamp at zero.
     pool : int
@@ -56,8 +63,9 @@ class QuantizedLayer:
         linear layer, whose kernel is 1x1.
     in_scale, out_scale : float
         Real value of one step of the input and the output.
-    source : int or None
-        Index of the layer whose output is the input, or :data:`IMAGE`; None for the layer before.
+    source : int, tuple of int or None
+        Index of the layer whose output is the input, or :data:`IMAGE`; None for the layer before;
+        several for their outputs side by side, one's channels after the other's.
     residual : int or None
         Index of the layer whose output is added, or :data:`IMAGE`; None to add nothing.
     mult_residual : int64 (Co,) or None
@@ -78,6 +86,9 @@ class QuantizedLayer:
         (gates,), and ``limit`` counts the gates of a map once.
     gate : int64 (Co,) or None
         Index of the gate of each channel; given exactly if ``score`` is.
+    fan_in : int or None
+        Weights that an output channel of the model has, where that is fewer than there are here:
+        the others are zero. Counts as multiply-accumulates of an output.
     """
 
     name: str
@@ -88,14 +99,14 @@ class QuantizedLayer:
     mult: NDArray[np.int64]
     shift: NDArray[np.int64]
     in_shape: tuple[int, int, int]
-    padding: int = 0
+    padding: int | tuple[int, int, int, int] = 0
     stride: int = 1
     relu: bool = True
     pool: int = 1
     reduce: bool = False
     in_scale: float = 1.0
     out_scale: float = 1.0
-    source: int | None = None
+    source: int | tuple[int, ...] | None = None
     residual: int | None = None
     mult_residual: NDArray[np.int64] | None = None
     residual_stride: int = 1
@@ -104,6 +115,7 @@ class QuantizedLayer:
     limit: int = 0
     score: NDArray[np.int8] | None = None
     gate: NDArray[np.int64] | None = None
+    fan_in: int | None = None
 
     @cached_property
     def score_base(self) -> NDArray[np.bool_]:
@@ -120,12 +132,17 @@ class QuantizedLayer:
         return self.weight.shape[2]
 
     @property
+    def pads(self) -> tuple[int, int, int, int]:
+        """Rows and columns of padding: (top, bottom, left, right)."""
+        return (self.padding,) * 4 if isinstance(self.padding, int) else self.padding
+
+    @property
     def conv_shape(self) -> tuple[int, int, int]:
         """(Co, Ho, Wo) of the convolution, before summing or pooling pixels."""
         _, height, width = self.in_shape
-        grow = 2 * self.padding - self.kernel
-        return (self.weight.shape[0], (height + grow) // self.stride + 1,
-                (width + grow) // self.stride + 1)
+        top, bottom, left, right = self.pads
+        return (self.weight.shape[0], (height + top + bottom - self.kernel) // self.stride + 1,
+                (width + left + right - self.kernel) // self.stride + 1)
 
     @property
     def decision_shape(self) -> tuple[int, int, int]:
@@ -143,11 +160,13 @@ class QuantizedLayer:
     def macs(self) -> int:
         """Multiply-accumulates of one image with every gate open."""
         channels, height, width = self.conv_shape
-        return channels * height * width * self.weight[0].size
+        return channels * height * width * (self.fan_in or self.weight[0].size)
 
     @cached_property
     def base_macs(self) -> int:
         """Multiply-accumulates of one image with every gate closed, those of each score once."""
+        if not self.gated:
+            return self.macs
         _, height, width = self.conv_shape
         scores = 0 if self.score is None else int(self.score_base.sum())
         return height * width * (int(self.base.sum()) + scores) * self.kernel**2

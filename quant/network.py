@@ -1,6 +1,7 @@
 """A whole integer network: layers, what each takes its input from, and running a batch."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hwgate.machine.config import RESIDUAL_SHIFT, AcceleratorConfig
 from .checks import check_layer
 from .fidelity import Fidelity
 from .golden import run_layer
+from .joined import joined, side_by_side
 from .layer import IMAGE, STRIDES, Activations, QuantizedLayer, shape_of
 
 __all__ = ["QuantizedNetwork", "check_images"]
@@ -52,29 +54,46 @@ class QuantizedNetwork:
             check_layer(layer)
             self._check_source(index, layer)
             self._check_residual(index, layer)
+        _, conflict = side_by_side(map(self.inputs, range(len(self.layers))))
+        if conflict is not None:
+            raise CompileError(f"Layer {self.layers[conflict].name!r} takes several outputs, each "
+                               "of which must lie beside the same one for all layers; copy one")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.layers[0].in_shape
 
-    def inputs(self, index: int) -> int:
-        """Index of the layer whose output is the input of layer ``index``, or :data:`IMAGE`."""
+    def inputs(self, index: int) -> tuple[int, ...]:
+        """Indices of the layers whose outputs, side by side, are the input of layer ``index``;
+        :data:`IMAGE` is the image."""
         source = self.layers[index].source
-        return index - 1 if source is None else source
+        if source is None:
+            return (index - 1,)
+        return (source,) if isinstance(source, int) else source
+
+    @cached_property
+    def chains(self) -> dict[int, tuple[int, ...]]:
+        """Of the image and each layer: the maps that lie side by side with its output in memory,
+        in order, itself among them."""
+        count = len(self.layers)
+        return side_by_side([*map(self.inputs, range(count)), *zip(range(count))])[0]
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """(C, H, W) of the output of layer ``index``, or of the image for :data:`IMAGE`."""
         return self.image_shape if index == IMAGE else self.layers[index].out_shape
 
     def _check_source(self, index: int, layer: QuantizedLayer) -> None:
-        source = self.inputs(index)
-        if not IMAGE <= source < index:
-            raise CompileError(f"Layer {layer.name!r} is number {index} and takes its input from "
-                               f"layer {source}, which must be before it")
-        if self.shape(source) != layer.in_shape:
+        sources = self.inputs(index)
+        for source in sources:
+            if not IMAGE <= source < index:
+                raise CompileError(f"Layer {layer.name!r} is number {index} and takes its input "
+                                   f"from layer {source}, which must be before it")
+        shapes = [self.shape(source) for source in sources]
+        joined = sum(channels for channels, _, _ in shapes)
+        if any((joined, *pixels) != layer.in_shape for _, *pixels in shapes):
             raise CompileError(f"Layer {layer.name!r} takes {shape_of(layer.in_shape)} inputs, but "
-                               f"its source has {shape_of(self.shape(source))} outputs")
+                               f"its source has {' and '.join(map(shape_of, shapes))} outputs")
 
     def _check_residual(self, index: int, layer: QuantizedLayer) -> None:
         name, source, factor = layer.name, layer.residual, layer.mult_residual
@@ -145,8 +164,8 @@ class QuantizedNetwork:
 
         for index, layer in enumerate(self.layers):
             residual = None if layer.residual is None else output(layer.residual)
-            results.append(run_layer(layer, output(self.inputs(index)), self.config.formats,
-                                     residual))
+            x = joined([output(source) for source in self.inputs(index)])
+            results.append(run_layer(layer, x, self.config.formats, residual))
         return tuple(results)
 
     def __call__(self, images: Any) -> NDArray[np.int8]:

@@ -75,8 +75,8 @@ def compile(
             "images": images, "dense": dense, "memory_bytes": binding.bytes,
             "layers": [{"name": plan.layer.name, "tiles": tiling.tiles,
                         "jobs": plan.job_count, "weight_bytes": len(plan.stream),
-                        "on_chip": index in binding.chip,
-                        "compressed": index in binding.packed}
+                        "on_chip": binding.where(index) == "on chip",
+                        "compressed": binding.where(index).endswith("compressed")}
                        for index, (plan, tiling, _) in enumerate(binding.steps)]}):
         display(program_table(binding), f"{images} image{'s' * (images > 1)} on "
               f"{program.config.describe()}",

@@ -35,8 +35,8 @@ def score_work(layer: QuantizedLayer) -> NDArray[np.float64]:
 def balance(network: QuantizedNetwork, images: NDArray[Any]) -> QuantizedNetwork:
     """The same function with output channels reordered for equal work per lane.
 
-    Layers that take part in a residual add, and the last one, keep their order; so do channels
-    that a consumer's base path tells apart.
+    Layers that take part in a residual add, those before a grouped convolution, and the last one,
+    keep their order; so do channels that a consumer's base path tells apart.
 
     Parameters
     ----------
@@ -56,16 +56,36 @@ def balance(network: QuantizedNetwork, images: NDArray[Any]) -> QuantizedNetwork
         layer = layers[index]
         if index in added or layer.residual is not None or not layer.gated:
             continue
-        consumers = [n for n in range(len(layers)) if network.inputs(n) == index]
-        bases = [layers[n].base for n in consumers] or [np.ones((1, len(layer.weight)), bool)]
+        consumers = [n for n in range(len(layers)) if index in network.inputs(n)]
+        if any(layers[n].fan_in for n in consumers):
+            continue
+        taken = {n: _channels(network, n, index) for n in consumers}
+        bases = [layers[n].base[:, taken[n]] for n in consumers]
+        bases = bases or [np.ones((1, len(layer.weight)), bool)]
         order = _order(layer, channel_work(layer, seen), np.concatenate(bases).T,
                        network.config.lanes)
         layers[index] = reorder(layer, order)
         for n in consumers:
-            score = layers[n].score
-            layers[n] = replace(layers[n], weight=layers[n].weight[:, order],
-                                score=None if score is None else score[:, order])
+            layers[n] = _taking(layers[n], taken[n], order)
     return replace(network, layers=tuple(layers))
+
+
+def _channels(network: QuantizedNetwork, index: int, source: int) -> slice:
+    """Input channels of a layer that are another one's output."""
+    sources = network.inputs(index)
+    first = sum(network.shape(n)[0] for n in sources[:sources.index(source)])
+    return slice(first, first + network.shape(source)[0])
+
+
+def _taking(layer: QuantizedLayer, channels: slice, order: NDArray[np.int64]) -> QuantizedLayer:
+    """The layer where some of its input channels come in another order."""
+    def moved(values: NDArray[np.int8]) -> NDArray[np.int8]:
+        values = values.copy()
+        values[:, channels] = values[:, channels][:, order]
+        return values
+
+    return replace(layer, weight=moved(layer.weight),
+                   score=None if layer.score is None else moved(layer.score))
 
 
 def _order(layer: QuantizedLayer, work: NDArray[np.float64], columns: NDArray[np.bool_],

@@ -9,9 +9,9 @@ import numpy as np
 from hwgate.compiler.choice import Cost, assumed, measure
 from hwgate.compiler.program import Binding, Program
 from hwgate.errors import UserError
-from hwgate.plan.geometry import map_bytes, shortage
+from hwgate.plan.geometry import shortage
 from hwgate.plan.goal import OBJECTIVES, Goal
-from hwgate.plan.residency import uses
+from hwgate.plan.residency import region_bytes, uses
 from hwgate.plan.stored import ASSUMPTION
 from hwgate.schedule import LayerSchedule, schedule_layer
 
@@ -171,7 +171,7 @@ def _alternative(layer: str, choice: str, words: str, cost: Cost | None, chosen:
 def _rows(binding: Binding, index: int) -> Iterator[Alternative]:
     """Bands of rows: the whole map, or the fewest that fit."""
     program, plan = binding.program, binding.program.plans[index]
-    layer = plan.layer
+    layer = plan.stored
     residual = None if layer.residual is None else program.network.shape(layer.residual)
     height, cost = layer.conv_shape[1], _cost(binding, [index], binding.chip)
     whole = f"all {height} rows"
@@ -207,16 +207,16 @@ def _tiles(binding: Binding, index: int) -> Iterator[Alternative]:
 
 
 def _output(binding: Binding, index: int) -> Iterator[Alternative]:
-    """Place of the output: on chip or in off-chip memory."""
+    """Place of the output, and of those beside it: on chip or in off-chip memory."""
     program, chip = binding.program, binding.chip
     layers, capacity = program.network.layers, program.config.buffers.map_bytes
-    if not capacity:
+    if not capacity or binding.places[index].region != index:
         return
     name = layers[index].name
     takers = [n for n in range(len(layers)) if n != index
               and index in uses(program.network, n).values()]
-    size = len(binding.images) * map_bytes(program.config, layers[index].out_shape)
-    cost = _cost(binding, [index, *takers], chip)
+    size = len(binding.images) * region_bytes(program.network, program.config, index)
+    alive, cost = binding.lifetimes(), _cost(binding, [index, *takers], chip)
 
     def row(words: str, cost: Cost, taken: bool, reason: str) -> Alternative:
         return _alternative(name, "output", words, cost, taken, reason)
@@ -227,10 +227,9 @@ def _output(binding: Binding, index: int) -> Iterator[Alternative]:
                   f"bytes {chip[index]:,}..{chip[index] + size - 1:,} until "
                   f"{layers[max(takers)].name} ends")
         yield row("off chip", without, False, without.against(cost))
-    elif not takers:
+    elif index not in alive:
         yield row("off chip", cost, True, "no layer takes it; the host reads it there")
     else:
-        alive = binding.lifetimes()
         beside = sorted(n for n in chip if alive[n].first <= alive[index].last
                         and alive[index].first <= alive[n].last)
         reason = (f"{size:,} bytes exceed the map memory of {capacity:,}" if size > capacity else
@@ -247,7 +246,8 @@ def _zeros(binding: Binding, index: int) -> Iterator[Alternative]:
     layers, entries = program.network.layers, program.config.buffers.compressed_chunks
     takers = [n for n in range(len(layers)) if n != index
               and index in uses(program.network, n).values()]
-    if not entries or not takers or index in binding.chip:
+    if (not entries or not takers or index in binding.chip
+            or binding.places[index].region != index):
         return
     name, chunk = layers[index].name, program.config.chunk_bytes
 

@@ -15,7 +15,15 @@ from hwgate.machine.layouts import Opcode, descriptor_layout
 from hwgate.plan.geometry import Shape, Tiling, describe, map_bytes, plane_beats
 from hwgate.plan.goal import DENSITY, Goal
 from hwgate.plan.layer import LayerPlan, plan_layer
-from hwgate.plan.residency import Lifetime, lifetimes, place, uses
+from hwgate.plan.residency import (
+    Lifetime,
+    lifetimes,
+    maps_of,
+    place,
+    places,
+    region_bytes,
+    uses,
+)
 from hwgate.plan.stored import StoredMap, whole_chunks
 from hwgate.plan.tiling import Candidate, candidates, check_images_per_tile
 from hwgate.quant.compress import decompress
@@ -92,9 +100,12 @@ class Binding:
         Byte address of the first descriptor.
     steps : list of Step
         One per layer, in order.
-    chip : mapping of layer index to int
+    places : mapping of layer index to Place
+        Where each output, and the image, lies: alone, or side by side with others in one region,
+        which has the index of its first map.
+    chip : mapping of region to int
         Outputs that stay on chip, and their first byte in the map memory.
-    packed : mapping of layer index to int
+    packed : mapping of region to int
         Outputs off chip whose zero bytes are left out, and their first entry in the chunk table.
     choices : list of Choice
         How each layer runs, and what else there was; compared with maps that are not compressed.
@@ -115,6 +126,7 @@ class Binding:
         if count > 0xFFFF:
             raise UserError(f"A batch must have at most {0xFFFF} images, not {count}")
         network, plans = program.network, program.plans
+        self.places = places(network, config, count)
         self._candidates = [candidates(plan, self._residual(index), config, count,
                                        program.images_per_tile) for index, plan in enumerate(plans)]
         self.chip = self._choose_maps() if chip is None else chip
@@ -125,10 +137,10 @@ class Binding:
         for plan in plans:
             weights.append(at * REGION_BYTES)
             at += _ceil(len(plan.stream), REGION_BYTES)
-        self._maps: dict[int, int] = {}  # first byte of each layer's output, and of the image
-        for index in range(IMAGE, len(plans)):
-            self._maps[index] = at * REGION_BYTES
-            at += _ceil(count * map_bytes(config, network.shape(index)), REGION_BYTES)
+        self._maps: dict[int, int] = {}  # first byte of each region
+        for region in sorted({own.region for own in self.places.values()}):
+            self._maps[region] = at * REGION_BYTES
+            at += _ceil(count * region_bytes(network, config, region), REGION_BYTES)
         self.bytes = at * REGION_BYTES
         if self.bytes > 1 << config.bus.address_bits:
             raise UserError(f"{count} images need {self.bytes} bytes of memory, but the bus "
@@ -141,7 +153,7 @@ class Binding:
             self._place(index, step.descriptor)
 
     def lifetimes(self) -> dict[int, Lifetime]:
-        """Outputs that could stay on chip, by layer; the same for every choice of tiles."""
+        """Outputs that could stay on chip, by region; the same for every choice of tiles."""
         return lifetimes(self.program.network, self.program.config,
                          [self._describe(index, found[0], 0)
                           for index, found in enumerate(self._candidates)], len(self.images))
@@ -156,7 +168,7 @@ class Binding:
             Of the layer.
         candidate : Candidate
         chip : collection of int, optional
-            Layers whose outputs are on chip; as bound, unless given.
+            Regions that are on chip; as bound, unless given.
         """
         program, on_chip = self.program, self.chip if chip is None else chip
         plan, goal = program.plans[index], program.goal
@@ -173,7 +185,7 @@ class Binding:
                 if offset is not None}
 
     def packable(self) -> dict[int, Lifetime]:
-        """Outputs off chip that could be compressed, by layer, as entries of the chunk table.
+        """Outputs off chip that could be compressed, by region, as entries of the chunk table.
 
         Every layer reads or writes whole chunks of them.
         """
@@ -202,12 +214,15 @@ class Binding:
         return None if residual is None else network.shape(residual)
 
     def _describe(self, index: int, candidate: Candidate, weights: int) -> dict[str, int]:
-        """Descriptor of a layer, with addresses relative to those of its maps."""
+        """Descriptor of a layer, with addresses relative to the regions of its maps."""
         plan = self.program.plans[index]
-        return {**describe(plan.layer, self._residual(index), self.program.config,
-                           candidate.tiling), **plan.fields,
-                "kept_channels": plan.kept_channels(self.program.config, candidate.tiling.tiles),
-                "weights_address": weights}
+        fields = {**describe(plan.stored, self._residual(index), self.program.config,
+                             candidate.tiling), **plan.fields,
+                  "kept_channels": plan.kept_channels(self.program.config, candidate.tiling.tiles),
+                  "weights_address": weights}
+        for prefix, use in maps_of(self.program.network, index).items():
+            fields[f"{prefix}_address"] += self.places[use].offset
+        return fields
 
     def _place(self, index: int, fields: dict[str, int]) -> None:
         """Add where the maps of a layer are."""
@@ -219,6 +234,12 @@ class Binding:
                 first = self.packed[use] - self._maps[use] // config.chunk_bytes
                 fields[f"{prefix}_packed"] = 1
                 fields[f"{prefix}_entry"] = first % config.buffers.compressed_chunks
+
+    def where(self, index: int) -> str:
+        """Where the output of a layer is: ``on chip``, ``off chip`` or ``off chip, compressed``."""
+        region = self.places[index].region
+        return ("on chip" if region in self.chip else
+                "off chip, compressed" if region in self.packed else "off chip")
 
     def stored(self, index: int, outputs: Callable[[int], NDArray[np.int8]] | None = None
                ) -> dict[str, StoredMap]:
@@ -233,10 +254,10 @@ class Binding:
         config, network, found = self.program.config, self.program.network, {}
         for prefix, use in uses(network, index).items():
             if use in self.packed and outputs is not None:
-                found[prefix] = StoredMap.of(config, self._maps[use],
-                                             pack_maps(config, outputs(use)))
+                packed = [pack_maps(config, outputs(index)) for index in network.chains[use]]
+                found[prefix] = StoredMap.of(config, self._maps[use], np.concatenate(packed))
             elif use in self.packed:
-                size = len(self.images) * map_bytes(config, network.shape(use))
+                size = len(self.images) * region_bytes(network, config, use)
                 found[prefix] = StoredMap.assumed(config, self._maps[use], size)
         return found
 
@@ -250,7 +271,8 @@ class Binding:
         self._put(memory, self.program_address, listing)
         for plan, _, fields in self.steps:
             self._put(memory, fields["weights_address"], plan.stream)
-        self._put(memory, self._maps[IMAGE], pack_maps(config, self.images).tobytes())
+        region, offset = self.places[IMAGE]
+        self._put(memory, self._maps[region] + offset, pack_maps(config, self.images).tobytes())
         return memory
 
     @staticmethod
@@ -279,16 +301,17 @@ class Binding:
         config, count = self.program.config, len(self.images)
         channels, height, width = self.program.plans[index].layer.out_shape
         size = map_bytes(config, (channels, height, width))
-        start = self._maps[index]
-        if index in self.chip or index in self.packed:
+        region, offset = self.places[index]
+        start = self._maps[region] + offset
+        if region in self.chip or region in self.packed:
             if writes is None:
                 raise UserError(
                     f"The output of layer {self.program.plans[index].layer.name!r} "
-                    f"{'stays on chip' if index in self.chip else 'is compressed'}; "
+                    f"{'stays on chip' if region in self.chip else 'is compressed'}; "
                     f"only a simulation can tell what it is")
             own = writes[writes["layer"] == index]
-            if index in self.chip:
-                memory, start = self._written(own), self.chip[index]
+            if region in self.chip:
+                memory, start = self._written(own), self.chip[region] + offset
             else:
                 memory, start = self._restored(memory, own, start, count * size), 0
         groups = _ceil(channels, config.channels)
@@ -373,6 +396,7 @@ def compile(quantized: QuantizedNetwork, config: AcceleratorConfig | None = None
         if layer.gated:
             goal.density_of(layer.name)
     plans = tuple(
-        plan_layer(layer, None if layer.residual is None else network.shape(layer.residual), config)
-        for layer in network.layers)
+        plan_layer(layer, None if layer.residual is None else network.shape(layer.residual), config,
+                   [network.shape(source)[0] for source in network.inputs(index)])
+        for index, layer in enumerate(network.layers))
     return Program(network, config, plans, dense, images_per_tile, goal)

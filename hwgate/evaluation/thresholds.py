@@ -12,6 +12,7 @@ from hwgate.errors import UserError
 from hwgate.evaluation.scoring import score_network
 from hwgate.machine.config import MemoryTiming
 from hwgate.quant.golden import base_psum, score_psum
+from hwgate.quant.joined import joined
 from hwgate.quant.layer import IMAGE
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.results.comparison import compare
@@ -69,8 +70,8 @@ def psum_deviations(network: QuantizedNetwork,
     results = network.run(steps)
     found: list[NDArray[np.float64] | None] = []
     for index, layer in enumerate(network.layers):
-        source = network.inputs(index)
-        x = steps if source == IMAGE else results[source].output
+        x = joined([steps if source == IMAGE else results[source].output
+                    for source in network.inputs(index)])
         seen = base_psum if layer.score is None else score_psum
         found.append(seen(layer, x).std(axis=(0, 2, 3)) if layer.gated else None)
     return tuple(found)

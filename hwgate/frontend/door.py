@@ -16,11 +16,12 @@ from hwgate.machine.config import FormatConfig
 from hwgate.nn.gates import force_open
 from hwgate.quant.fidelity import Fidelity, LayerFidelity
 from hwgate.quant.golden import run_layer
+from hwgate.quant.joined import joined
 from hwgate.quant.layer import IMAGE
 from hwgate.quant.network import QuantizedNetwork
 
+from .blocks import Lowered
 from .graph import Graph
-from .lower import Lowered
 from .model import evaluating, kind, reference
 
 __all__ = ["CHECKS", "ERROR_DB", "WARNING_DB", "admit", "check_finite", "check_reading",
@@ -126,7 +127,8 @@ def measure(lowered: Lowered, graph: Graph, network: QuantizedNetwork,
     for index, (block, layer) in enumerate(zip(lowered.blocks, network.layers, strict=True)):
         wanted = values[block.value].reshape(-1, *layer.out_shape)
         residual = None if layer.residual is None else floats(layer.residual)
-        own = run_layer(layer, floats(network.inputs(index)), formats, residual).output
+        x = joined([floats(source) for source in network.inputs(index)])
+        own = run_layer(layer, x, formats, residual).output
         layers.append(LayerFidelity(layer.name, _ratio(wanted, own * layer.out_scale),
                                     _ratio(wanted, results[index].output * layer.out_scale)))
     answers = results[-1].output.reshape(len(images), -1).argmax(1)

@@ -1,6 +1,6 @@
 """Quantization: folds a trained model into an integer network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,14 +16,16 @@ from hwgate.quant.layer import IMAGE, QuantizedLayer, reorder
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.requantize import SHIFTS
 
+from .blocks import Block, Lowered
 from .calibrate import activation_scale, range_scale, record
 from .door import CHECKS, admit, check_finite, check_reading, measure
 from .graph import Graph
 from .images import Normalization, normalized, typical_images
-from .lower import Block, Lowered, lower
+from .lower import lower
 from .model import evaluating, reference, unwrap
 from .passes import deviation, drop_softmax, gain_and_offset, simplify
 from .torch_reader import read_torch
+from .weights import fan_in, padding, square_weights
 
 __all__ = ["Calibrated", "calibrate", "fold", "multipliers", "quantize"]
 
@@ -123,7 +125,8 @@ def calibrate(model: Any, calibration_images: Any, config: AcceleratorConfig,
     low, high = config.formats.limits(config.formats.activation)
     scales = {IMAGE: activation_scale(values[lowered.image], low, high)}
     for index, block in enumerate(lowered.blocks):
-        # The last outputs are ranked, not passed on: the largest must not be clipped.
+        # The last outputs are ranked, not passed on: the largest must not be clipped. What a clamp
+        # lets pass is never larger than its bound, so that the largest integer clamps likewise.
         scales[index] = (range_scale(largest[block.value], high) if block is lowered.blocks[-1]
                          else activation_scale(values[block.value], low, high))
     return Calibrated(lowered, scales, images.shape[1:], graph, images)
@@ -141,7 +144,7 @@ def fold(lowered: Lowered, scales: Mapping[int, float], image_shape: tuple[int, 
     shapes: dict[int, tuple[int, int, int]] = {IMAGE: image_shape}
     layers: list[QuantizedLayer] = []
     for index, block in enumerate(lowered.blocks):
-        layers.append(_fold(index, block, shapes[block.source], scales, config))
+        layers.append(_fold(index, block, [shapes[n] for n in block.sources], scales, config))
         shapes[index] = layers[-1].out_shape
     network, scale, shift = QuantizedNetwork(config, tuple(layers)), lowered.scale, lowered.shift
     if bool((scale == 1).all() and (shift == 0).all()):
@@ -167,24 +170,29 @@ def multipliers(factor: NDArray[np.float64],
     return mult, np.clip(shift, *SHIFTS)
 
 
-def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapping[int, float],
-          config: AcceleratorConfig) -> QuantizedLayer:
-    """The integer layer of block ``index``, with its channels in the order of its output."""
-    formats, options = config.formats, block.op.options
-    in_scale, out_scale = scales[block.source], scales[index]
+def _fold(index: int, block: Block, shapes: Sequence[tuple[int, int, int]],
+          scales: Mapping[int, float], config: AcceleratorConfig) -> QuantizedLayer:
+    """The integer layer of block ``index``, which takes maps of such shapes, with its channels in
+    the order of its output."""
+    formats = config.formats
+    steps, sizes = [scales[n] for n in block.sources], [channels for channels, _, _ in shapes]
+    in_shape, in_scale, out_scale = (sum(sizes), *shapes[0][1:]), max(steps), scales[index]
     pixels = in_shape[1] * in_shape[2] if block.linear else 1
-    weight = _array(block, block.op.tensors["weight"])
-    weight = weight[:, :, None, None] if block.linear else weight
+
+    def square(values: torch.Tensor) -> NDArray[np.float64]:
+        return square_weights(block, _array(block, values), sizes, steps)
+
+    weight = square(block.op.tensors["weight"])
     gain, offset = (_array(block, values) for values in gain_and_offset(block.op, block.after))
     integers, weight_scale = _integers(
         weight, formats, np.abs(offset) * pixels / (in_scale * _INT32[1]), np.abs(gain))
     unit = in_scale * weight_scale  # real value of a psum of 1
     layer = QuantizedLayer(
-        block.name, integers, **_gates(block, in_scale, unit, config), **_nothing(len(weight)),
-        in_shape=in_shape, padding=0 if block.linear else options["padding"][0],
-        stride=1 if block.linear else options["stride"][0], relu=block.relu,
+        block.name, integers, **_gates(block, in_scale, unit, config, square),
+        **_nothing(len(weight)), in_shape=in_shape, padding=padding(block),
+        stride=1 if block.linear else block.op.options["stride"][0], relu=block.relu,
         pool=block.pool, reduce=block.linear, in_scale=in_scale, out_scale=out_scale,
-        source=None if block.source == index - 1 else block.source)
+        source=_source(index, block), fan_in=fan_in(block, weight))
     if block.gate is not None and layer.gated:
         _, height, width = layer.conv_shape
         layer = replace(layer, limit=block.gate.limit(height * width))
@@ -196,6 +204,11 @@ def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapp
     layer = _requantization(layer, gain * unit / (pixels * out_scale), offset / out_scale, added,
                             formats)
     return layer if block.order is None else reorder(layer, block.order.numpy())
+
+
+def _source(index: int, block: Block) -> int | tuple[int, ...] | None:
+    first, *rest = block.sources
+    return block.sources if rest else None if first == index - 1 else first
 
 
 def _nothing(channels: int) -> dict[str, Any]:
@@ -222,12 +235,12 @@ def _integers(weight: NDArray[np.float64], formats: FormatConfig,
     return np.rint(weight / scale[:, None, None, None]).astype(np.int8), scale
 
 
-def _gates(block: Block, in_scale: float, unit: NDArray[np.float64],
-           config: AcceleratorConfig) -> dict[str, Any]:
+def _gates(block: Block, in_scale: float, unit: NDArray[np.float64], config: AcceleratorConfig,
+           square: Callable[[torch.Tensor], NDArray[np.float64]]) -> dict[str, Any]:
     """Fields ``base`` and ``threshold``, and ``score`` and ``gate`` where channels share gates."""
-    gate, shape = block.gate, block.op.tensors["weight"].shape[:2]
+    gate, weight = block.gate, square(block.op.tensors["weight"])
     if gate is None or gate.force_open:
-        return {"base": np.ones(shape, bool), "threshold": None}
+        return {"base": np.ones(weight.shape[:2], bool), "threshold": None}
     base = gate.base.cpu().numpy()
     size = config.channels * (TAPS if gate.kernel_size == (1, 1) else 1)
     for start in range(0, base.shape[1], size):
@@ -239,7 +252,7 @@ def _gates(block: Block, in_scale: float, unit: NDArray[np.float64],
                 "channels, another gate_groups or a smaller group")
     if gate.share == 1:
         return {"base": base, "threshold": _thresholds(block, gate, unit)}
-    score, scale = _integers(_array(block, gate.score_weights()), config.formats)
+    score, scale = _integers(square(gate.score_weights()), config.formats)
     return {"base": base, "threshold": _thresholds(block, gate, in_scale * scale),
             "score": score, "gate": np.arange(len(base)) // gate.share}
 

@@ -15,9 +15,8 @@ from .operators import OPERATORS
 __all__ = ["RUNS", "UNSUPPORTED", "Graph", "Node", "refusal"]
 
 #: What layers compute, in the words of their users.
-RUNS = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU, the addition of an earlier output and "
-        "MaxPool2d, ChannelShuffle between layers, and AdaptiveAvgPool2d(1), Flatten and "
-        "Linear at the end")
+RUNS = ("Conv2d, GatedConv2d and Linear, BatchNorm2d, ReLU and ReLU6, additions, concatenations "
+        "and choices of channels, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1) and Flatten")
 
 #: Operator of a node that no layer of the accelerator computes; ``options`` say ``what`` it does,
 #: as the rest of a sentence that begins with its place, and the way out (``hint``).

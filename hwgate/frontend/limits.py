@@ -3,32 +3,52 @@
 from typing import Any
 
 from hwgate.errors import CompileError
-from hwgate.quant.layer import KERNELS, STRIDES
+from hwgate.quant.layer import KERNELS, MOST_PADDING, STRIDES
 
 from .graph import Graph, Node
 
-__all__ = ["a_text", "averages_part", "check_conv", "pool_edge", "unsupported"]
+__all__ = ["a_text", "averages_part", "bound_of", "check_conv", "flattened_kernel", "kernel_edge",
+           "pool_edge", "unsupported"]
+
+
+def kernel_edge(rows: int, columns: int) -> int | None:
+    """Edge of the smallest kernel that holds so many rows and columns of taps, if there is one."""
+    return next((edge for edge in KERNELS if edge >= max(rows, columns)), None)
 
 
 def check_conv(node: Node) -> None:
     """Raise unless the accelerator has the kernel, stride and padding of a convolution."""
     options, kernel = node.options, tuple(node.tensors["weight"].shape[2:])
-    half = kernel[0] // 2
-    for what, value, allowed, hint in (
-            ("kernel size", kernel, [(k, k) for k in KERNELS], "use square kernels of one of these "
-             "edges"),
-            ("stride", options["stride"], [(s, s) for s in STRIDES], "use stride 2 and shrink the "
-             "map further with MaxPool2d"),
-            ("dilation", options["dilation"], [(1, 1)], "use a dilation of 1"),
-            ("groups", (options["groups"],), [(1,)], "depthwise and grouped convolutions leave the "
-             "array idle, so use groups=1, or GatedConv2d(grouping=True) for grouped base paths"),
-            ("padding", options["padding"], [(p,) * 4 for p in range(half + 1)], "pad by at most "
-             "half the kernel, and alike on all sides")):
-        if tuple(value) not in allowed:
-            names = (f"0 to {half}" if what == "padding" else
-                     " or ".join(str(found[0]) for found in allowed))
-            raise unsupported(node, f"has {what} {'x'.join(map(str, value))}, and supported is "
-                               f"{names}", hint)
+    spread = tuple((edge - 1) * step + 1
+                   for edge, step in zip(kernel, options["dilation"], strict=True))
+    edge = kernel_edge(*spread)
+    if edge is None:
+        text = f"has kernel size {_show(kernel)}"
+        if spread != kernel:
+            text += f" and dilation {_show(options['dilation'])}"
+        raise unsupported(node, f"{text}, and supported are windows of up to {KERNELS[-1]}x"
+                           f"{KERNELS[-1]} pixels", "use a smaller kernel, or several in a row")
+    if options["stride"] not in [(s, s) for s in STRIDES]:
+        raise unsupported(node, f"has stride {_show(options['stride'])}, and supported is "
+                           f"{' or '.join(map(str, STRIDES))}", "use stride 2 and shrink the "
+                           "map further with MaxPool2d")
+    top, bottom, left, right = options["padding"]
+    most = min(edge - 1, MOST_PADDING)
+    if max(top, left) > most or bottom >= spread[0] or right >= spread[1] or min(
+            options["padding"]) < 0:
+        raise unsupported(node, f"has padding {_show(options['padding'])}, and supported is up to "
+                           f"{most} above and on the left, and less than the kernel elsewhere",
+                           "pad by less than the kernel")
+
+
+def flattened_kernel(node: Node, height: int, width: int) -> int:
+    """Kernel of a linear layer on a flattened map, which is a convolution as large as the map."""
+    edge = kernel_edge(height, width)
+    if edge is None:
+        raise unsupported(node, f"is a linear layer on {height}x{width} pixels, and supported are "
+                           f"up to {KERNELS[-1]}x{KERNELS[-1]}", "put AdaptiveAvgPool2d(1) or "
+                           "poolings before it")
+    return edge
 
 
 def pool_edge(node: Node) -> int:
@@ -43,16 +63,32 @@ def pool_edge(node: Node) -> int:
     return int(edges.pop())
 
 
+def bound_of(node: Node) -> tuple[bool, float | None]:
+    """Whether an activation is never negative, and the largest magnitude that it lets pass."""
+    if node.options["kind"] == "relu":
+        return True, None
+    low, high = node.options["low"], node.options["high"]
+    if low == 0 or high is not None and low == -high:
+        return low == 0, None if high is None else float(high)
+    raise unsupported(node, f"clamps to {low}..{high}", "clamp to 0..n, as ReLU6 does, or to -n..n")
+
+
 def unsupported(node: Node, what: str, hint: str) -> CompileError:
     return CompileError(f"Layer {node.origin!r} {what}; {hint}")
 
 
 def averages_part(node: Node, graph: Graph) -> CompileError:
-    """An average over anything but the whole map."""
+    """An average that is neither one over the whole map nor the same sum at every pixel."""
     _, height, width = graph.node(node.inputs[0]).shape
-    part = (_show(node.options["kernel_size"]) if node.op == "AvgPool" else "lines")
-    return unsupported(node, f"averages over {part} of {height}x{width} pixels",
-                        "average over all of them, before a Linear layer")
+    if node.op != "AvgPool":
+        return unsupported(node, f"averages over lines of {height}x{width} pixels",
+                            "average over all of them, or over squares")
+    o = node.options
+    return unsupported(
+        node, f"averages over {_show(o['kernel_size'])} of {height}x{width} pixels with stride "
+        f"{_show(o['stride'])} and padding {_show(o['padding'])}", "use AvgPool2d of edge 2 to "
+        f"{KERNELS[-1]} and stride 1 or 2 that divides by the same number everywhere, or average "
+        "over the whole map")
 
 
 def a_text(node: Node) -> str:

@@ -1,115 +1,33 @@
-"""From a graph to the layers of the accelerator: which operators one layer takes in."""
+"""From a graph to the layers of the accelerator: which operators one layer takes in.
+
+A layer is a convolution or linear layer with what follows it. What has no convolution to go with,
+such as a norm of a value that others take as well, goes with one that copies the value.
+"""
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
 
 from hwgate.errors import CompileError
-from hwgate.nn.gated import GatedConv2d
+from hwgate.quant.joined import side_by_side
 from hwgate.quant.layer import IMAGE
 
+from .blocks import Block, Lowered, Shortcut, averaging, copying
 from .graph import RUNS, UNSUPPORTED, Graph, Node, refusal
-from .limits import a_text, averages_part, check_conv, pool_edge, unsupported
+from .limits import (
+    a_text,
+    averages_part,
+    bound_of,
+    check_conv,
+    flattened_kernel,
+    pool_edge,
+    unsupported,
+)
+from .views import UNKNOWN, View, joined_view
 
-__all__ = ["Block", "Lowered", "Shortcut", "lower", "rebind"]
-
-#: Index of the block of a value that no layer computes.
-_UNKNOWN = -2
-
-
-@dataclass(frozen=True)
-class Shortcut:
-    """A residual seen through a padding shortcut: sampled, then moved up by some channels."""
-
-    stride: int = 1
-    offset: int = 0
-
-
-@dataclass
-class Block:
-    """One layer of the accelerator, in terms of a graph.
-
-    Parameters
-    ----------
-    name : str
-        Origin of the convolution or linear layer; unique.
-    value : str
-        Name of the value that is the block's output (of any channel order).
-    op : Node
-        ``Conv`` or ``Linear``.
-    source : int
-        Index of the block whose output is the input, or ``IMAGE``.
-    after : tuple of Node
-        Batch norm and affine maps behind it, in order.
-    relu : bool
-    pool : int
-        Edge and stride of the max pooling; 1 for none.
-    average : bool
-        The input is averaged over all its pixels first.
-    order : int64 (Co,) or None
-        Channel shuffle behind the convolution: output c is the convolution's output order[c].
-    residual : int or None
-        Index of the block whose output is added, or ``IMAGE``.
-    shortcut : Shortcut
-        How the residual is seen.
-    relu_first : bool
-        ReLU before the addition.
-    """
-
-    name: str
-    value: str
-    op: Node
-    source: int
-    after: tuple[Node, ...] = ()
-    relu: bool = False
-    pool: int = 1
-    average: bool = False
-    order: Tensor | None = None
-    residual: int | None = None
-    shortcut: Shortcut = field(default_factory=Shortcut)
-    relu_first: bool = False
-
-    @property
-    def gate(self) -> GatedConv2d | None:
-        """The layer that decides, if the convolution is gated."""
-        return self.op.options.get("gate")
-
-    @property
-    def linear(self) -> bool:
-        return self.op.op == "Linear"
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """The blocks of a graph.
-
-    Parameters
-    ----------
-    blocks : tuple of Block
-        Each fed by blocks before it or the image; the last one is the result.
-    image : str
-        Name of the value that is the image as the first layer takes it.
-    scale, shift : float64 (C,)
-        Of the normalization of the image inside of the model.
-    """
-
-    blocks: tuple[Block, ...]
-    image: str
-    scale: Tensor
-    shift: Tensor
-
-
-@dataclass(frozen=True)
-class _Value:
-    """What a node computes: the output of a block, possibly seen through something."""
-
-    index: int
-    average: bool = False
-    shortcut: Shortcut | None = None
-    origin: str = ""  # of the average or the shortcut
+__all__ = ["lower"]
 
 
 def lower(graph: Graph) -> tuple[Lowered, tuple[str, ...]]:
@@ -117,27 +35,15 @@ def lower(graph: Graph) -> tuple[Lowered, tuple[str, ...]]:
     return _Lowering(graph).run()
 
 
-def rebind(lowered: Lowered, model: nn.Module) -> Lowered:
-    """The same blocks with the tensors that a model has now, such as on another device."""
-    def bound(node: Node) -> Node:
-        owners = {name: key.rpartition(".") for name, key in node.keys.items()}
-        return replace(node, tensors={**node.tensors, **{
-            name: getattr(model.get_submodule(path), last)
-            for name, (path, _, last) in owners.items()}})
-
-    blocks = tuple(replace(block, op=bound(block.op), after=tuple(map(bound, block.after)))
-                   for block in lowered.blocks)
-    return replace(lowered, blocks=blocks)
-
-
 class _Lowering:
-    """The blocks found so far, and the value of each node."""
+    """The blocks found so far, and the view of each node's value."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.readers = graph, graph.readers()
         self.blocks: list[Block] = []
-        self.values: dict[str, _Value] = {}
+        self.views: dict[str, View] = {}
         self.names: Counter[str] = Counter()
+        self.runs: list[tuple[int, ...]] = []  # maps side by side, of each block
         channels = graph.image.shape[0]
         self.image = graph.image.name
         self.scale, self.shift = torch.ones(channels).double(), torch.zeros(channels).double()
@@ -146,196 +52,65 @@ class _Lowering:
         obstacles = []
         for node in self.graph.nodes:
             try:
-                self.values[node.name] = self._value(node)
+                self.views[node.name] = self._view(node)
             except CompileError as error:
                 obstacles.append(str(error))
-                self.values[node.name] = _Value(_UNKNOWN)
-        result = self.values[self.graph.output]
+                self.views[node.name] = View.of(UNKNOWN, node.shape[0])
         if not obstacles:
-            obstacles += self._result_obstacles(result)
+            obstacles += self._finish()
         return Lowered(tuple(self.blocks), self.image, self.scale, self.shift), tuple(obstacles)
 
-    def _result_obstacles(self, result: _Value) -> list[str]:
-        if result.average:
-            return [f"Layer {result.origin!r} averages without a linear layer behind it; put a "
-                    "Linear layer there"]
+    def _finish(self) -> list[str]:
+        """Make the result the last block's output; obstacles."""
         if not self.blocks:
             return [f"The model has no layer to run; supported are {RUNS}"]
-        if result.shortcut is not None or result.index != len(self.blocks) - 1:
-            return ["The model must return one tensor, the output of its last layer"]
+        name = self.graph.output
+        if self._whole(self.views[name]) != len(self.blocks) - 1:
+            self._copy(self.views[name], name, self.graph.node(name).origin)
         return []
 
-    def _value(self, node: Node) -> _Value:
+    def _view(self, node: Node) -> View:
         if node.op == UNSUPPORTED:
             raise refusal(node)
         if node.op == "Input":
-            return _Value(IMAGE)
-        if node.op == "Add":
-            return self._add(node)
-        if len(node.inputs) > 1:
-            raise unsupported(node, "takes more than one tensor",
-                               "only an addition may combine tensors")
-        value = self.values[node.inputs[0]]
-        if node.op == "Reshape":
-            return self._reshape(node, value)
-        if node.op in ("Conv", "Linear"):
-            return self._layer(node, value)
-        if value.index == _UNKNOWN:
-            return value
-        read: dict[str, Callable[[Node, _Value], _Value]] = {
-            "Affine": self._affine, "BatchNorm": self._affine, "Activation": self._activation,
-            "MaxPool": self._pool, "Select": self._select, "Mean": self._mean}
+            return View.of(IMAGE, node.shape[0])
+        makes: dict[str, Callable[[Node], View]] = {
+            "Add": self._add, "Concat": self._concat, "Reshape": self._reshape,
+            "Conv": self._conv, "Linear": self._linear, "Affine": self._affine,
+            "BatchNorm": self._affine, "Activation": self._activation, "MaxPool": self._pool,
+            "Select": self._select, "Mean": self._mean}
         if node.op == "AvgPool":
             raise averages_part(node, self.graph)
         if node.op == "Pad":
             raise unsupported(node, "pads a map that no convolution takes",
                                "pad in front of convolutions")
-        if node.op not in read:
+        if node.op not in makes:
             raise unsupported(node, f"is a {node.op}", f"supported are {RUNS}")
-        last = None if value.index == IMAGE else self.blocks[value.index]
-        if last is not None and last.linear:
-            raise unsupported(node, f"follows the linear layer {last.name!r}, which must be the "
-                               "last", "move it out of the model")
-        if value.average:
-            raise unsupported(node, "follows an average pooling", "put a Linear layer there")
-        return read[node.op](node, value)
+        if node.op not in ("Conv", "Linear") and any(
+                self.views[name].unknown for name in node.inputs):
+            return View.of(UNKNOWN, node.shape[0])
+        if node.op in ("Affine", "BatchNorm", "Select", "Concat") and any(
+                len(self.views[name].channels) != self.graph.node(name).shape[0]
+                for name in node.inputs):
+            raise unsupported(node, f"is {a_text(node)} of a flattened map",
+                               "put it before the flattening")
+        return makes[node.op](node)
 
-    # Layers
+    # Values
 
-    def _layer(self, node: Node, value: _Value) -> _Value:
-        if value.index >= 0 and self.blocks[value.index].linear:
-            raise unsupported(node, f"follows the linear layer {self.blocks[value.index].name!r}, "
-                               "which must be the last", "move it out of the model")
-        if value.average and node.op == "Conv":
-            raise unsupported(node, "follows an average pooling", "put a Linear layer there")
-        self._check_shortcut(node, value)
-        self.names[node.origin] += 1
-        count = self.names[node.origin]
-        name = node.origin if count == 1 else f"{node.origin}:{count}"
-        block = Block(name, node.name, node, value.index, average=value.average)
-        self.blocks.append(block)
-        if node.op == "Conv":
-            check_conv(node)
-        elif not value.average and value.index != _UNKNOWN:
-            _, height, width = self._shape(value)
-            if (height, width) != (1, 1):
-                raise unsupported(node, f"is a linear layer on {height}x{width} pixels",
-                                   "put AdaptiveAvgPool2d(1) before it")
-        return _Value(len(self.blocks) - 1)
+    def _shape(self, index: int) -> tuple[int, ...]:
+        """(C, H, W) of a block's output, or of the image."""
+        shape = self.graph.node(self._name(index)).shape
+        return shape if len(shape) == 3 else self.blocks[index].shape
 
-    def _shape(self, value: _Value) -> tuple[int, ...]:
-        """Shape of a block's output, or of the image, as a map."""
-        name = self.image if value.index == IMAGE else self.blocks[value.index].value
-        shape = self.graph.node(name).shape
-        return shape if len(shape) == 3 else (*shape, 1, 1)
+    def _name(self, index: int) -> str:
+        """Name of the value that a block's output is."""
+        return self.image if index == IMAGE else self.blocks[index].value
 
-    # What a layer takes in
-
-    def _last(self, node: Node, value: _Value) -> Block:
-        """The block that an operator behind it changes."""
-        if value.index == IMAGE:
-            raise unsupported(node, f"is {a_text(node)} before the first convolution",
-                               "apply it to the images instead")
-        self._check_shortcut(node, value)
-        last = self.blocks[value.index]
-        if self._shared(node.inputs[0]):
-            raise unsupported(
-                node, f"changes the output of {last.name!r}, which is also used elsewhere",
-                "use the output behind it, or keep a second convolution")
-        return last
-
-    def _affine(self, node: Node, value: _Value) -> _Value:
-        if value.index == IMAGE and node.op == "Affine" and not self.blocks and (
-                self.readers[node.inputs[0]] == 1 and node.inputs[0] == self.graph.image.name):
-            self.image, self.scale, self.shift = (node.name, node.tensors["scale"],
-                                                  node.tensors["shift"])
-            if bool((self.scale == 0).any()):
-                raise unsupported(node, "multiplies the image by 0", "leave the channel out")
-            return value
-        last = self._last(node, value)
-        if last.relu or last.pool > 1 or last.order is not None or last.residual is not None:
-            raise unsupported(node, f"is not directly behind the convolution {last.name!r}",
-                               "order a block as convolution, batch norm, ReLU, max pooling")
-        last.after, last.value = (*last.after, node), node.name
-        return value
-
-    def _activation(self, node: Node, value: _Value) -> _Value:
-        kind = node.options["kind"]
-        if kind != "relu":
-            raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
-        last = self._last(node, value)
-        last.relu, last.value = True, node.name
-        return value
-
-    def _pool(self, node: Node, value: _Value) -> _Value:
-        last, edge = self._last(node, value), pool_edge(node)
-        if last.pool > 1:
-            raise unsupported(node, f"is a second max pooling behind {last.name!r}",
-                               "use one larger pooling")
-        last.pool, last.value = edge, node.name
-        return value
-
-    def _select(self, node: Node, value: _Value) -> _Value:
-        """A shuffle, or a padding shortcut."""
-        channels, stride = torch.tensor(node.options["channels"]), node.options["stride"]
-        count = self.graph.node(node.inputs[0]).shape[0]
-        if stride == (1, 1) and sorted(channels.tolist()) == list(range(count)):
-            last = self._last(node, value)
-            if last.residual is not None:
-                raise unsupported(node, "shuffles a sum",
-                                   "shuffle the convolution's output before the addition")
-            last.order = channels if last.order is None else last.order[channels]
-            last.value = node.name
-            return value
-        taken = (channels >= 0).nonzero().flatten()
-        offset = int(taken[0])
-        whole = channels[offset:offset + count]
-        if stride[0] != stride[1] or len(taken) != count or not torch.equal(
-                whole, torch.arange(count)):
-            raise unsupported(node, "takes some of the channels, or more rows than columns",
-                               "take whole maps")
-        before = value.shortcut or Shortcut()
-        return replace(value, shortcut=Shortcut(before.stride * stride[0], before.offset + offset),
-                       origin=node.origin)
-
-    def _mean(self, node: Node, value: _Value) -> _Value:
-        self._check_shortcut(node, value)
-        if set(node.options["axes"]) != {2, 3}:
-            raise averages_part(node, self.graph)
-        return replace(value, average=True, origin=node.origin)
-
-    def _reshape(self, node: Node, value: _Value) -> _Value:
-        before = self.graph.node(node.inputs[0]).shape
-        if value.index == _UNKNOWN or len(node.shape) == 1 or node.shape == (*before, 1, 1):
-            return value
-        raise unsupported(node, "rearranges channels and pixels", "flatten all but the batch")
-
-    def _add(self, node: Node) -> _Value:
-        """The later of two blocks takes the other one's output in."""
-        operands = node.inputs
-        if operands[0] == operands[1]:
-            raise unsupported(node, "adds a value to itself", "scale the weights instead")
-        if any(self.values[name].index == _UNKNOWN for name in operands):
-            return _Value(_UNKNOWN)
-        pairs = [(operands[0], operands[1]), (operands[1], operands[0])]
-        pairs.sort(key=lambda pair: -self.values[pair[0]].index)
-        for main, other in pairs:
-            value, added = self.values[main], self.values[other]
-            if self._takes(main, value) and not added.average and added.index < value.index:
-                last = self.blocks[value.index]
-                last.residual, last.shortcut = added.index, added.shortcut or Shortcut()
-                last.relu_first, last.relu, last.value = last.relu, False, node.name
-                return value
-        raise unsupported(node, "adds two values that no convolution can take in", "one must come "
-                           "straight from a convolution, batch norm or ReLU that nothing else uses "
-                           "and that comes after the other one")
-
-    def _takes(self, name: str, value: _Value) -> bool:
-        """Whether the block of a value can take a residual in."""
-        if value.index < 0 or value.average or value.shortcut or self._shared(name):
-            return False
-        block = self.blocks[value.index]
-        return not block.linear and block.pool == 1 and block.residual is None
+    def _whole(self, view: View) -> int | None:
+        """The block that a view is the output of, if it is nothing but that."""
+        maps = view.maps
+        return view.whole(self._shape(maps[0])[0]) if len(maps) == 1 else None
 
     def _shared(self, name: str) -> bool:
         """Whether more than one operator takes a value, in this or in another shape."""
@@ -343,7 +118,220 @@ class _Lowering:
             name, = self.graph.node(name).inputs
         return self.readers[name] > 1
 
-    def _check_shortcut(self, node: Node, value: _Value) -> None:
-        if value.shortcut is not None:
-            raise unsupported(node, f"follows the shortcut {value.origin!r}",
-                               "add what the shortcut returns to another output")
+    # Blocks
+
+    def _append(self, op: Node, view: View, value: str) -> Block:
+        """A further block, which reads a plain view, or the average of one."""
+        maps, channels = view.maps, None
+        if not view.unknown:
+            channels = view.placed(maps, [self._shape(n)[0] for n in maps])
+            maps = self._beside(maps, op.origin)
+            self.runs.append(maps)
+        self.names[op.origin] += 1
+        count = self.names[op.origin]
+        block = Block(op.origin if count == 1 else f"{op.origin}:{count}", value, op, maps,
+                      channels, average=view.average)
+        self.blocks.append(block)
+        return block
+
+    def _beside(self, maps: tuple[int, ...], origin: str) -> tuple[int, ...]:
+        """Maps that can lie side by side: these, or copies of those that have other neighbours."""
+        found = list(maps)
+        for n in reversed(range(len(maps))):
+            if side_by_side([*self.runs, tuple(found)])[1] is None:
+                break
+            view = View.of(maps[n], self._shape(maps[n])[0])
+            self._copy(view, self._name(maps[n]), origin)
+            found[n] = len(self.blocks) - 1
+        return tuple(found)
+
+    def _copy(self, view: View, value: str, origin: str) -> Block:
+        """A new block that only hands on what it reads, which is a value of the graph."""
+        channels, (_, height, width) = len(view.channels), self._shape(view.maps[0])
+        if view.average:
+            return self._append(averaging(value, channels, origin), view, value)
+        op = copying(value, (channels, height, width), origin, view.stride)
+        return self._append(op, replace(view, stride=1), value)
+
+    def _map(self, name: str, origin: str) -> View:
+        """The value of a node as a block's output: as it is, or copied."""
+        view = self.views[name]
+        if self._whole(view) is None:
+            self._copy(view, name, origin)
+            view = self.views[name] = View.of(len(self.blocks) - 1, len(view.channels))
+        return view
+
+    def _conv(self, node: Node) -> View:
+        name, view = node.inputs[0], self.views[node.inputs[0]]
+        options = node.options
+        pointwise = (node.tensors["weight"].shape[2:] == (1, 1) and not any(options["padding"])
+                     and options["groups"] == 1 and node.options.get("gate") is None)
+        if not view.unknown and (not view.plain or node.options.get("gate") is not None):
+            if view.average and pointwise:
+                node = replace(node, op="Linear", options={}, tensors={
+                    **node.tensors, "weight": node.tensors["weight"].flatten(1)}, keys={})
+            elif not view.plain or self._mixed(view):
+                view = self._map(name, node.origin)
+        elif not view.unknown and self._wasteful(view):
+            view = self._map(name, node.origin)
+        self._append(node, view, node.name)
+        if node.op == "Conv":
+            check_conv(node)
+        return View.of(len(self.blocks) - 1, node.shape[0])
+
+    def _mixed(self, view: View) -> bool:
+        """Whether a view has its maps' channels in another order, or not all of them."""
+        return view.placed(view.maps, [self._shape(n)[0] for n in view.maps]) is not None
+
+    def _wasteful(self, view: View) -> bool:
+        """Whether most of what a layer would load to read a view is not in it."""
+        return sum(self._shape(n)[0] for n in view.maps) > 2 * len(view.channels)
+
+    def _linear(self, node: Node) -> View:
+        name, view = node.inputs[0], self.views[node.inputs[0]]
+        if not view.unknown and view.stride > 1:
+            view = self._map(name, node.origin)
+        _, height, width = (0, 1, 1) if view.unknown else self._shape(view.maps[0])
+        if not view.average and (height, width) != (1, 1):
+            kernel = flattened_kernel(node, height, width)
+            weight = node.tensors["weight"]
+            split = weight.reshape(len(weight), -1, height, width)
+            node = replace(node, op="Conv", tensors={**node.tensors, "weight": split}, keys={},
+                           options={"stride": (1, 1), "dilation": (1, 1), "groups": 1,
+                                    "padding": (0, kernel - height, 0, kernel - width)})
+        self._append(node, view, node.name)
+        return View.of(len(self.blocks) - 1, node.shape[0])
+
+    # What a layer takes in
+
+    def _last(self, node: Node, fits: Callable[[Block], bool]) -> tuple[Block, View]:
+        """The block that an operator goes with: the one before it, or one that copies its output.
+        """
+        name, view = node.inputs[0], self.views[node.inputs[0]]
+        index = self._whole(view)
+        if index is not None and index >= 0 and not self._shared(name) and (
+                fits(self.blocks[index])):
+            block = self.blocks[index]
+        else:
+            block = self._copy(view, name, node.origin)
+            index = len(self.blocks) - 1
+        block.value = node.name
+        return block, View.of(index, len(view.channels))
+
+    def _affine(self, node: Node) -> View:
+        if self._normalizes(node):
+            self.image, self.scale, self.shift = (node.name, node.tensors["scale"],
+                                                  node.tensors["shift"])
+            if bool((self.scale == 0).any()):
+                raise unsupported(node, "multiplies the image by 0", "leave the channel out")
+            return self.views[node.inputs[0]]
+        block, view = self._last(node, lambda block: not block.relu and block.bound is None and (
+            block.pool == 1 and block.order is None and block.residual is None))
+        block.after = (*block.after, node)
+        return view
+
+    def _normalizes(self, node: Node) -> bool:
+        """Whether a node maps the image before anything else takes it."""
+        name = node.inputs[0]
+        return (node.op == "Affine" and not self.blocks and self.readers[name] == 1
+                and name == self.graph.image.name)
+
+    def _activation(self, node: Node) -> View:
+        if node.options["kind"] not in ("relu", "clamp"):
+            raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
+        positive, bound = bound_of(node)
+        block, view = self._last(node, lambda block: bound is None or block.bound is None)
+        block.relu, block.bound = block.relu or positive, block.bound or bound
+        return view
+
+    def _pool(self, node: Node) -> View:
+        edge = pool_edge(node)
+        block, view = self._last(node, lambda block: True)
+        block.pool *= edge
+        return view
+
+    def _select(self, node: Node) -> View:
+        """A shuffle, some channels, or a padding shortcut."""
+        name, view = node.inputs[0], self.views[node.inputs[0]]
+        channels, (rows, columns) = node.options["channels"], node.options["stride"]
+        if rows != columns or view.stride * rows > 2:
+            raise unsupported(node, "takes rows and columns at other distances than 1 and 2",
+                               "take whole maps")
+        index, count = self._whole(view), len(view.channels)
+        if rows == 1 and sorted(channels) == list(range(count)) and index is not None and (
+                index >= 0 and not self._shared(name) and self.blocks[index].residual is None):
+            block, order = self.blocks[index], torch.tensor(channels)
+            block.order = order if block.order is None else block.order[order]
+            block.value = node.name
+            return view
+        return replace(view.taking(channels), stride=view.stride * rows)
+
+    def _mean(self, node: Node) -> View:
+        if set(node.options["axes"]) != {2, 3}:
+            raise averages_part(node, self.graph)
+        view = self.views[node.inputs[0]]
+        if not view.plain:
+            view = self._map(node.inputs[0], node.origin)
+        return replace(view, average=True)
+
+    def _reshape(self, node: Node) -> View:
+        before, name = self.graph.node(node.inputs[0]).shape, node.inputs[0]
+        if len(node.shape) == 1 or node.shape == (*before, 1, 1):
+            return self.views[name]
+        raise unsupported(node, "rearranges channels and pixels", "flatten all but the batch")
+
+    def _concat(self, node: Node) -> View:
+        shapes = {self.graph.node(name).shape[1:] for name in node.inputs}
+        if len(shapes) > 1:
+            raise unsupported(node, "joins maps of different sizes", "join maps of the same pixels")
+        views = []
+        for name in node.inputs:
+            if not self.views[name].plain:
+                self._map(name, node.origin)
+            views.append(self.views[name])
+        return joined_view(views)
+
+    def _add(self, node: Node) -> View:
+        """The later of two blocks takes the other one's output in, or a copy does."""
+        one, two = node.inputs
+        for main, other in sorted([(one, two), (two, one)], key=lambda pair: -max(
+                self.views[pair[0]].maps, default=IMAGE)):
+            index, seen = self._whole(self.views[main]), self._residual(self.views[other])
+            if index is not None and seen is not None and self._takes(main, index) and (
+                    seen[0] < index):
+                return self._adding(node, index, *seen)
+        main, other = (one, two) if self._residual(self.views[two]) is not None else (two, one)
+        if self._residual(self.views[other]) is None:
+            self._map(other, node.origin)
+        seen = self._residual(self.views[other])
+        assert seen is not None
+        if self.views[main].average:
+            self._map(main, node.origin)
+        self._copy(self.views[main], main, node.origin)
+        return self._adding(node, len(self.blocks) - 1, *seen)
+
+    def _adding(self, node: Node, index: int, residual: int, shortcut: Shortcut) -> View:
+        block = self.blocks[index]
+        block.residual, block.shortcut = residual, shortcut
+        block.relu_first, block.relu, block.value = block.relu, False, node.name
+        return View.of(index, len(self.views[node.inputs[0]].channels))
+
+    def _residual(self, view: View) -> tuple[int, Shortcut] | None:
+        """A view as what a layer can add: a whole map, maybe sampled, from some channel on."""
+        maps, channels = view.maps, view.channels
+        if view.average or len(maps) != 1:
+            return None
+        offset = next(n for n, pair in enumerate(channels) if pair is not None)
+        count = self._shape(maps[0])[0]
+        padded = (*[None] * offset, *View.of(maps[0], count).channels,
+                  *[None] * (len(channels) - offset - count))
+        return (maps[0], Shortcut(view.stride, offset)) if padded == channels else None
+
+    def _takes(self, name: str, index: int) -> bool:
+        """Whether a block can take a residual in."""
+        if index < 0 or self._shared(name):
+            return False
+        block = self.blocks[index]
+        return (not block.linear and block.pool == 1 and block.residual is None
+                and block.bound is None)
+

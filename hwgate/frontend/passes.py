@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 
 from hwgate.errors import CompileError
+from hwgate.quant.layer import STRIDES
 
 from .graph import Graph, Node
+from .limits import kernel_edge
 
 __all__ = ["deviation", "drop_same", "drop_softmax", "fold_norms", "fold_padding",
            "gain_and_offset", "merge_affine", "merge_means", "merge_relu", "norm_as_affine",
-           "simplify", "whole_averages"]
+           "pools_as_convolutions", "simplify", "whole_averages"]
 
 
 def simplify(graph: Graph) -> Graph:
     """All passes that compute the same, in their order."""
-    for fold in (whole_averages, merge_means, fold_padding, merge_relu, fold_norms, merge_affine):
+    for fold in (whole_averages, merge_means, pools_as_convolutions, fold_padding, merge_relu,
+                 fold_norms, merge_affine):
         graph = fold(graph)
     return graph
 
@@ -45,6 +48,29 @@ def whole_averages(graph: Graph) -> Graph:
                 or o.get("divisor_override") not in (None, count)):
             return None
         return replace(node, op="Mean", options={"axes": (2, 3)})
+
+    return _each(graph, fold)
+
+
+def pools_as_convolutions(graph: Graph) -> Graph:
+    """An average pooling that divides by the same number everywhere is a depthwise convolution."""
+    def fold(node: Node, graph: Graph) -> Node | None:
+        if node.op != "AvgPool":
+            return None
+        o, (channels, *pixels) = node.options, graph.node(node.inputs[0]).shape
+        rows, columns = o["kernel_size"]
+        divisor = o.get("divisor_override")
+        floors = tuple((edge + 2 * pad - size) // step + 1 for edge, pad, size, step in zip(
+            pixels, o["padding"], o["kernel_size"], o["stride"], strict=True))
+        uneven = any(o["padding"]) and not o["count_include_pad"] and divisor is None
+        if uneven or floors != node.shape[1:] or kernel_edge(rows, columns) is None or (
+                o["stride"] not in [(s, s) for s in STRIDES]):
+            return None
+        weight = torch.full((channels, 1, rows, columns), 1 / (divisor or rows * columns))
+        down, across = o["padding"]
+        return replace(node, op="Conv", tensors={"weight": weight}, options={
+            "stride": o["stride"], "padding": (down, down, across, across), "dilation": (1, 1),
+            "groups": channels})
 
     return _each(graph, fold)
 

@@ -100,10 +100,10 @@ def kernel_blocks(kernel: int) -> int:
 def _input_rows(layer: QuantizedLayer, top: int, rows: int) -> tuple[int, int, int]:
     """(first, count, padding above) of the input rows behind output rows ``top`` onwards."""
     height = layer.in_shape[1]
-    above = top * layer.stride - layer.padding
+    above = top * layer.stride - layer.pads[0]
     first = max(0, above)
     if rows == layer.conv_shape[1]:
-        return 0, height, layer.padding
+        return 0, height, layer.pads[0]
     end = min(height, above + (rows - 1) * layer.stride + layer.kernel)
     return first, end - first, first - above
 
@@ -120,7 +120,7 @@ def _window_words(layer: QuantizedLayer, rows: int, above: int) -> tuple[int, in
     width = layer.in_shape[2]
     if layer.kernel == 1:
         return width, rows * width
-    row_words = _ceil(layer.padding + width, 3)
+    row_words = _ceil(layer.pads[2] + width, 3)
     return row_words, row_words * _ceil(above + rows, 3)
 
 
@@ -267,12 +267,12 @@ def _describe_tile(layer: QuantizedLayer, residual: Shape | None, config: Accele
 
     return {
         "bank_mode": bank_mode, "reduce": layer.reduce, "relu": layer.relu,
-        "relu_first": layer.relu_first, "pad": layer.padding, "pad_top": above,
+        "relu_first": layer.relu_first, "pad": layer.pads[2], "pad_top": above,
         "kernel_blocks": kernel_blocks(layer.kernel), "step_q": step_q, "step_m": step_m,
         "row_step": step_q * row_words, "row_words": row_words, "image_words": image_words,
         "group_words": images * image_words, "tiles": tiling.tiles,
         "round_tiles": tiling.round_tiles, "images": images,
-        "row_end": above + count, "col_end": layer.padding + width,
+        "row_end": above + count, "col_end": layer.pads[2] + width,
         **_runs("in", config, tiling, tile, layer.in_shape, in_beats, row_of),
         "in_width": width, "in_planes": groups, "plane_words": count * width,
         "plane_beats": in_beats, "in_skip": skip, **_early(layer, above, skip, tiling.per_tile),

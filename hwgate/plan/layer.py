@@ -1,7 +1,7 @@
 """How a layer runs: its jobs, its bands of rows, and the stream of its weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
@@ -15,7 +15,10 @@ from hwgate.plan.geometry import Band, Shape, kernel_blocks, split_rows
 from hwgate.quant.fetch import lane_order
 from hwgate.quant.layer import QuantizedLayer
 
-__all__ = ["Job", "LayerPlan", "plan_layer"]
+__all__ = ["Job", "LayerPlan", "plan_layer", "stored_layer"]
+
+#: Cycles that a further request of a job costs where the lane waits for it: a usual memory's.
+_REQUEST_CYCLES = 32
 
 #: Jobs of each lane, see :func:`hwgate.quant.fetch.lane_order`.
 Order = tuple[tuple[tuple[int, bool], ...], ...]
@@ -50,6 +53,9 @@ class LayerPlan:
     Parameters
     ----------
     layer : QuantizedLayer
+    stored : QuantizedLayer
+        The same, taking its input as it lies in memory: in whole channel groups of each of the maps
+        side by side.
     bands : tuple of Band
         Rows that a tile has, from top to bottom; one with all of them, if the buffers hold them.
     jobs : tuple of Job
@@ -66,6 +72,7 @@ class LayerPlan:
     """
 
     layer: QuantizedLayer
+    stored: QuantizedLayer
     bands: tuple[Band, ...]
     jobs: tuple[Job, ...]
     scores: tuple[Job, ...]
@@ -113,9 +120,11 @@ class LayerPlan:
                      if self.places[channel, False] >= places), len(self.jobs))
 
 
-def plan_layer(layer: QuantizedLayer, residual: Shape | None,
-               config: AcceleratorConfig) -> LayerPlan:
+def plan_layer(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig,
+               parts: Sequence[int] = ()) -> LayerPlan:
     """Jobs, bands and weight stream of a layer.
+
+    Weight blocks that are all zero are left out, but for one of each path of a job.
 
     Parameters
     ----------
@@ -123,25 +132,27 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
     residual : (C, H, W) or None
         Shape of its residual operand.
     config : AcceleratorConfig
+    parts : sequence of int
+        Channels of each of the maps that are its input, if there are several.
 
     Raises
     ------
     CompileError
         If the layer does not fit the accelerator; names it, the limit and a hint.
     """
-    bands = split_rows(layer, residual, config)
-    jobs = tuple(_job(layer, residual, config, channel)
-                 for channel in range(layer.weight.shape[0]))
-    scores, gate = _scores(layer, config), None if layer.gate is None else layer.gate.tolist()
+    stored = stored_layer(layer, parts, config)
+    bands = split_rows(stored, residual, config)
+    jobs, scores = _jobs(stored, residual, config), _scores(stored, config)
+    gate = None if layer.gate is None else layer.gate.tolist()
     order = tuple(tuple(lane_order(lane, config.lanes, len(jobs), gate))
                   for lane in range(config.lanes))
     first = min(config.request_blocks, min(len(job.base) for job in jobs + scores))
-    parts = _parts(layer, config, order, jobs, scores, first)
-    cond_offset = max(len(base) for base, _ in parts.values())
-    stride = cond_offset + max(len(cond) for _, cond in parts.values())
+    streams = _streams(stored, config, order, jobs, scores, first)
+    cond_offset = max(len(base) for base, _ in streams.values())
+    stride = cond_offset + max(len(cond) for _, cond in streams.values())
     places = _places(order)
     stream = bytearray(stride * (max(places.values()) + 1))
-    for name, (base, conditional) in parts.items():
+    for name, (base, conditional) in streams.items():
         for start, part in ((0, base), (cond_offset, conditional)):
             at = places[name] * stride + start
             stream[at:at + len(part)] = part
@@ -153,7 +164,7 @@ def plan_layer(layer: QuantizedLayer, residual: Shape | None,
         raise CompileError(f"Layer {layer.name!r} has a tau, which counts the open gates of whole "
                            f"maps, but its maps run in {len(bands)} bands of rows; train it with "
                            "tau=0, or give the accelerator larger buffers")
-    return LayerPlan(layer, bands, jobs, scores, order, bytes(stream), fields)
+    return LayerPlan(layer, stored, bands, jobs, scores, order, bytes(stream), fields)
 
 
 def _places(order: Order) -> dict[tuple[int, bool], int]:
@@ -162,45 +173,106 @@ def _places(order: Order) -> dict[tuple[int, bool], int]:
             for number, job in enumerate(own)}
 
 
-def _job(layer: QuantizedLayer, residual: Shape | None,
-         config: AcceleratorConfig, channel: int) -> Job:
-    """Split an output channel's blocks at the base path's channels."""
-    channels, per_group = layer.in_shape[0], kernel_blocks(layer.kernel) ** 2
-    width = config.channels * (TAPS if layer.kernel == 1 else 1)
-    some, every = (ufunc.reduceat(layer.base[channel], range(0, channels, width))
+def stored_layer(layer: QuantizedLayer, parts: Sequence[int],
+                 config: AcceleratorConfig) -> QuantizedLayer:
+    """A layer that takes its input as it lies in memory: the channels of each map of several, so
+    many in ``parts``, in whole channel groups.
+    """
+    size = config.channels
+    if all(part % size == 0 for part in parts[:-1]):
+        return layer
+    # Behind the channels of a map come those that its last group lacks; they read no weight.
+    ends, room = np.cumsum(parts), [_ceil(part, size) * size for part in parts]
+    places = np.concatenate([np.arange(part) + start for part, start in zip(
+        parts, np.cumsum([0, *room[:-1]]), strict=True)])
+    source = np.repeat(ends - 1, room)
+    source[places] = np.arange(len(places))
+    holes = np.ones(sum(room), bool)
+    holes[places] = False
+
+    def spread(values: NDArray[np.int8]) -> NDArray[np.int8]:
+        return values[:, source] * ~holes[:, None, None]
+
+    return replace(layer, weight=spread(layer.weight), base=layer.base[:, source],
+                   score=None if layer.score is None else spread(layer.score),
+                   in_shape=(len(source), *layer.in_shape[1:]))
+
+
+def _jobs(layer: QuantizedLayer, residual: Shape | None,
+          config: AcceleratorConfig) -> tuple[Job, ...]:
+    """The job of each output channel: its blocks, split at the base path's channels."""
+    channels, size = layer.in_shape[0], _group_width(layer, config)
+    starts = range(0, channels, size)
+    some, every = (ufunc.reduceat(layer.base, starts, axis=1)
                    for ufunc in (np.logical_or, np.logical_and))
     if not layer.gated:
         every[:] = True
     elif (some != every).any():
-        block = int((some != every).argmax())
+        _, block = np.argwhere(some != every)[0].tolist()
         raise CompileError(
-            f"Layer {layer.name!r} splits channels {block * width}.."
-            f"{min(channels, (block + 1) * width) - 1} between base and conditional path, but "
-            f"they are one channel group; make the base path a multiple of {width} channels")
-    base, conditional = (np.repeat(np.flatnonzero(path), per_group).tolist()
-                         for path in (every, ~every))
-    if not base or layer.gated and not conditional:
+            f"Layer {layer.name!r} splits channels {block * size}.."
+            f"{min(channels, (block + 1) * size) - 1} between base and conditional path, but "
+            f"they are one channel group; make the base path a multiple of {size} channels")
+    elif not every.any(axis=1).all() or every.all(axis=1).any():
         raise CompileError(f"Layer {layer.name!r} is gated, so both its base and its conditional "
                            f"path must have input channels")
-    operand = None
-    if residual is not None and 0 <= channel - layer.residual_offset < residual[0]:
-        operand = (channel - layer.residual_offset) // config.channels
-    return Job(tuple(base), tuple(conditional), operand)
+    used = np.logical_or.reduceat(layer.weight.any(axis=(2, 3)), starts, axis=1)
+    _, height, width = layer.conv_shape
+    base = _chosen(used, every, _least(used & every, height * width))
+    conditional = _chosen(used, ~every) if layer.gated else [()] * len(used)
+    added = range(0 if residual is None else residual[0])
+    return tuple(
+        Job(_passes(layer, one), _passes(layer, other),
+            (channel - layer.residual_offset) // config.channels
+            if channel - layer.residual_offset in added else None)
+        for channel, (one, other) in enumerate(zip(base, conditional, strict=True)))
 
 
 def _scores(layer: QuantizedLayer, config: AcceleratorConfig) -> tuple[Job, ...]:
     """Base blocks of each gate's score, if channels share gates."""
     if layer.score is None:
         return ()
-    width = config.channels * (TAPS if layer.kernel == 1 else 1)
-    read = np.logical_or.reduceat(layer.score_base, range(0, layer.in_shape[0], width), axis=1)
-    per_group = kernel_blocks(layer.kernel) ** 2
-    return tuple(Job(tuple(np.repeat(np.flatnonzero(own), per_group).tolist()), ())
-                 for own in read)
+    starts = range(0, layer.in_shape[0], _group_width(layer, config))
+    used, read = (np.logical_or.reduceat(values, starts, axis=1)
+                  for values in (layer.score.any(axis=(2, 3)), layer.score_base))
+    return tuple(Job(_passes(layer, own), ()) for own in _chosen(used, read))
 
 
-def _parts(layer: QuantizedLayer, config: AcceleratorConfig, order: Order, jobs: Sequence[Job],
-           scores: Sequence[Job], first: int) -> dict[tuple[int, bool], tuple[bytes, bytes]]:
+def _group_width(layer: QuantizedLayer, config: AcceleratorConfig) -> int:
+    """Input channels that a bit of a job's bitmap stands for."""
+    return config.channels * (TAPS if layer.kernel == 1 else 1)
+
+
+def _passes(layer: QuantizedLayer, groups: Sequence[int]) -> tuple[int, ...]:
+    """The channel group of each pass over some groups."""
+    return tuple(np.repeat(np.array(groups, int), kernel_blocks(layer.kernel) ** 2).tolist())
+
+
+def _chosen(used: NDArray[np.bool_], path: NDArray[np.bool_],
+            least: int = 1) -> list[tuple[int, ...]]:
+    """Groups of each job (jobs, groups) that have weights, among those of its path.
+
+    A job takes groups of zeros where it has fewer than ``least`` others: each costs a pass, but its
+    header, its gate and its output come with one.
+    """
+    found = []
+    for own, its in zip(used & path, path, strict=True):
+        added = np.flatnonzero(its & ~own)[:max(0, least - int(own.sum()))]
+        found.append(tuple(sorted([*np.flatnonzero(own).tolist(), *added.tolist()])))
+    return found
+
+
+def _least(used: NDArray[np.bool_], pixels: int) -> int:
+    """Groups that a job should have at least: the first request of all jobs has as many, and those
+    that have more make another one."""
+    sizes, jobs = np.unique(np.maximum(used.sum(axis=1), 1), return_counts=True)
+    added = [int(jobs @ np.maximum(size - sizes, 0)) * pixels for size in sizes]
+    requests = [int(jobs[sizes > size].sum()) * _REQUEST_CYCLES for size in sizes]
+    return int(sizes[np.argmin(np.add(added, requests))])
+
+
+def _streams(layer: QuantizedLayer, config: AcceleratorConfig, order: Order, jobs: Sequence[Job],
+             scores: Sequence[Job], first: int) -> dict[tuple[int, bool], tuple[bytes, bytes]]:
     """Bytes of each job by its name in ``order``, see :func:`_stream`."""
     found = dict[tuple[int, bool], tuple[bytes, bytes]]()
     weights = _blocks(layer.weight, config)

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.machine.layouts import tiles_of
 from hwgate.plan.geometry import map_bytes
+from hwgate.quant.layer import IMAGE
 from hwgate.quant.network import QuantizedNetwork
 
-__all__ = ["Lifetime", "lifetimes", "place", "uses"]
+__all__ = ["Lifetime", "Place", "lifetimes", "maps_of", "place", "places", "region_bytes", "uses"]
 
 #: Partial placements that are followed at a time. Residual networks have a few; a network in which
 #: many maps are alive together has too many to follow them all.
@@ -39,18 +41,48 @@ class Lifetime:
     saved: int
 
 
-def uses(network: QuantizedNetwork, index: int) -> dict[str, int]:
-    """Maps of a layer: prefix of its descriptor fields, and index of the layer that writes it."""
+class Place(NamedTuple):
+    """Where a map lies: the first of the maps side by side of which it is one, and its first byte
+    among theirs."""
+
+    region: int
+    offset: int
+
+
+def places(network: QuantizedNetwork, config: AcceleratorConfig, images: int) -> dict[int, Place]:
+    """Place of the image and of each layer's output, by index."""
+    found = {}
+    for chain in dict.fromkeys(network.chains.values()):
+        offset = 0
+        for index in chain:
+            found[index] = Place(chain[0], offset)
+            offset += images * map_bytes(config, network.shape(index))
+    return found
+
+
+def region_bytes(network: QuantizedNetwork, config: AcceleratorConfig, region: int) -> int:
+    """Bytes of one image's maps that lie side by side."""
+    return sum(map_bytes(config, network.shape(index)) for index in network.chains[region])
+
+
+def maps_of(network: QuantizedNetwork, index: int) -> dict[str, int]:
+    """Prefix of the descriptor fields of each map of a layer, and the index of the layer that
+    writes the map, or its first channels."""
     residual = network.layers[index].residual
-    return ({"in": network.inputs(index)} | ({} if residual is None else {"res": residual})
+    return ({"in": network.inputs(index)[0]} | ({} if residual is None else {"res": residual})
             | {"out": index})
+
+
+def uses(network: QuantizedNetwork, index: int) -> dict[str, int]:
+    """The same with the regions that the maps lie in: the first of the maps side by side."""
+    return {prefix: network.chains[use][0] for prefix, use in maps_of(network, index).items()}
 
 
 def lifetimes(network: QuantizedNetwork, config: AcceleratorConfig,
               steps: Sequence[Mapping[str, int]], images: int) -> dict[int, Lifetime]:
-    """Maps that could stay on chip, by the layer that writes them: those that some layer takes.
+    """Maps that could stay on chip, by their regions: those that some layer takes.
 
-    Images come from off-chip memory, and the last output goes there.
+    Images come from off-chip memory, and the last output goes there, with all beside them.
 
     Parameters
     ----------
@@ -71,9 +103,10 @@ def lifetimes(network: QuantizedNetwork, config: AcceleratorConfig,
                 runs, last[use] = d[f"{prefix}_runs"], index
             beats = runs * sum(tile[f"{prefix}_run_beats"] for tile in tiles)
             saved[use] = saved.get(use, 0) + beats * config.bus.bytes
-    return {use: Lifetime(size=images * map_bytes(config, network.shape(use)), first=use,
-                          last=last[use], saved=saved[use])
-            for use in range(len(network.layers) - 1) if use in last}
+    outside = {IMAGE, len(network.layers) - 1}
+    return {use: Lifetime(size=images * region_bytes(network, config, use),
+                          first=min(network.chains[use]), last=last[use], saved=saved[use])
+            for use in sorted(saved) if use in last and not outside & set(network.chains[use])}
 
 
 def place(maps: Sequence[Lifetime], capacity: int) -> list[int | None]:

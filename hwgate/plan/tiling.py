@@ -61,7 +61,7 @@ def candidates(plan: LayerPlan, residual: Shape | None, config: AcceleratorConfi
     most : int, optional
         Nothing but the largest number up to this one.
     """
-    fit, limit = most_images(plan.layer, residual, config, batch)
+    fit, limit = most_images(plan.stored, residual, config, batch)
     numbers = sorted({-(-batch // -(-batch // count)) for count in range(1, fit + 1)})
     found = tuple(Candidate(Tiling(plan.bands, batch, number),
                             limit if number == numbers[-1] else "") for number in numbers)

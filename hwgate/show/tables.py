@@ -120,8 +120,7 @@ def program_table(binding: Binding) -> Table:
         table.add_row(plan.layer.name, "x".join(map(str, plan.layer.out_shape)),
                       f"{plan.layer.macs * len(binding.images):,}", f"{tiling.tiles:,}",
                       f"{plan.job_count:,}", f"{len(plan.stream):,}",
-                      "on chip" if index in binding.chip else
-                      "off chip, compressed" if index in binding.packed else "off chip",
+                      binding.where(index),
                       end_section=index == len(binding.program.plans) - 1)
     return table
 

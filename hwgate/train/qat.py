@@ -11,8 +11,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from hwgate.errors import UserError
+from hwgate.frontend.blocks import Block, rebind
 from hwgate.frontend.fold import calibrate, fold
-from hwgate.frontend.lower import Block, rebind
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.nn.gates import settle_norms
 from hwgate.quant.layer import IMAGE, QuantizedLayer
@@ -124,7 +124,7 @@ class FakeQuantized(nn.Module):
     def _run(self, index: int, block: Block, values: dict[int, Tensor],
              layer: QuantizedLayer) -> Tensor:
         """Output of a block: the value of the integers, with the gradient of rounded floats."""
-        x, op = values[block.source], self._module(block.op.keys["weight"])
+        x, op = values[block.sources[0]], self._module(block.op.keys["weight"])
         pixels = 1
         if block.average:
             pixels = x.shape[2] * x.shape[3]
@@ -139,7 +139,7 @@ class FakeQuantized(nn.Module):
         y = y[:, :, None, None] if block.linear else y
         sums = y.detach().double()
         sums = sums if op.bias is None else sums - op.bias.detach()[:, None, None]
-        sums = torch.round(sums * pixels / (step.reshape(-1, 1, 1) * self._step(block.source)))
+        sums = torch.round(sums * pixels / (step.reshape(-1, 1, 1) * self._step(block.sources[0])))
         for node in block.after:
             y = self._module(node.keys["mean"])(y)
         if block.order is not None:

@@ -50,7 +50,7 @@ def test_gates_compare_scores(case):
     results, gated = network.run(images), dict(gated_layers(model))
     x = network.quantize_images(images)
     for index, (layer, result) in enumerate(zip(network.layers, results, strict=True)):
-        source = network.inputs(index)
+        source, = network.inputs(index)
         inputs = x if source < 0 else results[source].output
         if layer.name not in gated:
             assert layer.score is None and layer.gate is None and result.score is None

@@ -126,7 +126,7 @@ def test_small_ones_follow_the_float_model(make, options):
         if layer.reduce:
             continue
         with torch.no_grad():
-            x = torch.from_numpy(maps[network.inputs(n)]).float()
+            x = torch.from_numpy(maps[network.inputs(n)[0]]).float()
             y = block.gate(x) if block.gate else nn.functional.conv2d(
                 x, block.op.tensors["weight"], None, layer.stride, layer.padding)
             norm, = block.after

@@ -24,7 +24,7 @@ def rows_read(layer, top, rows):
     """Input rows that output rows ``top`` onwards touch; all of them if the layer runs whole."""
     if rows == layer.conv_shape[1]:
         return list(range(layer.in_shape[1]))
-    touched = {row * layer.stride - layer.padding + tap for row in range(top, top + rows)
+    touched = {row * layer.stride - layer.pads[0] + tap for row in range(top, top + rows)
                for tap in range(layer.kernel)}
     return sorted(touched & set(range(layer.in_shape[1])))
 
@@ -38,9 +38,9 @@ def buffers_needed(case, top, rows):
     if layer.kernel == 1:
         passes, words = ceil(groups / TAPS), loaded * width
     else:
-        above = max(0, layer.padding - top * layer.stride)
+        above = max(0, layer.pads[0] - top * layer.stride)
         passes = groups
-        words = ceil((layer.padding + width) / 3) * ceil((above + loaded) / 3)
+        words = ceil((layer.pads[2] + width) / 3) * ceil((above + loaded) / 3)
     pixels = rows * layer.conv_shape[2]
     slots = ceil(layer.conv_shape[0] / config.lanes)
     if case.residual is not None:  # it comes in whole groups
@@ -72,7 +72,7 @@ def alike(case, bands):
     layer, found = case.layer, set()
     for top, rows in bands[1:-1]:
         read = rows_read(layer, top, rows)
-        found.add((read[-1] - read[0], max(0, layer.padding - top * layer.stride),
+        found.add((read[-1] - read[0], max(0, layer.pads[0] - top * layer.stride),
                    read[0] * layer.in_shape[2] % case.config.beat_pixels))
     return len(found) <= 1
 
@@ -151,11 +151,11 @@ def test_windows_of_a_band_lie_over_the_rows_it_loads(case):
         read = rows_read(layer, top, rows)
         assert list(range(first, first + count)) == list(range(read[0], read[-1] + 1))
         for row in range(rows):
-            corner = (top + row) * layer.stride - layer.padding
+            corner = (top + row) * layer.stride - layer.pads[0]
             assert first + row * layer.stride - fields["pad_top"] == corner
         # The band's rows are padded where the map ends, and nowhere else.
         assert fields["pad_top"] == 0 or first == 0
-        last = (top + rows - 1) * layer.stride - layer.padding + layer.kernel
+        last = (top + rows - 1) * layer.stride - layer.pads[0] + layer.kernel
         assert first + count >= min(height, last)
 
 
@@ -170,7 +170,7 @@ def test_a_row_of_windows_waits_for_the_pixels_it_reads(case):
             continue
         first = rows_read(layer, top, rows)[0]
         for row in range(rows):
-            taps = [(top + row) * layer.stride - layer.padding + tap for tap in range(layer.kernel)]
+            taps = [(top + row) * layer.stride - layer.pads[0] + tap for tap in range(layer.kernel)]
             read = max(set(taps) & set(range(layer.in_shape[1])))
             pixels = fields["in_skip"] + (read + 1 - first) * width
             waits = fields["early_words"] + row * fields["early_step"]

@@ -12,8 +12,7 @@ import hwgate
 from hwgate.compiler.program import Binding
 from hwgate.errors import UserError
 from hwgate.machine.config import AcceleratorConfig, BufferConfig, ConfigError
-from hwgate.plan.geometry import map_bytes
-from hwgate.plan.residency import Lifetime, place, uses
+from hwgate.plan.residency import Lifetime, place, region_bytes, uses
 from support.random_layers import random_images
 from support.residency_cases import many_layers
 
@@ -94,9 +93,9 @@ def test_descriptors_of_maps_on_chip(seed):
             address, off_address = d[f"{prefix}_address"], off[f"{prefix}_address"]
             assert d[f"{prefix}_chip"] == (use in binding.chip) and not off[f"{prefix}_chip"]
             if use in binding.chip:
-                first, size = binding.chip[use], map_bytes(config, network.shape(use))
-                assert first <= address < first + size
-                assert binding.chip[use] + len(images) * size <= config.buffers.map_bytes
+                size = len(images) * region_bytes(network, config, use)
+                assert binding.chip[use] <= address < binding.chip[use] + size
+                assert binding.chip[use] + size <= config.buffers.map_bytes
             else:
                 assert address == off_address
     for result in (hwgate.estimate(program, images),):

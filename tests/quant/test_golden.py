@@ -14,6 +14,7 @@ from hwgate.errors import UserError
 from hwgate.machine.config import AcceleratorConfig, FormatConfig, preset
 from hwgate.quant.gate import close_idle, decide
 from hwgate.quant.golden import base_psum, convolve, max_pool, psum_bound, run_layer
+from hwgate.quant.joined import joined
 from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.requantize import requantize
@@ -67,7 +68,7 @@ def test_requantize_ties(psum, wanted):
 def plain_layer(layer, image, formats, added=None):
     """One image through a layer, one integer at a time: output, psums, decisions."""
     channels, height, width = layer.conv_shape
-    pad, kernel, stride = layer.padding, layer.kernel, layer.stride
+    (above, _, left, _), kernel, stride = layer.pads, layer.kernel, layer.stride
     low, high = formats.limits(formats.activation)
     if layer.reduce:
         places = [(0, 0, [(y, x) for y in range(height) for x in range(width)])]
@@ -82,7 +83,7 @@ def plain_layer(layer, image, formats, added=None):
                 for source in range(layer.in_shape[0]):
                     for i in range(kernel):
                         for j in range(kernel):
-                            at = py * stride + i - pad, px * stride + j - pad
+                            at = py * stride + i - above, px * stride + j - left
                             if 0 <= at[0] < layer.in_shape[1] and 0 <= at[1] < layer.in_shape[2]:
                                 value = int(image[source, *at])
                                 sums[int(layer.base[c, source])] += (
@@ -119,8 +120,8 @@ def check_contract(network, image):
     maps = [network.quantize_images(image)[0]]
     for index, (layer, found) in enumerate(zip(network.layers, network.run(image), strict=True)):
         added = None if layer.residual is None else maps[layer.residual + 1]
-        output, psum, decision = plain_layer(layer, maps[network.inputs(index) + 1],
-                                             network.config.formats, added)
+        x = np.concatenate([maps[n + 1] for n in network.inputs(index)])
+        output, psum, decision = plain_layer(layer, x, network.config.formats, added)
         np.testing.assert_array_equal(found.output[0], output)
         np.testing.assert_array_equal(found.psum[0], psum)
         np.testing.assert_array_equal(found.decision[0], decision)
@@ -167,8 +168,13 @@ def test_shared_gates_are_the_contract(seed):
     ("pointwise", lambda net, n: net.layers[n].kernel == 1 and not net.layers[n].reduce),
     ("kernels", lambda net, n: net.layers[n].kernel > 3),
     ("residual", lambda net, n: net.layers[n].residual is not None),
-    ("branches", lambda net, n: net.inputs(n) != n - 1),
+    ("branches", lambda net, n: len(net.inputs(n)) == 1 and net.inputs(n) != (n - 1,)),
     ("relu_first", lambda net, n: net.layers[n].relu_first),
+    ("asymmetric", lambda net, n: len(set(net.layers[n].pads)) > 1),
+    ("grouped", lambda net, n: net.layers[n].fan_in is not None),
+    ("zeros", lambda net, n: net.layers[n].fan_in is None and not net.layers[n].weight.any(
+        axis=(1, 2, 3)).all()),
+    ("joined", lambda net, n: len(net.inputs(n)) > 1),
     ("tau", lambda net, n: net.layers[n].limit > 0),
 ], ids=lambda v: v if isinstance(v, str) else "")
 def test_random_networks_have_the_features_asked_for(feature, share):
@@ -196,9 +202,9 @@ def test_random_residuals_matter():
         for index, layer in enumerate(net.layers):
             if layer.residual is None:
                 continue
-            source = net.inputs(index)
-            x, added = (image if n == IMAGE else results[n].output
-                        for n in (source, layer.residual))
+            maps = [image if n == IMAGE else results[n].output
+                    for n in (*net.inputs(index), layer.residual)]
+            x, added = joined(maps[:-1]), maps[-1]
             for changed, seen in ((replace(layer, mult_residual=0 * layer.mult_residual), moved),
                                   (replace(layer, relu_first=False), first)):
                 if layer.relu_first or seen is moved:

@@ -38,7 +38,7 @@ def test_run_follows_the_graph():
     network = QuantizedNetwork(CONFIG, tuple(layers()))
     images = random_images(np.random.default_rng(0), network, 3)
     found = network.run(images)
-    assert [network.inputs(n) for n in range(4)] == [IMAGE, 0, 0, 2]
+    assert [network.inputs(n) for n in range(4)] == [(IMAGE,), (0,), (0,), (2,)]
     assert [network.shape(n) for n in (IMAGE, 0, 1, 3)] == [(3, 7, 6), (4, 7, 6), (8, 4, 3),
                                                            (12, 4, 3)]
     outputs = [result.output for result in found]
@@ -102,10 +102,16 @@ FACTORS = "Layer 'pad' must have 12 residual factors of 24 bits that are multipl
     (3, {"mult_residual": np.full(11, 256)}, FACTORS),
     (3, {"mult_residual": np.full(12, 255)}, FACTORS),
     (3, {"mult_residual": np.full(12, 1 << 23)}, FACTORS),
-    (3, {"padding": 2}, "Layer 'pad' has stride 1 and padding 2, but a 3x3 kernel takes a stride "
-     "of 1 or 2 and a padding of 0..1"),
+    (3, {"padding": 3}, "Layer 'pad' has stride 1 and padding 3, but a 3x3 kernel takes a stride "
+     "of 1 or 2 and a padding of 0..2, below and on the right of 0..2"),
+    (3, {"padding": (0, 0, -1, 0)}, "Layer 'pad' has stride 1 and padding (0, 0, -1, 0), but a 3x3 "
+     "kernel takes a stride of 1 or 2 and a padding of 0..2, below and on the right of 0..2"),
     (3, {"stride": 3}, "Layer 'pad' has stride 3 and padding 1, but a 3x3 kernel takes a stride "
-     "of 1 or 2 and a padding of 0..1"),
+     "of 1 or 2 and a padding of 0..2, below and on the right of 0..2"),
+    (3, {"fan_in": 71, "weight": np.ones((12, 8, 3, 3), np.int8)}, "Layer 'pad' has up to 72 weights of an output channel that are not zero, "
+     "and a fan-in of 71, which must be at least as many, in a layer without gates"),
+    (3, {"source": (0, 2)}, "Layer 'pad' takes 8x4x3 inputs, but its source has 4x7x6 and 8x4x3 "
+     "outputs"),
     (3, {"weight": np.ones((12, 8, 4, 4), np.int8)}, "Layer 'pad' has weights 12x8x4x4 for 8 "
      "input channels, but kernels must be square, of edge 1, 3, 5, 7, one per input channel"),
     (3, {"weight": np.ones((12, 6, 3, 3), np.int8)}, "Layer 'pad' has weights 12x6x3x3 for 8 "

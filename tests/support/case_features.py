@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwgate.compiler.program import Program, Step
 from hwgate.machine.config import TAPS, AcceleratorConfig, FormatConfig
+from hwgate.plan.geometry import kernel_blocks
 from hwgate.plan.layer import LayerPlan
 from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.results.run import LayerResult, RunResult
@@ -54,7 +56,7 @@ class _Seen:
     def passes(self) -> int:
         """Channel groups of the input, of nine each for a 1x1 kernel."""
         size = self.config.channels * (TAPS if self.layer.kernel == 1 else 1)
-        return -(-self.layer.in_shape[0] // size)
+        return -(-self.plan.stored.in_shape[0] // size)
 
     @property
     def shared(self) -> bool:
@@ -65,6 +67,38 @@ class _Seen:
     def fewer(self) -> bool:
         """A last tile of fewer images."""
         return len({part.images for part in self.step.tiling.parts()}) > 1
+
+    @property
+    def grouped(self) -> bool:
+        return self.layer.fan_in is not None and self.layer.fan_in < self.layer.weight[0].size
+
+    @property
+    def depthwise(self) -> bool:
+        """One input channel for each output."""
+        return self.grouped and self.layer.fan_in == self.layer.kernel**2
+
+    @property
+    def thin(self) -> bool:
+        """Jobs without some of their blocks."""
+        every = self.passes * kernel_blocks(self.layer.kernel) ** 2
+        return any(len(job.base) + len(job.conditional) < every for job in self.plan.jobs)
+
+    def empty(self, path: NDArray[np.bool_]) -> bool:
+        """Some output channel has no weights in a path, but in the other one."""
+        read = self.layer.weight.any(axis=(2, 3))
+        return bool((~(read & path).any(axis=1) & read.any(axis=1)).any())
+
+    def zeros_taken(self, channel: int) -> bool:
+        """A job has more blocks of zeros than the one that it must have."""
+        size = self.config.channels * (TAPS if self.layer.kernel == 1 else 1)
+        weight = self.plan.stored.weight[channel]
+        groups = set(self.plan.jobs[channel].base)
+        return len([g for g in groups if not weight[g * size:(g + 1) * size].any()]) > 1
+
+    @property
+    def beside(self) -> int:
+        """Maps that are its input."""
+        return len(self.program.network.inputs(self.index))
 
     def kept(self, channels: int = 1) -> bool:
         """Weights of so many channels stay on chip."""
@@ -147,7 +181,43 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
        for k in (1, 3, 5, 7)},
     "stride 2, open and closed": lambda s: s.layer.stride == 2 and s.mixed,
     **{f"padding {n}": lambda s, n=n: s.layer.padding == n for n in range(4)},
-    "less padding than half the kernel": lambda s: s.layer.padding < s.layer.kernel // 2,
+    "less padding than half the kernel": lambda s: max(s.layer.pads) < s.layer.kernel // 2,
+    "padding that differs among the sides": lambda s: len(set(s.layer.pads)) > 1,
+    "... open and closed": lambda s: len(set(s.layer.pads)) > 1 and s.mixed,
+    "... in bands": lambda s: len(set(s.layer.pads)) > 1 and len(s.plan.bands) > 1,
+    "... of stride 2": lambda s: len(set(s.layer.pads)) > 1 and s.layer.stride == 2,
+    "more padding than half the kernel": lambda s: max(s.layer.pads) > s.layer.kernel // 2,
+    "grouped": lambda s: s.grouped and not s.depthwise,
+    "depthwise": lambda s: s.depthwise,
+    "depthwise in bands": lambda s: s.depthwise and len(s.plan.bands) > 1,
+    "depthwise, images that share a tile": lambda s: s.depthwise and s.shared,
+    "depthwise, a residual": lambda s: s.depthwise and s.adds,
+    "zero blocks left out": lambda s: s.thin and not s.grouped,
+    "zero blocks left out, open and closed": lambda s: s.thin and s.mixed,
+    "zero blocks left out, kernel 1x1": lambda s: s.thin and s.layer.kernel == 1,
+    "zero blocks left out, kernel 5x5": lambda s: s.thin and s.layer.kernel == 5,
+    "a channel without weights": lambda s: not s.layer.weight.any(axis=(1, 2, 3)).all(),
+    "... that is gated": lambda s: s.mixed and not s.layer.weight.any(axis=(1, 2, 3)).all(),
+    "an empty base path": lambda s: s.mixed and s.empty(s.layer.base),
+    "an empty conditional path": lambda s: s.mixed and s.empty(~s.layer.base),
+    "a single block of each path": lambda s: s.mixed and any(
+        len(job.base) == len(job.conditional) == 1 for job in s.plan.jobs),
+    "zero blocks that spare a request": lambda s: any(
+        s.zeros_taken(channel) for channel in range(len(s.plan.jobs))),
+    "maps side by side": lambda s: s.beside > 1,
+    "maps side by side, with holes": lambda s: s.plan.stored is not s.layer,
+    "maps side by side, with holes, open and closed": lambda s: (
+        s.plan.stored is not s.layer and s.mixed),
+    "the image beside others": lambda s: s.beside > 1 and (
+        IMAGE in s.program.network.inputs(s.index)),
+    "maps side by side on chip": lambda s: s.beside > 1 and bool(s.step.descriptor["in_chip"]),
+    "maps side by side without their zero bytes": lambda s: (
+        s.beside > 1 and bool(s.step.descriptor["in_packed"])),
+    "maps side by side in bands": lambda s: s.beside > 1 and len(s.plan.bands) > 1,
+    "maps side by side, a batch": lambda s: s.beside > 1 and s.images > 1,
+    "maps side by side, kernel 1x1": lambda s: s.beside > 1 and s.layer.kernel == 1,
+    "a map beside others is a residual": lambda s: s.adds and len(
+        s.program.network.chains[s.layer.residual]) > 1,
     "residual": lambda s: s.adds,
     "residual, open and closed": lambda s: s.adds and s.mixed,
     "residual, the image": lambda s: s.layer.residual == IMAGE,
@@ -159,7 +229,7 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "residual of a 1x1 kernel": lambda s: s.adds and s.layer.kernel == 1,
     "ReLU before the residual": lambda s: s.layer.relu_first,
     "no ReLU": lambda s: not s.layer.relu and not s.layer.reduce,
-    "input is not the layer before": lambda s: s.program.network.inputs(s.index) != s.index - 1,
+    "input is not the layer before": lambda s: s.program.network.inputs(s.index) != (s.index - 1,),
     "pooling 2x2": lambda s: s.layer.pool == 2,
     "pooling 3x3": lambda s: s.layer.pool == 3,
     "pooling drops a remainder": lambda s: any(n % s.layer.pool for n in s.layer.conv_shape[1:]),

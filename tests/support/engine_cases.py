@@ -64,6 +64,7 @@ MORE_CONFIGS: dict[str, AcceleratorConfig] = {
     "16x36": AcceleratorConfig(lanes=16, bus=BusConfig(burst_beats=16),
                                buffers=replace(_SMALL, weight_bytes=1 << 14)),
     "4x18": AcceleratorConfig(channels=2, buffers=_SMALL),
+    "1x144": AcceleratorConfig(lanes=1, channels=16, buffers=_SMALL),
     "8x72": AcceleratorConfig(lanes=8, channels=8),
     "2x72zeros": AcceleratorConfig(
         lanes=2, channels=8, bus=BusConfig(data_bits=64),
@@ -161,6 +162,10 @@ class Case:
             text = (f"  {layer.name}: {layer.in_shape} to {layer.out_shape}, kernel {layer.kernel},"
                     f" stride {layer.stride}, padding {layer.padding}, pool {layer.pool}, "
                     f"bands {len(plan.bands)}{', gated' * layer.gated}{', reduces' * layer.reduce}")
+            if layer.source is not None:
+                text += f", takes {layer.source}"
+            if layer.fan_in is not None:
+                text += f", fan-in {layer.fan_in}"
             if layer.gate is not None:
                 text += f", {int(layer.gate.max()) + 1} gates for {len(layer.gate)} channels"
             if layer.limit:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwgate.machine.config import AcceleratorConfig, BufferConfig, BusConfig, ConfigError
 from hwgate.machine.layouts import tiles_of
 from hwgate.plan.geometry import Tiling, describe, split_rows
-from hwgate.quant.layer import KERNELS, QuantizedLayer
+from hwgate.quant.layer import KERNELS, MOST_PADDING, QuantizedLayer
 
 __all__ = ["Case", "cases", "make_layer", "placed_tiles"]
 
@@ -71,7 +71,10 @@ def cases(draw):
     except ConfigError:
         assume(False)
     kernel = draw(st.sampled_from(KERNELS))
-    padding, stride = draw(st.integers(0, kernel // 2)), draw(st.integers(1, 2))
+    before = st.integers(0, min(kernel - 1, MOST_PADDING))
+    after = st.integers(0, kernel - 1)
+    padding = draw(st.one_of(st.integers(0, kernel // 2), st.tuples(before, after, before, after)))
+    stride = draw(st.integers(1, 2))
     pool, reduce = draw(st.integers(1, 3)), kernel == 1 and draw(st.booleans())
     size = st.integers(1, 40)
     layer = make_layer(draw(size), draw(size), draw(size), draw(size), kernel, padding=padding,

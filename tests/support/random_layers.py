@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.machine.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
+from hwgate.plan.layer import stored_layer
 from hwgate.quant.gate import decide
 from hwgate.quant.golden import base_psum, psum_bound, run_layer
-from hwgate.quant.layer import IMAGE, STRIDES, QuantizedLayer
+from hwgate.quant.joined import joined, side_by_side
+from hwgate.quant.layer import IMAGE, MOST_PADDING, STRIDES, QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.requantize import SHIFTS
 
@@ -48,6 +50,14 @@ class Features:
         ReLU before a residual is added.
     branches : bool
         Layers whose input is not the layer before.
+    asymmetric : bool
+        Padding that differs among the four sides, up to one less than the kernel.
+    grouped : bool
+        Grouped and depthwise convolutions.
+    zeros : bool
+        Weights of whole channel groups that are zero, all of a channel or of a path among them.
+    joined : bool
+        Layers whose input are several maps side by side.
     tau : bool
         Gated layers that close channels of few open gates, some of them with as many as the limit.
     """
@@ -58,13 +68,17 @@ class Features:
     residual: bool = False
     relu_first: bool = False
     branches: bool = False
+    asymmetric: bool = False
+    grouped: bool = False
+    zeros: bool = False
+    joined: bool = False
     tau: bool = False
 
     @classmethod
     def every(cls) -> "Features":
         """All of them."""
         return cls(stride=True, pointwise=True, kernels=(5, 7), residual=True, relu_first=True,
-                   branches=True, tau=True)
+                   branches=True, asymmetric=True, grouped=True, zeros=True, joined=True, tau=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +121,8 @@ def fits(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
     if layer.kernel == 1:
         words = height * width * passes
     else:
-        rows, columns = height + 2 * layer.padding, width + 2 * layer.padding
+        top, bottom, left, right = layer.pads
+        rows, columns = height + top + bottom, width + left + right
         words = ceil(rows / 3) * ceil(columns / 3) * groups
     pixels = out_height * out_width
     out_words = ceil(out_channels / config.lanes) * ceil(pixels / config.beat_pixels)
@@ -160,24 +175,32 @@ def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
     made: list[QuantizedLayer] = []
     for index in range(count):
         final = last_reduces and index == count - 1
-        source = index - 1
-        if features.branches and rng.random() < 0.25:
-            source = int(rng.integers(IMAGE, index))
-        x = maps[source + 1]
-        layer = _shape_layer(rng, config, f"layer{index}", x.shape[1:], final, limits, features,
-                             fits)
+        sources = (index - 1,)
+        if features.joined and rng.random() < 0.3:
+            sources = _beside(rng, maps, made)
+        elif features.branches and rng.random() < 0.25:
+            sources = (int(rng.integers(IMAGE, index)),)
+        x = joined([maps[source + 1] for source in sources])
+        parts = [maps[source + 1].shape[1] for source in sources]
+
+        def run(layer: QuantizedLayer, residual: tuple[int, int, int] | None,
+                config: AcceleratorConfig, parts: list[int] = parts) -> bool:
+            return fits(stored_layer(layer, parts, config), residual, config)
+
+        kinds = replace(features, grouped=False) if gated else features
+        layer = _shape_layer(rng, config, f"layer{index}", x.shape[1:], final, limits, kinds, run)
         if layer is None:  # the maps have become too small for another layer
             break
-        layer = replace(layer, source=None if source == index - 1 else source)
+        layer = replace(layer, source=None if sources == (index - 1,) else sources)
         if features.residual and not final and rng.random() < 0.8:
-            layer = _add_residual(rng, config, layer, maps, features, fits)
+            layer = _add_residual(rng, config, layer, maps, features, run)
         gates = bool(rng.random() < 0.75) if gated is None else gated
-        if gates and not layer.reduce:
-            layer = _gate(rng, config, layer, x, density or str(rng.choice(DENSITIES)))
-            if layer.gated and features.tau and rng.random() < 0.4:
+        if gates and not layer.reduce and layer.fan_in is None:
+            layer = _gate(rng, config, layer, x, density or str(rng.choice(DENSITIES)), parts)
+            if layer.gated and features.tau and rng.random() < 0.5:
                 limited = replace(layer, limit=_limit(rng, layer, x))
                 operand = None if layer.residual is None else maps[layer.residual + 1].shape[1:]
-                layer = limited if fits(limited, operand, config) else layer
+                layer = limited if run(limited, operand, config) else layer
         layer = _scale(rng, config, layer, x)
         made.append(layer)
         residual = None if layer.residual is None else maps[layer.residual + 1]
@@ -186,6 +209,19 @@ def random_network(rng: np.random.Generator, config: AcceleratorConfig, *,
         return random_network(rng, config, layers=layers, gated=gated, density=density,
                               reduce=reduce, limits=limits, features=features, fits=fits)
     return QuantizedNetwork(config, tuple(made))
+
+
+def _beside(rng: np.random.Generator, maps: Sequence[NDArray[np.int8]],
+            made: Sequence[QuantizedLayer]) -> tuple[int, ...]:
+    """Maps that the next layer can take side by side; the last one alone, if there are no others.
+    """
+    last = len(maps) - 2
+    same = [n - 1 for n, values in enumerate(maps) if values.shape[2:] == maps[-1].shape[2:]]
+    chosen = rng.permutation(same)[:int(rng.integers(2, 4))].tolist()
+    runs = [(n - 1,) if layer.source is None else layer.source for n, layer in enumerate(made)]
+    if len(chosen) > 1 and side_by_side([*runs, chosen])[1] is None:
+        return tuple(chosen)
+    return (last,)
 
 
 def random_images(rng: np.random.Generator, network: QuantizedNetwork, n: int) -> NDArray[np.int8]:
@@ -214,21 +250,51 @@ def _shape_layer(rng: np.random.Generator, config: AcceleratorConfig, name: str,
         outputs = _size(rng, limits.channels)
         kernel = 1 if reduce else int(rng.choice(kernels))
         same = features.residual and rng.random() < 0.7  # for a residual to fit
-        padding = kernel // 2 if same else int(rng.integers(kernel // 2 + 1))
+        padding: int | tuple[int, ...] = kernel // 2 if same else int(rng.integers(kernel // 2 + 1))
+        if features.asymmetric and not reduce and rng.random() < 0.25:
+            padding = _uneven(rng, kernel, same)
         stride = int(rng.choice(STRIDES)) if features.stride and not reduce else 1
         pool = 1 if reduce else int(rng.choice([1, 1, 2, 3]))
-        if min(height, width) + 2 * padding < kernel:
-            continue
+        groups, fan_in = 1, None
+        if features.grouped and not reduce and rng.random() < 0.2:
+            groups = int(rng.choice([n for n in range(1, channels + 1) if channels % n == 0]))
+            outputs = groups * max(1, outputs // groups)
+            fan_in = channels // groups * kernel**2
         layer = QuantizedLayer(
             name, np.ones((outputs, channels, kernel, kernel), np.int8),
             np.ones((outputs, channels), bool), None,
             np.zeros((outputs, 2), np.int64), np.ones((outputs, 2), np.int64),
             np.ones(outputs, np.int64), (channels, height, width), padding=padding, stride=stride,
-            relu=not reduce and bool(rng.random() < 0.7), pool=pool, reduce=reduce)
+            relu=not reduce and bool(rng.random() < 0.7), pool=pool, reduce=reduce, fan_in=fan_in)
         small = min(layer.conv_shape) < 1 or min(layer.out_shape[1:]) < limits.smallest
         if (reduce or not small) and fits(layer, None, config):
-            return replace(layer, weight=_weights(rng, config, layer))
+            weight = _weights(rng, config, layer)
+            own = np.arange(channels) * groups // channels
+            weight[np.arange(outputs)[:, None] * groups // outputs != own] = 0
+            if features.zeros and rng.random() < 0.3:
+                weight = _thin(rng, config, weight)
+            return replace(layer, weight=weight)
     return None
+
+
+def _uneven(rng: np.random.Generator, kernel: int, same: bool) -> tuple[int, ...]:
+    """Padding of the four sides; as much as keeps the map's size, if it is to stay the same."""
+    sides = []
+    for _ in range(2):
+        before = int(rng.integers(min(kernel - 1, MOST_PADDING) + 1))
+        sides += [before, kernel - 1 - before if same else int(rng.integers(kernel))]
+    return tuple(sides)
+
+
+def _thin(rng: np.random.Generator, config: AcceleratorConfig,
+          weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Weights of which whole channel groups are zero: some of each output, or nearly all of some.
+    """
+    outputs, channels, kernel, _ = weight.shape
+    size = config.channels * (TAPS if kernel == 1 else 1)
+    keeps = rng.choice([0.05, 0.5, 1.0], (outputs, 1))
+    groups = rng.random((outputs, ceil(channels / size))) < keeps
+    return weight * np.repeat(groups, size, axis=1)[:, :channels, None, None]
 
 
 def _add_residual(rng: np.random.Generator, config: AcceleratorConfig, layer: QuantizedLayer,
@@ -263,11 +329,15 @@ def _weights(rng: np.random.Generator, config: AcceleratorConfig,
 
 
 def _gate(rng: np.random.Generator, config: AcceleratorConfig, layer: QuantizedLayer,
-          x: NDArray[np.int8], density: str) -> QuantizedLayer:
-    """The layer with a base path and thresholds, if it has two channel groups or more."""
-    outputs, channels = layer.base.shape
+          x: NDArray[np.int8], density: str, parts: Sequence[int]) -> QuantizedLayer:
+    """The layer with a base path and thresholds, if it has two channel groups or more; ``parts``
+    are the channels of the maps that it takes."""
+    outputs = len(layer.base)
     size = config.channels * (TAPS if layer.kernel == 1 else 1)  # what one pass consumes
-    groups = ceil(channels / size)
+    room = [ceil(part / config.channels) * config.channels for part in parts]
+    starts = np.repeat(np.cumsum([0, *room[:-1]]), parts)
+    group = (starts + np.concatenate([np.arange(part) for part in parts])) // size
+    groups = int(group[-1]) + 1
     if groups < 2:
         return layer
     kind, parts = rng.choice(["first", "diagonal", "any"]), min(int(rng.choice([2, 4])), groups)
@@ -279,7 +349,7 @@ def _gate(rng: np.random.Generator, config: AcceleratorConfig, layer: QuantizedL
         else:
             chosen = slices[0 if kind == "first" else output * parts // outputs]
         base_groups[output, chosen] = True
-    base = np.repeat(base_groups, size, axis=1)[:, :channels]
+    base = base_groups[:, group]
     layer = replace(layer, base=base, threshold=np.zeros(outputs, np.int64))
     bound = psum_bound(replace(layer, weight=layer.weight * base[:, :, None, None]), config.formats)
     return replace(layer, threshold=_thresholds(rng, base_psum(layer, x), bound, density))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.quant.golden import run_layer
+from hwgate.quant.joined import joined
 from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
 
@@ -48,7 +49,8 @@ def share_gates(rng: np.random.Generator, network: QuantizedNetwork, images: NDA
     """The network with shared gates in its gated layers, some of them with a tau, if that fits."""
     layers, maps = list[QuantizedLayer](), [images]
     for index, layer in enumerate(network.layers):
-        x, residual = maps[network.inputs(index) - IMAGE], None
+        x = joined([maps[source - IMAGE] for source in network.inputs(index)])
+        residual = None
         if layer.residual is not None:
             residual = maps[layer.residual - IMAGE]
         if layer.gated:
