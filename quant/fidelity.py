@@ -2,7 +2,21 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Fidelity", "LayerFidelity"]
+from hwgate.machine.config import FormatConfig
+
+__all__ = ["ERROR_DB", "WARNING_DB", "Fidelity", "LayerFidelity", "limits"]
+
+#: Signal-to-noise ratios, in dB for each bit of the narrower of weights and activations, below
+#: which a layer that is fed with what the float layer takes is refused, and below which there is a
+#: warning. Rounding alone leaves some 5 dB a bit. Noise that adds up to more than the signal is
+#: refused as well.
+ERROR_DB, WARNING_DB = 1.25, 1.875
+
+
+def limits(formats: FormatConfig) -> tuple[float, float]:
+    """Ratios in dB below which a layer of these widths is refused, and is warned of."""
+    bits = min(formats.activation, formats.weight)
+    return ERROR_DB * bits, WARNING_DB * bits
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ NAMES = {
     "hwgate.nn": "BasicBlock ChannelShuffle Conversion GatedConv2d Gating LayerMacs LeftLayer "
                  "MacCounter MacSummary PaddingShortcut ResNet VGG count_macs digits_network "
                  "distillation_loss fitting_groups force_open gate gated_layers incoherence "
-                 "kept_gates lenet load_reference_resnet20 mac_summary parameter_groups resnet18 "
-                 "resnet20 set_density settle_norms threshold_loss vgg16",
+                 "kept_gates lenet load_cgconv load_reference_resnet20 mac_summary "
+                 "parameter_groups read_cgconv resnet18 resnet20 set_density settle_norms "
+                 "threshold_loss vgg16",
     "hwgate.plan": "Candidate DENSITY Goal Job LayerPlan Lifetime OBJECTIVES StoredMap Tiling "
                    "candidates plan_layer split_rows",
     "hwgate.results": "Comparison Difference LayerComparison LayerResult RunResult compare",

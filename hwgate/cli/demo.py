@@ -7,7 +7,7 @@ import typer
 
 from hwgate.cli.options import Bus, Channels, Json, Lanes, Preset, configured
 from hwgate.cli.progress import complain, steps
-from hwgate.show.output import display, write_json
+from hwgate.show.output import display, fidelity_line, write_json
 
 __all__ = ["register"]
 
@@ -49,7 +49,7 @@ def demo(
                  title="Channel gating on handwritten digits", facts=result.facts())
     if not write_json(json_file, result.to_dict()):
         display(evaluation_table(evaluation), summary_table(evaluation, result.accuracy), "",
-              *result.facts(), evaluation.describe(),
+              *result.facts(), fidelity_line(evaluation.fidelity), evaluation.describe(),
               f"Report: {report}" + (f", JSON: {json_file}" if json_file else "")
               + (f", network: {save}" if save else ""))
     elif not evaluation.equal:

@@ -25,7 +25,7 @@ from hwgate.cli.options import (
 from hwgate.cli.progress import steps
 from hwgate.machine.config import MemoryTiming
 from hwgate.plan.goal import DENSITY, OBJECTIVES
-from hwgate.show.output import display, write_json
+from hwgate.show.output import display, fidelity_line, write_json
 
 __all__ = ["register"]
 
@@ -52,15 +52,19 @@ def compile(
     write_latency: WriteLatency = TIMING.write_latency,
     beat_interval: BeatInterval = TIMING.beat_interval, json_file: Json = None,
 ) -> None:
-    """Compile a network and show the program, or why it is as it is."""
+    """Compile a network and show the program, or why it is as it is.
+
+    Shows, too, how closely each layer's integers follow the float model.
+    """
     import numpy as np
 
     import hwgate
     from hwgate.compiler.explanation import explain as explanation_of
-    from hwgate.show.tables import explanation_table, program_table
+    from hwgate.show.tables import explanation_table, fidelity_table, program_table
 
+    loaded = load(network, map_kib, chunks)
     program = hwgate.compile(
-        load(network, map_kib, chunks), dense=dense, objective=objective,
+        loaded, dense=dense, objective=objective,
         density=density, timing=MemoryTiming(read_latency=read_latency,
                                              write_latency=write_latency,
                                              beat_interval=beat_interval))
@@ -73,6 +77,7 @@ def compile(
     binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
     if not write_json(json_file, {
             "images": images, "dense": dense, "memory_bytes": binding.bytes,
+            "fidelity": loaded.fidelity and loaded.fidelity.to_dict(),
             "layers": [{"name": plan.layer.name, "tiles": tiling.tiles,
                         "jobs": plan.job_count, "weight_bytes": len(plan.stream),
                         "on_chip": binding.where(index) == "on chip",
@@ -80,7 +85,10 @@ def compile(
                        for index, (plan, tiling, _) in enumerate(binding.steps)]}):
         display(program_table(binding), f"{images} image{'s' * (images > 1)} on "
               f"{program.config.describe()}",
-              f"Program, weights and room for every map: {binding.bytes:,} bytes of memory")
+              f"Program, weights and room for every map: {binding.bytes:,} bytes of memory",
+              *([] if loaded.fidelity is None else
+                ["", fidelity_table(loaded.fidelity, loaded.config.formats)]),
+              fidelity_line(loaded.fidelity))
 
 
 def simulate(
@@ -108,9 +116,12 @@ def simulate(
         step("build the simulator if need be, run the program")
         run = (hwgate.simulate(program, batch, timing) if waves is None
                else hwgate.simulate(program, batch, timing, waves=waves))
-    if not write_json(json_file, {"images": len(batch), "dense": dense, **run_to_dict(run)}):
+    if not write_json(json_file, {
+            "images": len(batch), "dense": dense,
+            "fidelity": loaded.fidelity and loaded.fidelity.to_dict(), **run_to_dict(run)}):
         display(run_table(run, images=len(batch)), counter_table(run), stream_table(run),
               f"{run.cycles / run.seconds:,.0f} RTL cycles per second of wall time",
+              fidelity_line(loaded.fidelity),
               *([f"Waveforms: {waves}, layouts: {waves.with_suffix('.gtkw')}, "
                  f"{waves.with_suffix('.sucl')}"] if waves else []))
 
@@ -138,6 +149,7 @@ def compare(
     found = pair.comparison
     if not write_json(json_file, {
             "images": len(batch), "dense": dense, "equal": found.equal,
+            "fidelity": loaded.fidelity and loaded.fidelity.to_dict(),
             "mismatches": found.mismatches, "psum_mismatches": found.psum_mismatches,
             "decision_mismatches": found.decision_mismatches,
             "cycle_difference": found.cycle_difference, "byte_difference": found.byte_difference,
@@ -145,5 +157,5 @@ def compare(
             "first": found.first.describe() if found.first else None,
             "rtl": run_to_dict(pair.rtl), "model": run_to_dict(pair.model)}):
         display(pair_table(pair, images=len(batch), gates="dense" if dense else "gated"),
-              found.describe())
+              fidelity_line(loaded.fidelity), found.describe())
     raise typer.Exit(0 if found.equal else 1)

@@ -10,7 +10,7 @@ import typer
 from hwgate.cli.options import Json
 from hwgate.cli.progress import training_bars
 from hwgate.errors import UserError
-from hwgate.show.output import display, write_json
+from hwgate.show.output import display, fidelity_line, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -127,7 +127,8 @@ def train(
             raise typer.Exit(130) from None
     if not write_json(json_file, run.to_dict()):
         written = [name for name in sorted(FILES.values()) if (folder / name).exists()]
-        display(_scores_table(run), *run.notes, f"{folder}: {', '.join(written)}")
+        display(_scores_table(run), *run.notes, fidelity_line(run.network.fidelity),
+                f"{folder}: {', '.join(written)}")
 
 
 def sweep(
@@ -174,8 +175,10 @@ def sweep(
     if figure is not None:
         write_atomic(figure, _figure(points, f"{images} test images of {data}"))
     if not write_json(json_file, {"network": str(network), "data": data, "images": images,
-                                   "costed": costed, "points": [p.to_dict() for p in points]}):
-        display(_sweep_table(points, images, costed), *([f"Figure: {figure}"] if figure else []))
+                                   "costed": costed, "points": [p.to_dict() for p in points],
+                                   "fidelity": loaded.fidelity and loaded.fidelity.to_dict()}):
+        display(_sweep_table(points, images, costed), fidelity_line(loaded.fidelity),
+                *([f"Figure: {figure}"] if figure else []))
     if any(point.equal is False for point in points):
         print("Hardware and models differ; hwgate compare shows where", file=sys.stderr)
         raise typer.Exit(1)

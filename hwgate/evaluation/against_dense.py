@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.machine.config import AcceleratorConfig, MemoryTiming
+from hwgate.quant.fidelity import Fidelity
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.results.comparison import Comparison, compare
 from hwgate.results.run import RunResult
@@ -129,12 +130,16 @@ class Figures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A gated network and its dense twin on one accelerator, over N images."""
+    """A gated network and its dense twin on one accelerator, over N images.
+
+    ``fidelity`` is the network's: how closely it follows its float model, if that was measured.
+    """
 
     config: AcceleratorConfig
     images: int
     gated: Pair
     dense: Pair
+    fidelity: Fidelity | None = None
 
     @property
     def equal(self) -> bool:
@@ -193,6 +198,7 @@ class Evaluation:
         """Figures by name, ready for JSON."""
         return {"accelerator": {**self.config.to_dict(), "digest": f"{self.config.digest:08x}"},
                 "images": self.images, "equal": self.equal,
+                "fidelity": self.fidelity and self.fidelity.to_dict(),
                 "totals": self.total.to_dict(),
                 "simulation": {"cycles_per_second": self.cycles_per_second},
                 "layers": [layer.to_dict() for layer in self.layers],
@@ -225,7 +231,7 @@ def evaluate(network: QuantizedNetwork, images: NDArray[Any], *,
     config = config or network.config
     gated, dense = (simulate_and_estimate(network, config, images, dense=dense, timing=timing,
                                           step=step) for dense in (False, True))
-    return Evaluation(config, len(images), gated, dense)
+    return Evaluation(config, len(images), gated, dense, network.fidelity)
 
 
 def run_to_dict(run: RunResult) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from hwgate.errors import CompileError, FidelityWarning, UserError
 from hwgate.machine.config import FormatConfig
 from hwgate.nn.gates import force_open
-from hwgate.quant.fidelity import Fidelity, LayerFidelity
+from hwgate.quant.fidelity import Fidelity, LayerFidelity, limits
 from hwgate.quant.golden import run_layer
 from hwgate.quant.joined import joined
 from hwgate.quant.layer import IMAGE
@@ -24,17 +24,10 @@ from .blocks import Lowered
 from .graph import Graph
 from .model import evaluating, kind, reference
 
-__all__ = ["CHECKS", "ERROR_DB", "WARNING_DB", "admit", "check_finite", "check_reading",
-           "measure"]
+__all__ = ["CHECKS", "admit", "check_finite", "check_reading", "measure"]
 
 #: What happens below the limit: an error, or only a warning.
 CHECKS = ("error", "warn")
-
-#: Signal-to-noise ratios, in dB for each bit of the narrower of weights and activations, below
-#: which a layer that is fed with what the float layer takes is refused, and below which there is a
-#: warning. Rounding alone leaves some 5 dB a bit. Noise that adds up to more than the signal is
-#: refused as well.
-ERROR_DB, WARNING_DB = 1.25, 1.875
 
 #: Images that are compared, at most.
 _IMAGES = 32
@@ -165,7 +158,7 @@ def admit(network: QuantizedNetwork, fidelity: Fidelity, check: str) -> Quantize
         raise UserError(f"A check must be {' or '.join(CHECKS)}, not {check!r}")
     formats = network.config.formats
     bits = min(formats.activation, formats.weight)
-    refused, doubtful = ERROR_DB * bits, WARNING_DB * bits
+    refused, doubtful = limits(formats)
     broken = next((layer for layer in fidelity.layers if layer.own < refused), None)
     last = fidelity.layers[-1]
     if broken is not None:

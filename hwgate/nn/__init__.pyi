@@ -1,3 +1,5 @@
+from .cgconv import load_cgconv as load_cgconv
+from .cgconv import read_cgconv as read_cgconv
 from .convert import Conversion as Conversion
 from .convert import LeftLayer as LeftLayer
 from .convert import gate as gate

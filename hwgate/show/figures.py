@@ -1,4 +1,4 @@
-"""Figures as SVG text that is the same for the same data: lines, stacked bars, maps, boxes.
+"""Figures as SVG text that is the same for the same data: lines, bars, maps, boxes.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart; lines differ in
 their marks as well.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "Line", "Panel", "bars", "boxes", "lines", "maps"]
+__all__ = ["COLOURS", "Line", "Panel", "bars", "boxes", "levels", "lines", "maps"]
 
 #: By name, from the first line of a panel on.
 COLOURS = {"blue": "#0072b2", "vermilion": "#d55e00", "green": "#009e73", "purple": "#cc79a7",
@@ -189,6 +189,51 @@ def bars(title: str, subtitle: str, rows: Sequence[tuple[str, str, Mapping[str, 
         axes.grid(False)
         _heading(figure, title, subtitle)
         figure.legend(loc="outside lower left", ncols=5, frameon=False, fontsize=8)
+    return out.getvalue()
+
+
+def levels(title: str, subtitle: str, x: str, rows: Sequence[tuple[str, Mapping[str, float]]],
+           colours: Mapping[str, str], limits: Mapping[str, float], top: float) -> str:
+    """Horizontal bars side by side in each row, and limits as lines across all rows.
+
+    Parameters
+    ----------
+    title, subtitle : str
+    x : str
+        What the bars measure.
+    rows : sequence of (name, values by part)
+        A bar has its value behind it, also where it is longer than the axis.
+    colours : mapping of part to colour
+        From the top of a row down.
+    limits : mapping of name to value
+    top : float
+        End of the axis, above 0; it begins at 0, or at the lowest value down to ``-top / 4``.
+    """
+    low = max(min(0.0, *(value for _, values in rows for value in values.values())), -top / 4)
+    height = 0.8 / len(colours)
+    with _figure(7.2, 1.3 + 0.17 * len(colours) * len(rows)) as (figure, out):
+        axes = figure.subplots()
+        places = np.arange(len(rows))
+        for part, (name, colour) in enumerate(colours.items()):
+            at = places - 0.4 + height * (part + 0.5)
+            values = np.array([found[name] for _, found in rows])
+            drawn = np.clip(values, low, top)
+            axes.barh(at, drawn, height=0.9 * height, color=colour, label=name)
+            for place, value, end in zip(at, values, drawn, strict=True):
+                axes.text(max(end, 0) + top / 120, place, f"{value:.1f}", fontsize=6.5, va="center",
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4})
+        for index, (name, value) in enumerate(limits.items()):
+            axes.axvline(value, color=COLOURS["black"], linewidth=1, label=name,
+                         linestyle=("--", ":", "-.")[index % 3])
+        axes.axvline(0, color=_SOFT, linewidth=0.8)
+        axes.set_yticks(places, [name for name, _ in rows])
+        axes.set_xlim(low, top)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel(x)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(False, axis="y")
+        _heading(figure, title, subtitle)
+        figure.legend(loc="outside lower left", ncols=4, frameon=False, fontsize=8)
     return out.getvalue()
 
 

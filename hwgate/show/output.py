@@ -2,9 +2,12 @@
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["display", "write_json"]
+if TYPE_CHECKING:
+    from hwgate.quant.fidelity import Fidelity
+
+__all__ = ["display", "fidelity_line", "write_json"]
 
 
 def write_json(target: str | None, content: dict[str, Any]) -> bool:
@@ -22,9 +25,16 @@ def write_json(target: str | None, content: dict[str, Any]) -> bool:
 
 
 def display(*things: Any) -> None:
-    """Print tables and sentences."""
+    """Print tables, whose cells may have markup, and sentences, which have none."""
     from hwgate.show.tables import console
 
     out = console()
     for thing in things:
-        out.print(thing, markup=False, soft_wrap=isinstance(thing, str))
+        sentence = isinstance(thing, str)
+        out.print(thing, markup=not sentence, soft_wrap=sentence)
+
+
+def fidelity_line(fidelity: "Fidelity | None") -> str:
+    """How closely a network's integers follow its float model, or that nobody has measured it."""
+    return (f"Fidelity: {fidelity.describe()}." if fidelity else
+            "Fidelity: not measured; this network was not compared with a float model.")

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from hwgate.evaluation.against_dense import DEFINITIONS, Evaluation
 from hwgate.files.atomic import write_atomic
 from hwgate.machine.counters import LANE_COUNTERS, STREAMS
+from hwgate.quant.fidelity import limits
 from hwgate.results.run import LayerResult
+from hwgate.show.figures import COLOURS, levels
+from hwgate.show.output import fidelity_line
 
 __all__ = ["Pictures", "decision_map", "png", "render", "write_report"]
 
@@ -27,6 +30,9 @@ _COLOURS = {"base": "#2f6f9f", "conditional": "#7fb3d5", "weights": "#e69f00", "
 
 #: Open gates are drawn in this colour over the image.
 _OPEN = np.array([214, 64, 28])
+
+#: Signal to noise, in dB a bit, at which the axis ends; rounding alone leaves less.
+_MOST_DB = 7.0
 
 #: Share of the image that a fully open pixel hides.
 _OPACITY = 0.85
@@ -165,6 +171,23 @@ def _charts(evaluation: Evaluation) -> list[dict[str, Any]]:
     return charts
 
 
+def _fidelity(evaluation: Evaluation) -> str | None:
+    """Picture of each layer's ratios, as a data URI."""
+    if evaluation.fidelity is None:
+        return None
+    formats = evaluation.config.formats
+    refused, doubtful = limits(formats)
+    drawn = levels(
+        "Integers against the float model, layer by layer", "", "signal to noise, dB",
+        [(layer.name, {"own": layer.own, "through": layer.through})
+         for layer in evaluation.fidelity.layers],
+        {"own": COLOURS["blue"], "through": COLOURS["orange"]},
+        {f"refused below {refused:.4g} dB": refused,
+         f"warned of below {doubtful:.4g} dB": doubtful},
+        _MOST_DB * min(formats.activation, formats.weight))
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}"
+
+
 def _energy(evaluation: Evaluation) -> list[tuple[str, float, float]]:
     """Contributor, dense joules and gated joules; the last row is the total."""
     dense, gated = evaluation.dense.model.energy, evaluation.gated.model.energy
@@ -219,6 +242,7 @@ def render(evaluation: Evaluation, *, accuracy: Mapping[str, float] | None = Non
         title=title, facts=facts, evaluation=evaluation, total=evaluation.total,
         layers=evaluation.layers, gated=gated, accuracy=accuracy or {}, definitions=DEFINITIONS,
         charts=_charts(evaluation), energy=_energy(evaluation),
+        fidelity=_fidelity(evaluation), fidelity_line=fidelity_line(evaluation.fidelity),
         open_colour="#" + "".join(f"{c:02x}" for c in _OPEN),
         gallery=_gallery(evaluation, pictures, most) if pictures is not None and gated else None)
 

@@ -10,13 +10,15 @@ from rich.table import Table
 from hwgate.compiler.explanation import Explanation
 from hwgate.compiler.program import Binding
 from hwgate.evaluation.against_dense import DEFINITIONS, Evaluation, Pair
+from hwgate.machine.config import FormatConfig
 from hwgate.machine.counters import LANE_COUNTERS, STREAMS
+from hwgate.quant.fidelity import Fidelity, limits
 from hwgate.results.run import RunResult
 from hwgate.sim.toolchain import Tool
 
 __all__ = ["comparison_table", "console", "counter_table", "evaluation_table", "explanation_table",
-           "new_table", "pair_table", "program_table", "run_table", "stream_table", "summary_table",
-           "tool_table"]
+           "fidelity_table", "new_table", "pair_table", "program_table", "run_table",
+           "stream_table", "summary_table", "tool_table"]
 
 #: Columns the tables need. A narrower terminal breaks lines, but never loses a digit.
 WIDTH = 100
@@ -122,6 +124,17 @@ def program_table(binding: Binding) -> Table:
                       f"{plan.job_count:,}", f"{len(plan.stream):,}",
                       binding.where(index),
                       end_section=index == len(binding.program.plans) - 1)
+    return table
+
+
+def fidelity_table(fidelity: Fidelity, formats: FormatConfig) -> Table:
+    """Signal-to-noise ratios of each layer, those below a limit marked."""
+    refused, doubtful = limits(formats)
+    table = new_table("Signal to noise of each layer, dB", "Layer", "Own", "Through", "")
+    for layer in fidelity.layers:
+        note = (f"[bold red]below {refused:.4g}[/]" if layer.own < refused else
+                f"below {doubtful:.4g}" if layer.own < doubtful else "")
+        table.add_row(escape(layer.name), f"{layer.own:.1f}", f"{layer.through:.1f}", note)
     return table
 
 

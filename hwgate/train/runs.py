@@ -65,7 +65,8 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Figures by name, ready for JSON."""
-        return {"recipe": self.recipe.to_dict(),
+        fidelity = self.network.fidelity
+        return {"recipe": self.recipe.to_dict(), "fidelity": fidelity and fidelity.to_dict(),
                 "epochs": [asdict(epoch) for epoch in self.history],
                 "scores": {name: asdict(value) for name, value in self.scores.items()},
                 "notes": list(self.notes)}

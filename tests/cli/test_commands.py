@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,12 @@ from hwgate.train.demo import Demo
 from hwgate.train.training import Epoch
 from support import fakes
 from support.residency_cases import SMALL, banded_network
+
+#: Of :data:`fakes.FIDELITY`, and of a network that has none.
+MEASURED = ("Fidelity: 93.8% of 32 calibration images answered as by the float model; signal to "
+            "noise 3.0 dB at the end, lowest of a layer 7.8 dB (conv1); below the limit, and "
+            "ignored.")
+UNKNOWN = "Fidelity: not measured; this network was not compared with a float model."
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def faked(monkeypatch):
 
 
 def _demo(monkeypatch, **edits):
-    evaluation = fakes.evaluation(**edits)
+    evaluation = replace(fakes.evaluation(**edits), fidelity=fakes.FIDELITY)
     result = Demo(
         evaluation=evaluation, accuracy={"float": 1.0, "quantized": 0.75, "rtl": 0.75},
         test_accuracy={"float": 0.98, "quantized": 0.97}, test_images=360, train_images=1437,
@@ -92,10 +99,12 @@ def test_demo_prints_tables_and_writes_files(invoke, monkeypatch, tmp_path):
     assert status == 0
     assert "Equal: hardware, golden model and cost model agree" in out
     assert "Gating efficiency" in out
+    assert MEASURED in out
     assert report.read_text().startswith("<!DOCTYPE")
     content = json.loads(figures.read_text())
     assert content["accuracy"] == {"float": 1.0, "quantized": 0.75, "rtl": 0.75}
     assert content["totals"]["mismatches"] == 0
+    assert content["fidelity"] == fakes.FIDELITY.to_dict()
     assert len(load_network(saved).layers) == 4
     assert (seen["images"], seen["seed"], seen["config"]) == (4, 3, preset("digits", lanes=2))
 
@@ -132,6 +141,17 @@ def test_compare_reports_equality(invoke, faked, network_file, digits_file, tmp_
     content = json.loads(figures.read_text())
     assert (content["equal"], content["dense"], content["first"]) == (True, True, None)
     assert content["rtl"]["cycles"] == content["model"]["cycles"]
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare"])
+@pytest.mark.parametrize("fidelity, line", [(fakes.FIDELITY, MEASURED), (None, UNKNOWN)])
+def test_fidelity_stands_beside_a_run(invoke, faked, network_file, digits_file, command, fidelity,
+                                      line):
+    save_network(network_file, replace(fakes.network(), fidelity=fidelity))
+    status, out, _ = invoke(command, network_file, "--images", digits_file)
+    assert status == 0 and line in out
+    out = invoke(command, network_file, "--images", digits_file, "--json", "-")[1]
+    assert json.loads(out)["fidelity"] == (fidelity and fidelity.to_dict())
 
 
 def test_an_engine_that_stops_is_one_sentence_and_1(invoke, faked, network_file, digits_file,
@@ -180,6 +200,21 @@ def test_compile_shows_the_program_and_explains_it(invoke, tmp_path):
             (("--objective", "speed"),
              "There is no objective 'speed'; there are cycles, balanced, bytes")):
         assert invoke("compile", path, *options) == (2, "", sentence + "\n")
+
+
+def test_compile_shows_how_closely_each_layer_follows(invoke, tmp_path):
+    path, network = tmp_path / "bands.npz", banded_network(SMALL)
+    save_network(path, network)
+    out = invoke("compile", path)[1]
+    assert UNKNOWN in out and "Through" not in out
+    assert json.loads(invoke("compile", path, "--json", "-")[1])["fidelity"] is None
+    save_network(path, replace(network, fidelity=fakes.FIDELITY))
+    out = invoke("compile", path)[1]
+    assert MEASURED in out
+    assert ["conv1", "7.8", "-3.5", "below", "10"] in [line.split() for line in out.splitlines()]
+    assert max(map(len, out.replace(MEASURED, "").splitlines())) <= 100
+    content = json.loads(invoke("compile", path, "--json", "-")[1])
+    assert content["fidelity"] == fakes.FIDELITY.to_dict()
 
 
 def test_compile_leaves_out_zero_bytes(invoke, tmp_path):

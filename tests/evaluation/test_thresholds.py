@@ -118,8 +118,10 @@ def test_the_command(invoke, network, tmp_path, monkeypatch):
     save_network(file, network)
     status, out, _ = invoke("sweep", file, "--images", 40, "--deltas=-0.5,0,1", "--figure", figure)
     assert status == 0 and "+1" in out and "Off-chip" in out and f"Figure: {figure}" in out
+    assert f"Fidelity: {network.fidelity.describe()}." in out
     assert ET.fromstring(figure.read_text()).tag.endswith("svg")
     status, out, _ = invoke("sweep", file, "--images", 40, "--deltas", "0.5", "--json", "-")
+    assert json.loads(out)["fidelity"] == network.fidelity.to_dict()
     point, = json.loads(out)["points"]
     assert point["delta"] == 0.5 and point["rtl_cycles"] is None
 

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import hwgate
 from hwgate.errors import CompileError, FidelityWarning, UserError
 from hwgate.files.networks import load_network, save_network
-from hwgate.frontend import door
 from hwgate.frontend.images import typical_images
 from hwgate.machine.config import AcceleratorConfig, FormatConfig
+from hwgate.quant.fidelity import limits
 
 CONFIG = AcceleratorConfig()
 torch.set_num_threads(1)  # tests run in parallel
@@ -75,7 +75,8 @@ def test_few_bits_are_told_from_broken_ones():
         warnings.simplefilter("ignore", FidelityWarning)
         network = hwgate.quantize(model(), images(), config, check="warn")
     ratios = [layer.own for layer in network.fidelity.layers]
-    assert all(door.ERROR_DB * 4 < ratio < 30 for ratio in ratios)
+    assert limits(config.formats) == (5.0, 7.5)
+    assert all(limits(config.formats)[0] < ratio < 30 for ratio in ratios)
 
 
 def test_the_archive_remembers(tmp_path):

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from hwgate.show.figures import COLOURS, Line, Panel, bars, lines, maps
+from hwgate.show.figures import COLOURS, Line, Panel, bars, levels, lines, maps
 
 SVG = "{http://www.w3.org/2000/svg}"
 LINES = [Line("a < b", [(0, 0.5), (1, 1)], ["first", ""]), Line("c", [(0.5, 0.75)], joined=False)]
@@ -78,6 +78,28 @@ def test_bars_are_as_wide_as_their_shares():
     assert {"one", "note", "head", "x", "y", "100 %"} <= words(text) and "z" not in words(text)
 
 
+def test_levels_are_as_long_as_their_values_up_to_the_edges():
+    text = levels("t < u", "sub", "dB", [("one", {"x": 10, "y": 20}), ("two", {"x": -40, "y": 90})],
+                  {"x": "#000001", "y": "#000002"}, {"limit": 15.0}, 40)
+    spans = {}
+    for path in ET.fromstring(text).iter(f"{SVG}path"):
+        colour = path.get("style", "").partition(";")[0].removeprefix("fill: ")
+        if colour in ("#000001", "#000002") and "clip-path" in path.attrib:
+            places = [float(p.split()[0]) for p in
+                      path.get("d").replace("M", "").replace("L", "\n").split("\n") if p.strip()]
+            spans.setdefault(colour, []).append((min(places), max(places)))
+    (zero, ten), (lowest, below) = spans["#000001"]
+    (start, twenty), (_, edge) = spans["#000002"]
+    assert zero == start == below and twenty - zero == pytest.approx(2 * (ten - zero), rel=1e-4)
+    assert edge - zero == pytest.approx(4 * (ten - zero), rel=1e-4)  # 40 of 90
+    assert zero - lowest == pytest.approx(ten - zero, rel=1e-4)  # -10 of -40
+    assert {"t < u", "sub", "dB", "one", "two", "x", "y", "limit", "10.0", "-40.0",
+            "90.0"} <= words(text)
+    dashed = [float(node.get("d").split()[1]) for node in ET.fromstring(text).iter(f"{SVG}path")
+              if "stroke-dasharray" in node.get("style", "") and "clip-path" in node.attrib]
+    assert dashed == [pytest.approx(zero + 1.5 * (ten - zero), rel=1e-4)]
+
+
 def test_maps_have_a_picture_each():
     values = [np.eye(4), np.zeros((2, 3))]
     text = maps("t", "s", [("one", values), ("two", values)], ["l < 1", "l2"], 0.5)
@@ -89,7 +111,8 @@ def test_maps_have_a_picture_each():
 @pytest.mark.parametrize("draw", [
     lambda: lines("t", [PANEL, PANEL, PANEL]), lambda: bars("t", "s", [("r", "n", {"x": 1.0})],
                                                             {"x": "#123456"}),
-    lambda: maps("t", "s", [("r", [np.eye(3)])], ["c"], 1.0)])
+    lambda: maps("t", "s", [("r", [np.eye(3)])], ["c"], 1.0),
+    lambda: levels("t", "s", "x", [("r", {"x": 1.0})], {"x": "#123456"}, {"l": 2.0}, 4)])
 def test_the_same_data_gives_the_same_text(draw):
     first = draw()
     assert draw() == first and "<dc:date>" not in first

@@ -1,6 +1,7 @@
 """Evaluation figures, the HTML report and the tables."""
 
 import re
+import xml.etree.ElementTree as ET
 import zlib
 from base64 import b64decode
 from dataclasses import replace
@@ -15,7 +16,13 @@ from hwgate.cost.energy import HOROWITZ_45NM, energy, sram
 from hwgate.errors import UserError
 from hwgate.machine.counters import LANE_COUNTERS, STREAMS
 from hwgate.show.report import _COLOURS, Pictures, decision_map, png, render, write_report
-from hwgate.show.tables import counter_table, evaluation_table, stream_table, summary_table
+from hwgate.show.tables import (
+    counter_table,
+    evaluation_table,
+    fidelity_table,
+    stream_table,
+    summary_table,
+)
 from support import fakes
 
 ACCURACY = {"float": 0.975, "quantized": 0.95, "rtl": 0.95}
@@ -65,11 +72,13 @@ def test_dictionary_has_the_promised_names():
 
 
 def test_report_stands_alone_and_is_well_formed(pictures):
-    text = render(fakes.evaluation(), accuracy=ACCURACY, pictures=pictures, facts=["A <fact>."])
+    evaluation = replace(fakes.evaluation(), fidelity=fakes.FIDELITY)
+    text = render(evaluation, accuracy=ACCURACY, pictures=pictures, facts=["A <fact>."])
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
-    assert "//" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
+    assert "//" not in re.sub(r"data:image/(png|svg\+xml);base64,[A-Za-z0-9+/=]+", "", text)
     assert "A &lt;fact&gt;." in text
-    assert text.count("<img") == 4 * 3  # each image, and a map of each of two gated layers
+    # Each image, a map of each of two gated layers, and the fidelity.
+    assert text.count("<img") == 4 * 3 + 1
 
     class Checker(HTMLParser):
         open: tuple = ()
@@ -106,6 +115,27 @@ def test_report_shows_energy_if_there_is_one():
     assert "5.000" in text
     assert "decision maps" not in text
     assert evaluation.to_dict()["energy"]["gated"]["off-chip"] == 3e-6
+
+
+def test_report_shows_how_closely_the_integers_follow():
+    evaluation = replace(fakes.evaluation(), fidelity=fakes.FIDELITY)
+    text = render(evaluation)
+    assert "Fidelity: 93.8% of 32 calibration images answered as by the float model" in text
+    assert "below the limit, and ignored" in text
+    drawn = b64decode(re.search(r"data:image/svg\+xml;base64,([^\"]+)", text)[1])
+    words = {"".join(node.itertext()) for node in
+             ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"stem", "conv1", "conv2", "classifier", "own", "through", "42.2", "7.8", "-21.0",
+            "200.0", "refused below 10 dB", "warned of below 15 dB"} <= words
+    assert evaluation.to_dict()["fidelity"] == fakes.FIDELITY.to_dict()
+
+
+def test_report_says_that_nobody_measured_the_fidelity():
+    evaluation = fakes.evaluation()
+    text = render(evaluation)
+    assert "this network was not compared with a float model" in text
+    assert "image/svg+xml" not in text and "signal to noise" not in text
+    assert evaluation.to_dict()["fidelity"] is None
 
 
 def test_report_of_different_runs_names_the_first_difference():
@@ -160,6 +190,14 @@ def test_tables_show_every_layer_and_the_totals():
         assert f"{layer.cycles_rtl:,}" in text
     for word in (*LANE_COUNTERS, *STREAMS, "Speed-up", "97.50%"):
         assert word in text
+
+
+def test_ratios_below_the_limits_are_marked():
+    rows = [line.split() for line in
+            _print(fidelity_table(fakes.FIDELITY, fakes.network().config.formats)).splitlines()]
+    assert ["stem", "42.2", "42.2"] in rows and ["classifier", "200.0", "3.0"] in rows
+    assert ["conv1", "7.8", "-3.5", "below", "10"] in rows
+    assert ["conv2", "12.5", "-21.0", "below", "15"] in rows
 
 
 def test_energy_adds_published_figures():

@@ -53,6 +53,7 @@ def test_a_folder_says_how_its_network_was_made(finished):
     assert set(results["versions"]) == {"hwgate", "python", "torch", "numpy"}
     assert results["recipe"]["seed"] == 4 and results["seconds"] > 0
     assert set(results["scores"]) == {"validation", "test", "integers", "integers_validation"}
+    assert results["fidelity"] is None  # of the fine-tuned network
     assert results["notes"] == list(run.notes) == [
         "Trained against folded: 256 images: same class 100.00%, equal logits 100.00%, at most 0 "
         "steps apart, equal decisions 100.0000%."]
@@ -197,7 +198,10 @@ def test_train_writes_json_and_tells_what_is_wrong(invoke, tmp_path):
                if name != "optimizer.epochs"]
     status, out, err = invoke("train", "digits", "-o", tmp_path, *changes, "--epochs", 1,
                               "--json", "-")
-    assert status == 0 and json.loads(out)["scores"]["integers"]["images"] == 450
+    content = json.loads(out)
+    assert status == 0 and content["scores"]["integers"]["images"] == 450
+    kept = load_network(tmp_path / "network.npz").fidelity
+    assert kept is not None and content["fidelity"] == kept.to_dict()
     assert "epoch 1/1: loss" in err
     app = typer.Typer(pretty_exceptions_enable=False)
     register(app)
