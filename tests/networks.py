@@ -122,8 +122,9 @@ def apart(definition: Definition, limit: float) -> WayIn:
             text = f"RuntimeError: The process ended with status {process.exitcode}"
             found = replace(found, obstacles=(text,), crash=text)
         return found
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError):  # it may not lead its group yet
         os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     return replace(found, stopped=limit, seconds=limit, obstacles=(
         f"Stopped after {limit:g} s; the last stage that it reached is: {found.stage}",))

@@ -46,7 +46,7 @@ OPERATORS = (
     Operator("padding", "compiler", r"has padding|\bpads\b"),
     Operator("table activation", "hardware",
              r"is a (silu|hardswish|sigmoid|hardsigmoid|gelu|tanh)\b|"
-             r"calls (elu|celu|selu|softplus|mish|log_sigmoid|logsigmoid|hardswish|erf|exp|tanh)\("),
+             r"calls (c?elu|selu|softplus|mish|log_?sigmoid|hardswish|erf|exp|tanh)\("),
     Operator("LeakyReLU, PReLU", "hardware", r"(leaky_relu|prelu|leaky ReLU)\b"),
     Operator("clamp", "compiler", r"\bclamp"),
     Operator("average pooling", "compiler", r"averages over|average pooling of"),

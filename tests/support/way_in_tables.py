@@ -52,7 +52,7 @@ def network_table(rows: Sequence[WayIn], preset: str) -> Table:
 
 def sentences(rows: Sequence[WayIn]) -> list[str]:
     """The obstacles of every network."""
-    return [f"{row.name}: {sentence}" for row in rows for sentence in "<br>".join(_alike(row.obstacles)) or "-"]
+    return [f"{row.name}: {sentence}" for row in rows for sentence in _alike(row.obstacles)]
 
 
 def refusal_table(stops: Sequence[Refusal], networks: int) -> Table:
@@ -88,10 +88,9 @@ def totals(rows: Sequence[WayIn]) -> str:
 def page_parts(rows: Sequence[WayIn], preset: str) -> dict[str, str]:
     """Generated parts of the page by name."""
     stops = refusals(rows)
+    networks = [[*_cells(row, preset), "<br>".join(_alike(row.obstacles)) or "-"] for row in rows]
     return {
-        "public": f"{totals(rows)}\n\n" + _markdown(
-            (*_COLUMNS, "Obstacles"), [[*_cells(row, preset), "<br>".join(_alike(row.obstacles)) or "-"]
-                                       for row in rows]),
+        "public": f"{totals(rows)}\n\n{_markdown((*_COLUMNS, 'Obstacles'), networks)}",
         "refusals": _markdown(_REFUSALS, [_refusal_cells(stop, len(rows)) for stop in stops])}
 
 
