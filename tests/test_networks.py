@@ -39,12 +39,16 @@ SMALL = {
 }
 
 
+def taken_in(name, **options):
+    pytest.importorskip("pytorchcv", reason="pytorchcv is not installed (make test installs it)")
+    definition, = (found for found in definitions() if found.name == f"pytorchcv/{name}")
+    return take_in(definition, preset("cifar"), **options)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_small_networks(name):
     """Each gets in, or is refused in sentences that name the place and the way out."""
-    pytest.importorskip("pytorchcv", reason="pytorchcv is not installed (make test installs it)")
-    definition, = (found for found in definitions() if found.name == f"pytorchcv/{name}")
-    found = take_in(definition, preset("cifar"), rtl=50_000_000 if "/resnet20" in name else 0)
+    found = taken_in(name, rtl=0)
     assert not found.crash
     assert {operator_of(sentence).title for sentence in found.obstacles} <= SMALL[name]
     for sentence in found.obstacles:
@@ -55,8 +59,12 @@ def test_small_networks(name):
         assert found.worst > 20 and found.median >= found.worst
         assert found.cycles > found.macs / preset("cifar").multipliers
         assert found.bytes > 0
-    if "/resnet20" in name:
-        assert found.stage == "simulated" and found.differences == 0
+
+
+@pytest.mark.slow
+def test_a_whole_network_in_rtl():
+    found = taken_in("resnet_cifar/resnet20_cifar10")
+    assert found.stage == "simulated" and found.differences == 0
 
 
 def test_the_list_names_each_network_once():
@@ -128,6 +136,14 @@ def test_every_obstacle_is_told():
     assert found.macs == 3 * 9 * 4 * 14 * 14 + 4 * 25 * 4 * 6 * 6
     assert [operator_of(sentence).title for sentence in found.obstacles] == [
         "table activation", "dilation"]
+
+
+def test_small_networks_run_in_rtl():
+    spikes = Fixed("spikes", (3, 16, 16))
+    found = take_in(spikes, preset("digits"))
+    assert found.stage == "simulated" and found.differences == 0 and found.buffers == {}
+    assert take_in(spikes, preset("digits"), rtl=found.macs - 1) == replace(
+        found, stage="compiled", differences=None, seconds=pytest.approx(0, abs=60))
 
 
 def test_integers_that_do_not_follow_stop_a_network(monkeypatch):
@@ -252,7 +268,6 @@ def test_differences_and_crashes_fail_a_run(change, monkeypatch, tmp_path):
 def test_unusable_input(monkeypatch, tmp_path, capsys):
     assert ran(monkeypatch, tmp_path, "--only", "three/")[0] == 2
     assert "There is no network 'three/'" in capsys.readouterr().err
-    monkeypatch.setattr(networks, "definitions", lambda: [Definition("no_library/a", (3, 8, 8))])
     monkeypatch.undo()
     monkeypatch.setattr(networks, "definitions", lambda: [Definition("no_library/a", (3, 8, 8))])
     assert networks.main(["--results", str(tmp_path / "none.json")]) == 2
