@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -122,12 +123,18 @@ def apart(definition: Definition, limit: float) -> WayIn:
             text = f"RuntimeError: The process ended with status {process.exitcode}"
             found = replace(found, obstacles=(text,), crash=text)
         return found
-    with suppress(ProcessLookupError):  # it may not lead its group yet
-        os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
-    process.join()
+    _end(process)
     return replace(found, stopped=limit, seconds=limit, obstacles=(
         f"Stopped after {limit:g} s; the last stage that it reached is: {found.stage}",))
+
+
+def _end(process: BaseProcess) -> None:
+    """End a process and its simulators."""
+    if process.pid is not None:
+        with suppress(ProcessLookupError):  # it may not lead its group yet
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 def _measure(chosen: Sequence[Definition], known: Results, limit: float,
@@ -150,8 +157,10 @@ def _measure(chosen: Sequence[Definition], known: Results, limit: float,
             for done in as_completed(work):
                 known.put(work[done], done.result())
                 yield done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:  # such as Ctrl-C
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                _end(process)
             raise
 
 
