@@ -66,6 +66,7 @@ OPERATORS = (
     Operator("channels moved about", "open",
              r"rearranges|some of the channels|shuffles|by an index|is a mean over|"
              r"combines a value|combines values|adds tensors of the shapes"),
+    Operator("convolution in other dimensions", "open", r"convolution in \d dimensions"),
     Operator("results", "open", r"must return one tensor|takes more than one tensor"),
     Operator("export", "open", r"cannot be exported|does not run on calibration images"),
 )
