@@ -39,12 +39,22 @@ SMALL = {
 }
 
 
+@pytest.fixture
+def one_thread():
+    """As each network has it in ``make networks``: the tests fill the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def taken_in(name, **options):
     pytest.importorskip("pytorchcv", reason="pytorchcv is not installed (make test installs it)")
     definition, = (found for found in definitions() if found.name == f"pytorchcv/{name}")
     return take_in(definition, preset("cifar"), **options)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", SMALL)
 def test_small_networks(name):
     """Each gets in, or is refused in sentences that name the place and the way out."""
