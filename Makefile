@@ -1,11 +1,14 @@
 # Every command sets up all it needs in .venv, once, with the versions of constraints.txt.
 
-VENV  := .venv
-BIN   := $(VENV)/bin
-STAMP := $(VENV)/.installed
-LINKS := build/typing/hwgate
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PUBLIC := $(VENV)/.networks
+LINKS  := build/typing/hwgate
+INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check \
+           --constraint constraints.txt
 
-.PHONY: help demo test test-all exact soak bench results lint docs clean
+.PHONY: help demo test test-all exact soak bench networks results lint docs clean
 
 help:
 	@echo "make demo   from a gated network to a verified accelerator (ARGS='--images 64', ...)"
@@ -13,6 +16,7 @@ help:
 	@echo "make exact  500 random layers and 20 networks, RTL against models (ARGS='--seed 1000', ...)"
 	@echo "make soak   1,000 images in sequence in one simulator process"
 	@echo "make bench  utilisation, gating efficiency, lost cycles, speed (ARGS='--full', '--help')"
+	@echo "make networks  public networks on their way in: docs/networks.md (ARGS='--only NAME', ...)"
 	@echo "make results  the zoo's networks on the accelerator: docs/results.md and its figures"
 	@echo "make lint   style and types"
 	@echo "make docs   the tables of docs/ that come from the code"
@@ -35,6 +39,9 @@ soak: $(STAMP)
 
 results: $(STAMP)
 	@$(BIN)/python -m hwgate.zoo --page docs/results.md $(ARGS)
+
+networks: $(PUBLIC)
+	@$(BIN)/python tests/networks.py --page docs/networks.md $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m hwgate.bench $(ARGS)
@@ -75,6 +82,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	fi; \
 	echo "Setting up $(VENV) (once; PyTorch is large)"; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV) || exit 1; \
-	$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check \
-	    --constraint constraints.txt --editable '.[test]' || exit 1; \
+	$(INSTALL) --editable '.[test]' && $(INSTALL) --no-deps pytorchcv || exit 1; \
 	touch $@
+
+# Definitions come without what their libraries ask for: they need torch alone, and it stays as it
+# is. The tests have those of pytorchcv, which is small.
+$(PUBLIC): $(STAMP)
+	@$(INSTALL) --no-deps timm torchvision
+	@touch $@
