@@ -1,3 +1,5 @@
+from .check import Check as Check
+from .check import check as check
 from .fold import quantize as quantize
 from .graph import Graph as Graph
 from .graph import Node as Node

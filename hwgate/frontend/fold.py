@@ -25,7 +25,7 @@ from .model import evaluating, reference, unwrap
 from .passes import deviation, drop_softmax, gain_and_offset, simplify
 from .torch_reader import read_torch
 
-__all__ = ["Calibrated", "calibrate", "fold", "multipliers", "quantize"]
+__all__ = ["Calibrated", "calibrate", "fold", "fold_block", "multipliers", "quantize"]
 
 #: Thresholds and biases are 32-bit fields of a job header.
 _INT32 = (-(1 << 31), (1 << 31) - 1)
@@ -141,7 +141,7 @@ def fold(lowered: Lowered, scales: Mapping[int, float], image_shape: tuple[int, 
     shapes: dict[int, tuple[int, int, int]] = {IMAGE: image_shape}
     layers: list[QuantizedLayer] = []
     for index, block in enumerate(lowered.blocks):
-        layers.append(_fold(index, block, shapes[block.source], scales, config))
+        layers.append(fold_block(index, block, shapes[block.source], scales, config))
         shapes[index] = layers[-1].out_shape
     network, scale, shift = QuantizedNetwork(config, tuple(layers)), lowered.scale, lowered.shift
     if bool((scale == 1).all() and (shift == 0).all()):
@@ -167,9 +167,15 @@ def multipliers(factor: NDArray[np.float64],
     return mult, np.clip(shift, *SHIFTS)
 
 
-def _fold(index: int, block: Block, in_shape: tuple[int, int, int], scales: Mapping[int, float],
-          config: AcceleratorConfig) -> QuantizedLayer:
-    """The integer layer of block ``index``, with its channels in the order of its output."""
+def fold_block(index: int, block: Block, in_shape: tuple[int, int, int],
+               scales: Mapping[int, float], config: AcceleratorConfig) -> QuantizedLayer:
+    """The integer layer of block ``index``, with its channels in the order of its output.
+
+    Raises
+    ------
+    CompileError
+        If the accelerator cannot run it.
+    """
     formats, options = config.formats, block.op.options
     in_scale, out_scale = scales[block.source], scales[index]
     pixels = in_shape[1] * in_shape[2] if block.linear else 1
