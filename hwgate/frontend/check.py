@@ -163,7 +163,8 @@ class _Layers:
                 layers.append(layer)
             except CompileError as error:
                 self.obstacles.append(str(error))
-                layers.append(replace(layer, residual=None, mult_residual=None, relu_first=False))
+                layers.append(replace(layer, residual=None, mult_residual=None, relu_first=False,
+                                      limit=0))
         return self
 
     def runs(self, config: AcceleratorConfig) -> bool:
@@ -231,8 +232,12 @@ def _shortage(placed: Placed, config: AcceleratorConfig) -> str:
     if not changes:
         return ""
     before = asdict(config.buffers)
-    lacks = " and ".join(f"buffers.{name}={before[name]}" for name in changes)
+    lacks = _and([f"buffers.{name}={before[name]}" for name in changes])
     holds = next((name for name in presets_by_size() if not lack_of(placed, PRESETS[name])), None)
     return (f"{place} does not fit {lacks}{rows}; raise {'it' if len(changes) == 1 else 'them'} to "
-            f"{' and '.join(map(str, changes.values()))}"
+            f"{_and(list(map(str, changes.values())))}"
             + (f", or take preset {holds!r}" if holds else ""))
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])
