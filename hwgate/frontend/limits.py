@@ -5,9 +5,9 @@ from typing import Any
 from hwgate.errors import CompileError
 from hwgate.quant.layer import KERNELS, STRIDES
 
-from .graph import Graph, Node
+from .graph import RUNS, Graph, Node
 
-__all__ = ["a_text", "averages_part", "check_conv", "pool_edge", "unsupported"]
+__all__ = ["a_text", "averages_part", "check_alone", "check_conv", "pool_edge", "unsupported"]
 
 
 def check_conv(node: Node) -> None:
@@ -29,6 +29,14 @@ def check_conv(node: Node) -> None:
                      " or ".join(str(found[0]) for found in allowed))
             raise unsupported(node, f"has {what} {'x'.join(map(str, value))}, and supported is "
                                f"{names}", hint)
+
+
+def check_alone(node: Node) -> None:
+    """Raise for an activation or a pooling that no layer has, whatever it follows."""
+    if node.op == "Activation" and node.options["kind"] != "relu":
+        raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
+    if node.op == "MaxPool":
+        pool_edge(node)
 
 
 def pool_edge(node: Node) -> int:

@@ -12,7 +12,7 @@ from hwgate.nn.gated import GatedConv2d
 from hwgate.quant.layer import IMAGE
 
 from .graph import RUNS, UNSUPPORTED, Graph, Node, refusal
-from .limits import a_text, averages_part, check_conv, pool_edge, unsupported
+from .limits import a_text, averages_part, check_alone, check_conv, pool_edge, unsupported
 
 __all__ = ["Block", "Lowered", "Shortcut", "lower", "rebind"]
 
@@ -149,7 +149,9 @@ class _Lowering:
                 self.values[node.name] = self._value(node)
             except CompileError as error:
                 obstacles.append(str(error))
-                self.values[node.name] = _Value(_UNKNOWN)
+                # What follows a layer that does not run is looked at as well.
+                own = bool(self.blocks) and self.blocks[-1].op is node
+                self.values[node.name] = _Value(len(self.blocks) - 1 if own else _UNKNOWN)
         result = self.values[self.graph.output]
         if not obstacles:
             obstacles += self._result_obstacles(result)
@@ -180,8 +182,6 @@ class _Lowering:
             return self._reshape(node, value)
         if node.op in ("Conv", "Linear"):
             return self._layer(node, value)
-        if value.index == _UNKNOWN:
-            return value
         read: dict[str, Callable[[Node, _Value], _Value]] = {
             "Affine": self._affine, "BatchNorm": self._affine, "Activation": self._activation,
             "MaxPool": self._pool, "Select": self._select, "Mean": self._mean}
@@ -192,6 +192,9 @@ class _Lowering:
                                "pad in front of convolutions")
         if node.op not in read:
             raise unsupported(node, f"is a {node.op}", f"supported are {RUNS}")
+        if value.index == _UNKNOWN:
+            check_alone(node)
+            return value
         last = None if value.index == IMAGE else self.blocks[value.index]
         if last is not None and last.linear:
             raise unsupported(node, f"follows the linear layer {last.name!r}, which must be the "
@@ -260,9 +263,7 @@ class _Lowering:
         return value
 
     def _activation(self, node: Node, value: _Value) -> _Value:
-        kind = node.options["kind"]
-        if kind != "relu":
-            raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
+        check_alone(node)
         last = self._last(node, value)
         last.relu, last.value = True, node.name
         return value
