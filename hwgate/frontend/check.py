@@ -125,9 +125,11 @@ def check(model: Any, image_shape: tuple[int, int, int], config: AcceleratorConf
         preset = next((name for name in presets_by_size() if found.runs(PRESETS[name])), None)
     shortages = found.shortages(config)
     enough = None if found.obstacles else smallest(found.placed, config)
-    if enough is not None and any(described(placed, enough) for placed in found.placed):
-        enough = None
-    return Check((*found.obstacles, *shortages), enough, preset)
+    # With buffers as large as the network needs, another layer's bands may become too large.
+    late = [] if enough is None else [text for placed in found.placed
+                                      if (text := _overflow(placed, enough))]
+    obstacles = dict.fromkeys((*found.obstacles, *shortages, *late))
+    return Check(tuple(obstacles), None if late else enough, preset)
 
 
 class _Layers:
@@ -214,9 +216,7 @@ def _blank(block: Block) -> Block:
 
 def _shortage(placed: Placed, config: AcceleratorConfig) -> str:
     """Which buffers a layer does not fit; empty if it fits."""
-    layer, edge = placed.layer, placed.layer.kernel
-    kind = "linear layer" if layer.reduce else f"{edge}x{edge} convolution"
-    place = f"Layer {layer.name!r}, a {kind} of {shape_of(layer.in_shape)},"
+    layer, place = placed.layer, _place(placed.layer)
     rows = (" with all its rows, which its tau needs" if layer.limit else
             "" if layer.reduce else " even for the smallest band of rows")
     enough, largest = smallest([placed], config), widest(config)
@@ -225,18 +225,28 @@ def _shortage(placed: Placed, config: AcceleratorConfig) -> str:
         assert lack is not None
         return (f"{place} needs {lack.need:,} {lack.what}{rows}, but buffers.{lack.knob} ends at "
                 f"{lack.have:,}; use {_TOO_LARGE[lack.knob]}")
-    problem = described(placed, enough)
-    if problem:
-        return f"{place} has no descriptor ({problem}); use smaller maps or fewer channels"
     changes = changed_fields(config, enough)
     if not changes:
-        return ""
+        return _overflow(placed, config)
     before = asdict(config.buffers)
     lacks = _and([f"buffers.{name}={before[name]}" for name in changes])
     holds = next((name for name in presets_by_size() if not lack_of(placed, PRESETS[name])), None)
     return (f"{place} does not fit {lacks}{rows}; raise {'it' if len(changes) == 1 else 'them'} to "
             f"{_and(list(map(str, changes.values())))}"
             + (f", or take preset {holds!r}" if holds else ""))
+
+
+def _overflow(placed: Placed, config: AcceleratorConfig) -> str:
+    """Which field of its descriptor a layer that fits exceeds; empty if none."""
+    problem = described(placed, config)
+    return problem and (f"{_place(placed.layer)} has bands too large for a descriptor ({problem}); "
+                        "use smaller maps, or smaller buffers.pixels for smaller bands")
+
+
+def _place(layer: QuantizedLayer) -> str:
+    edge = layer.kernel
+    kind = "linear layer" if layer.reduce else f"{edge}x{edge} convolution"
+    return f"Layer {layer.name!r}, a {kind} of {shape_of(layer.in_shape)},"
 
 
 def _and(words: list[str]) -> str:

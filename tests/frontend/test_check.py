@@ -124,6 +124,24 @@ def test_layers_that_no_buffers_hold():
     assert found.config is None and found.preset is None
 
 
+def test_bands_that_a_descriptor_cannot_tell_of():
+    def told(name):
+        return (f"Layer {name!r}, a 3x3 convolution of 2x256x256, has bands too large for a "
+                "descriptor (Field 'plane_words' of the layer descriptor must be in 0..65535, not "
+                "65536); use smaller maps, or smaller buffers.pixels for smaller bands")
+
+    large = nn.Conv2d(2, 2, 3, 2, 1)
+    roomy = with_buffers(window_words=8192, pixels=16384, output_words=16384)
+    found = hwgate.check(network(conv=large), (2, 256, 256), roomy)
+    assert found.obstacles == (told("conv"),) and found.config is None
+    # Alone it runs in bands, and with the buffers of a layer behind it no more.
+    gated = GatedConv2d(16, 16, 3, padding=1, gate_groups=2, tau=0.1)
+    model = network(conv=nn.Conv2d(2, 16, 3, 2, 1), gated=gated)
+    found = hwgate.check(model, (2, 256, 256), CONFIG)
+    assert [text.split("'")[1] for text in found.obstacles] == ["gated", "conv"]
+    assert found.obstacles[1] == told("conv") and found.config is None
+
+
 def test_tau_needs_all_rows_at_once():
     torch.manual_seed(0)
     gated = GatedConv2d(8, 8, 3, padding=1, gate_groups=2, tau=0.1)
@@ -220,3 +238,29 @@ def test_nested_changes_of_a_preset():
         preset("cifar", buffers={"depth": 3})
     with pytest.raises(hwgate.ConfigError, match="^Preset 'cifar' cannot be changed so .*rows"):
         preset("cifar", rows=3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_networks_run_exactly_if_nothing_keeps_them_from_it(seed):
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    channels, modules = 4, []
+    for _ in range(int(rng.integers(1, 4))):
+        outputs, kernel = int(rng.choice([6, 24, 70])), int(rng.choice([1, 3, 5]))
+        modules += [nn.Conv2d(channels, outputs, kernel, int(rng.choice([1, 2])), kernel // 2),
+                    nn.BatchNorm2d(outputs), nn.ReLU()]
+        modules += [nn.MaxPool2d(2)] * int(rng.integers(2))
+        channels = outputs
+    if rng.random() < 0.5:
+        modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5)]
+    images = torch.randn(2, 4, 48, 40)
+    model = settle_norms(nn.Sequential(*modules), images).eval()
+    quantized = hwgate.quantize(model, images, CONFIG, check="warn")
+    for config in (CONFIG, with_buffers(window_words=32, passes=8)):
+        found = hwgate.check(model, (4, 48, 40), config)
+        try:
+            hwgate.compile(replace(quantized, config=config))
+            compiles = True
+        except UserError:
+            compiles = False
+        assert found.fits == compiles
