@@ -106,7 +106,8 @@ def check(model: Any, image_shape: tuple[int, int, int], config: AcceleratorConf
     Raises
     ------
     UserError
-        For what is no model, or no shape of an image.
+        For what is no model, or no shape of an image, or another one than a program was exported
+        for.
     """
     if len(image_shape) != 3 or not all(isinstance(n, int) and n > 0 for n in image_shape):
         raise UserError(f"The shape of an image must be three positive integers (C, H, W), not "
@@ -117,6 +118,9 @@ def check(model: Any, image_shape: tuple[int, int, int], config: AcceleratorConf
             graph = drop_softmax(simplify(read_torch(model, image_shape)))
         except CompileError as error:
             return Check((str(error),))
+        if graph.image.shape != tuple(image_shape):
+            raise UserError(f"The model was exported for images of {shape_of(graph.image.shape)}, "
+                            f"not {shape_of(image_shape)}")
         lowered, refused = lower(graph)
         if refused:
             found = _Layers(graph, lowered, config)

@@ -196,6 +196,15 @@ def test_a_wrong_shape_is_refused(shape):
         hwgate.check(nn.ReLU(), shape, CONFIG)
 
 
+def test_an_exported_program():
+    model = network(conv=nn.Conv2d(3, 8, 3), even=nn.Conv2d(8, 8, 4)).eval()
+    program = torch.export.export(model, (torch.zeros(2, 3, 8, 8),))
+    found = hwgate.check(program, (3, 8, 8), CONFIG)
+    assert found == hwgate.check(model, (3, 8, 8), CONFIG) and len(found.obstacles) == 1
+    with pytest.raises(UserError, match="^The model was exported for images of 3x8x8, not 3x9x9$"):
+        hwgate.check(program, (3, 9, 9), CONFIG)
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(UserError, match="^A model must be a torch module"):
         hwgate.check("resnet20", (3, 8, 8), CONFIG)
