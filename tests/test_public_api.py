@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: What users import, by the package that they import it from.
 NAMES = {
-    "hwgate": "AcceleratorConfig Comparison ConfigError Conversion MemoryTiming Program UserError "
-              "compare compile estimate gate preset quantize simulate verilog",
+    "hwgate": "AcceleratorConfig Check Comparison ConfigError Conversion MemoryTiming Program "
+              "UserError check compare compile estimate gate preset quantize simulate verilog",
     "hwgate.bench": "MACS PEERS Peer SHAPES dense_layer main",
     "hwgate.cli": "app main",
     "hwgate.compiler": "Alternative Binding Choice Explanation Program Step balance compile "
@@ -28,7 +28,7 @@ NAMES = {
     "hwgate.evaluation": "Accuracy DEFINITIONS Evaluation Figures Pair Point Scores evaluate "
                          "measure score_network simulate_and_estimate sweep",
     "hwgate.files": "load_network read_safetensors save_network write_atomic write_safetensors",
-    "hwgate.frontend": "Block Graph Node lower quantize read_torch simplify",
+    "hwgate.frontend": "Block Check Graph Node check lower quantize read_torch simplify",
     "hwgate.machine": "AcceleratorConfig BufferConfig Bus BusConfig ConfigError Driver EngineError "
                       "ErrorCause FormatConfig LANE_COUNTERS MemoryTiming PRESETS STREAMS Status "
                       "descriptor_layout engine_registers header_layout preset",

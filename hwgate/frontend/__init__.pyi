@@ -1,4 +1,6 @@
 from .blocks import Block as Block
+from .check import Check as Check
+from .check import check as check
 from .fold import quantize as quantize
 from .graph import Graph as Graph
 from .graph import Node as Node

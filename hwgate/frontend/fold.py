@@ -27,7 +27,7 @@ from .passes import deviation, drop_softmax, gain_and_offset, simplify
 from .torch_reader import read_torch
 from .weights import fan_in, padding, square_weights
 
-__all__ = ["Calibrated", "calibrate", "fold", "multipliers", "quantize"]
+__all__ = ["Calibrated", "calibrate", "fold", "fold_block", "multipliers", "quantize"]
 
 #: Thresholds and biases are 32-bit fields of a job header.
 _INT32 = (-(1 << 31), (1 << 31) - 1)
@@ -144,7 +144,7 @@ def fold(lowered: Lowered, scales: Mapping[int, float], image_shape: tuple[int, 
     shapes: dict[int, tuple[int, int, int]] = {IMAGE: image_shape}
     layers: list[QuantizedLayer] = []
     for index, block in enumerate(lowered.blocks):
-        layers.append(_fold(index, block, [shapes[n] for n in block.sources], scales, config))
+        layers.append(fold_block(index, block, [shapes[n] for n in block.sources], scales, config))
         shapes[index] = layers[-1].out_shape
     network, scale, shift = QuantizedNetwork(config, tuple(layers)), lowered.scale, lowered.shift
     if bool((scale == 1).all() and (shift == 0).all()):
@@ -170,10 +170,16 @@ def multipliers(factor: NDArray[np.float64],
     return mult, np.clip(shift, *SHIFTS)
 
 
-def _fold(index: int, block: Block, shapes: Sequence[tuple[int, int, int]],
-          scales: Mapping[int, float], config: AcceleratorConfig) -> QuantizedLayer:
+def fold_block(index: int, block: Block, shapes: Sequence[tuple[int, int, int]],
+               scales: Mapping[int, float], config: AcceleratorConfig) -> QuantizedLayer:
     """The integer layer of block ``index``, which takes maps of such shapes, with its channels in
-    the order of its output."""
+    the order of its output.
+
+    Raises
+    ------
+    CompileError
+        If the accelerator cannot run it.
+    """
     formats = config.formats
     steps, sizes = [scales[n] for n in block.sources], [channels for channels, _, _ in shapes]
     in_shape, in_scale, out_scale = (sum(sizes), *shapes[0][1:]), max(steps), scales[index]

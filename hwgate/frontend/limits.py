@@ -5,10 +5,10 @@ from typing import Any
 from hwgate.errors import CompileError
 from hwgate.quant.layer import KERNELS, MOST_PADDING, STRIDES
 
-from .graph import Graph, Node
+from .graph import RUNS, Graph, Node
 
-__all__ = ["a_text", "averages_part", "bound_of", "check_conv", "flattened_kernel", "kernel_edge",
-           "pool_edge", "unsupported"]
+__all__ = ["a_text", "averages_part", "bound_of", "check_alone", "check_conv", "flattened_kernel",
+           "kernel_edge", "pool_edge", "unsupported"]
 
 
 def kernel_edge(rows: int, columns: int) -> int | None:
@@ -51,6 +51,14 @@ def flattened_kernel(node: Node, height: int, width: int) -> int:
     return edge
 
 
+def check_alone(node: Node) -> None:
+    """Raise for an activation or a pooling that no layer has, whatever it follows."""
+    if node.op == "Activation":
+        bound_of(node)
+    if node.op == "MaxPool":
+        pool_edge(node)
+
+
 def pool_edge(node: Node) -> int:
     """Edge and stride of a max pooling of disjoint squares; raises for another one."""
     o = node.options
@@ -67,6 +75,8 @@ def bound_of(node: Node) -> tuple[bool, float | None]:
     """Whether an activation is never negative, and the largest magnitude that it lets pass."""
     if node.options["kind"] == "relu":
         return True, None
+    if node.options["kind"] != "clamp":
+        raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
     low, high = node.options["low"], node.options["high"]
     if low == 0 or high is not None and low == -high:
         return low == 0, None if high is None else float(high)

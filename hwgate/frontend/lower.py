@@ -20,6 +20,7 @@ from .limits import (
     a_text,
     averages_part,
     bound_of,
+    check_alone,
     check_conv,
     flattened_kernel,
     pool_edge,
@@ -55,7 +56,10 @@ class _Lowering:
                 self.views[node.name] = self._view(node)
             except CompileError as error:
                 obstacles.append(str(error))
-                self.views[node.name] = View.of(UNKNOWN, node.shape[0])
+                # What follows a layer that does not run is looked at as well.
+                own = bool(self.blocks) and self.blocks[-1].op.name == node.name
+                index = len(self.blocks) - 1 if own else UNKNOWN
+                self.views[node.name] = View.of(index, node.shape[0])
         if not obstacles:
             obstacles += self._finish()
         return Lowered(tuple(self.blocks), self.image, self.scale, self.shift), tuple(obstacles)
@@ -88,6 +92,7 @@ class _Lowering:
             raise unsupported(node, f"is a {node.op}", f"supported are {RUNS}")
         if node.op not in ("Conv", "Linear") and any(
                 self.views[name].unknown for name in node.inputs):
+            check_alone(node)
             return View.of(UNKNOWN, node.shape[0])
         if node.op in ("Affine", "BatchNorm", "Select", "Concat") and any(
                 len(self.views[name].channels) != self.graph.node(name).shape[0]
@@ -237,8 +242,6 @@ class _Lowering:
                 and name == self.graph.image.name)
 
     def _activation(self, node: Node) -> View:
-        if node.options["kind"] not in ("relu", "clamp"):
-            raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
         positive, bound = bound_of(node)
         block, view = self._last(node, lambda block: bound is None or block.bound is None)
         block.relu, block.bound = block.relu or positive, block.bound or bound

@@ -6,6 +6,7 @@ latencies from here. Every object is frozen, validates itself and derives the re
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from hwgate.errors import UserError
 
 __all__ = ["AcceleratorConfig", "BufferConfig", "BusConfig", "ConfigError", "FormatConfig",
-           "MemoryTiming", "PRESETS", "preset"]
+           "MemoryTiming", "PRESETS", "preset", "preset_line"]
 
 #: Taps of a 3x3 window, and banks of a window memory.
 TAPS = 9
@@ -316,11 +317,40 @@ PRESETS: dict[str, AcceleratorConfig] = {
 def preset(name: str, **changes: Any) -> AcceleratorConfig:
     """Configuration ``name`` of :data:`PRESETS`, with top-level fields replaced by ``changes``.
 
+    A mapping replaces some fields of a nested configuration, and leaves its others:
+    ``preset("cifar", buffers={"passes": 256})``.
+
     Raises
     ------
     ConfigError
-        If there is no such preset, or the changed configuration cannot exist.
+        If there is no such preset or field, or the changed configuration cannot exist.
     """
     if name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
-    return replace(PRESETS[name], **changes)
+    base = PRESETS[name]
+    try:
+        return replace(base, **{
+            field: replace(getattr(base, field), **value) if isinstance(value, Mapping) else value
+            for field, value in changes.items()})
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(f"Preset {name!r} cannot be changed so ({error})") from None
+
+
+def preset_line(config: AcceleratorConfig) -> str:
+    """Python that makes a configuration, from the preset of which it changes the fewest fields."""
+    def changes(name: str) -> dict[str, Any]:
+        base, found = PRESETS[name].to_dict(), {}
+        for key, value in config.to_dict().items():
+            if isinstance(value, dict):
+                value = {inner: own for inner, own in value.items() if own != base[key][inner]}
+            if value not in ({}, base[key]):
+                found[key] = value
+        return found
+
+    def count(name: str) -> int:
+        return sum(len(value) if isinstance(value, dict) else 1
+                   for value in changes(name).values())
+
+    name = min(PRESETS, key=count)
+    shown = (f"{key}={json.dumps(value)}" for key, value in changes(name).items())
+    return f"hwgate.preset({', '.join([json.dumps(name), *shown])})"

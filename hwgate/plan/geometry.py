@@ -9,8 +9,9 @@ from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.machine.layouts import FIRST, LAST, descriptor_layout
 from hwgate.quant.layer import QuantizedLayer
 
-__all__ = ["Band", "Part", "Shape", "Tiling", "describe", "kernel_blocks", "map_bytes",
-           "most_images", "plane_beats", "shortage", "split_rows"]
+__all__ = ["Band", "Lack", "Part", "Shape", "Tiling", "bands_or_lack", "describe",
+           "kernel_blocks", "map_bytes", "map_lack", "most_images", "plane_beats", "shortage",
+           "split_rows"]
 
 #: (C, H, W) of a feature map.
 Shape = tuple[int, int, int]
@@ -33,6 +34,15 @@ class Part(NamedTuple):
     rows: int
     image: int
     images: int
+
+
+class Lack(NamedTuple):
+    """What a tile needs, and the accelerator has too little of: of ``buffers.knob``."""
+
+    what: str
+    need: int
+    have: int
+    knob: str
 
 
 @dataclass(frozen=True)
@@ -125,8 +135,8 @@ def _window_words(layer: QuantizedLayer, rows: int, above: int) -> tuple[int, in
 
 
 def _shortage(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig, top: int,
-              rows: int, images: int = 1) -> tuple[str, int, int, str] | None:
-    """What a tile needs and the accelerator lacks: (what, needed, present, knob)."""
+              rows: int, images: int = 1) -> Lack | None:
+    """What a tile needs and the accelerator lacks."""
     buffers = config.buffers
     groups = _ceil(layer.in_shape[0], config.channels)
     passes = _ceil(groups, TAPS) if layer.kernel == 1 else groups
@@ -148,7 +158,7 @@ def _shortage(layer: QuantizedLayer, residual: Shape | None, config: Accelerator
             ("output column words", _ceil(out_channels, config.lanes) * words,
              buffers.output_words, "output_words")):
         if need > have:
-            return what, need, have, knob
+            return Lack(what, need, have, knob)
     return None
 
 
@@ -176,6 +186,12 @@ def shortage(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorC
     return f"{need:,} {what} of {have:,} (buffers.{knob})"
 
 
+def map_lack(layer: QuantizedLayer, residual: Shape | None,
+             config: AcceleratorConfig) -> Lack | None:
+    """What all rows of a layer together need, and the buffers lack."""
+    return _shortage(layer, residual, config, 0, layer.conv_shape[1])
+
+
 def split_rows(layer: QuantizedLayer, residual: Shape | None,
                config: AcceleratorConfig) -> tuple[Band, ...]:
     """Bands of rows of a layer's convolution: the fewest that fit the buffers.
@@ -189,6 +205,18 @@ def split_rows(layer: QuantizedLayer, residual: Shape | None,
     CompileError
         If not even the smallest band fits.
     """
+    found = bands_or_lack(layer, residual, config)
+    if not isinstance(found, Lack):
+        return found
+    smallest = "" if layer.reduce else " even for the smallest band of rows"
+    raise CompileError(f"Layer {layer.name!r} needs {found.need} {found.what}{smallest}, but the "
+                       f"accelerator has {found.have}; raise buffers.{found.knob} or take a larger "
+                       "preset")
+
+
+def bands_or_lack(layer: QuantizedLayer, residual: Shape | None,
+                  config: AcceleratorConfig) -> tuple[Band, ...] | Lack:
+    """Bands as of :func:`split_rows`, or what its smallest band lacks most."""
     height = layer.conv_shape[1]
     lack = _shortage(layer, residual, config, 0, height)
     if lack is None:
@@ -208,13 +236,10 @@ def split_rows(layer: QuantizedLayer, residual: Shape | None,
             if len({_place(layer, config, *band) for band in bands[1:-1]}) > 1:
                 continue
             lacks = [_shortage(layer, residual, config, *band) for band in bands]
-            lack = max(filter(None, lacks), key=lambda found: found[1] / found[2], default=None)
+            lack = max(filter(None, lacks), key=lambda found: found.need / found.have, default=None)
             if lack is None:
                 return bands
-    what, need, have, knob = lack
-    smallest = "" if layer.reduce else " even for the smallest band of rows"
-    raise CompileError(f"Layer {layer.name!r} needs {need} {what}{smallest}, but the accelerator "
-                       f"has {have}; raise buffers.{knob} or take a larger preset")
+    return lack
 
 
 def describe(layer: QuantizedLayer, residual: Shape | None, config: AcceleratorConfig,
