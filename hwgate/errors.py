@@ -1,6 +1,11 @@
 """Errors that users cause and can mend. The CLI prints their sentence and exits 2."""
 
-__all__ = ["CompileError", "FidelityWarning", "ToolError", "UserError"]
+import reprlib
+from numbers import Integral, Real
+from os import PathLike
+
+__all__ = ["CompileError", "FidelityWarning", "ToolError", "UncheckedWarning", "UserError",
+           "expect", "shown"]
 
 
 class UserError(ValueError):
@@ -15,5 +20,54 @@ class FidelityWarning(UserWarning):
     """Integers that follow their float model less closely than they should."""
 
 
+class UncheckedWarning(UserWarning):
+    """A file that does not tell whether its content is what was written."""
+
+
 class ToolError(UserError):
     """A tool that is missing or does not work, and what to install."""
+
+
+#: How a sentence names a kind of value, where its own name says less.
+_WORDS = {Integral: "an integer", Real: "a number", str: "a text", bool: "true or false",
+          PathLike: "a path", type(None): "None"}
+
+
+def expect(what: str, value: object, *kinds: type, hint: str = "") -> None:
+    """Raise unless a value is of one of these kinds. True and false are no numbers.
+
+    Parameters
+    ----------
+    what : str
+        How the user knows the value, such as ``Image count``.
+    value : object
+    kinds : type
+        Classes, those of :mod:`numbers` among them; ``type(None)`` for what may be left out.
+    hint : str
+        Where to get such a value, said after a semicolon.
+
+    Raises
+    ------
+    UserError
+        Names the value and what it must be.
+    """
+    numeric = isinstance(value, bool) and bool not in kinds
+    if isinstance(value, kinds) and not numeric:
+        return
+    names = [_WORDS.get(kind) or _article(kind.__name__) for kind in kinds
+             if kind is not type(None) or len(kinds) == 1]
+    raise UserError(f"{what} must be {' or '.join(names)}, not {shown(value)}"
+                    + (f"; {hint}" if hint else ""))
+
+
+def shown(value: object) -> str:
+    """A value as a sentence names it: short ones as they are, others by their class."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, (str, bytes, Real)):
+        return " ".join(reprlib.repr(value).split())
+    return _article(type(value).__name__)
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.errors import CompileError, UserError
+from hwgate.errors import CompileError, UserError, expect
 from hwgate.machine.config import RESIDUAL_SHIFT, AcceleratorConfig
 
 from .checks import check_layer
@@ -39,6 +39,8 @@ class QuantizedNetwork:
     CompileError
         If a layer is none that :class:`QuantizedLayer` describes, or does not fit its input or its
         residual; names it.
+    UserError
+        If another field is of a wrong type, or the normalization is not finite.
     """
 
     config: AcceleratorConfig
@@ -48,10 +50,22 @@ class QuantizedNetwork:
     fidelity: Fidelity | None = None
 
     def __post_init__(self) -> None:
+        expect("Configuration of a network", self.config, AcceleratorConfig)
+        expect("Fidelity of a network", self.fidelity, Fidelity, type(None))
+        expect("Layers of a network", self.layers, tuple)
+        if not self.layers:
+            raise CompileError("A network must have at least one layer, not 0")
+        names: set[str] = set()
         for index, layer in enumerate(self.layers):
-            check_layer(layer)
+            expect(f"Layer {index} of a network", layer, QuantizedLayer)
+            check_layer(layer, self.config)
+            if layer.name in names:
+                raise CompileError(f"Layer {layer.name!r} must have a name of its own, but layer "
+                                   f"{index} has it too")
+            names.add(layer.name)
             self._check_source(index, layer)
             self._check_residual(index, layer)
+        self._check_normalization()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -105,6 +119,19 @@ class QuantizedNetwork:
                 or factor.min() < low or factor.max() > high):
             raise CompileError(f"Layer {name!r} must have {channels} residual factors of {bits} "
                                f"bits that are multiples of {1 << RESIDUAL_SHIFT}")
+
+    def _check_normalization(self) -> None:
+        channels = self.image_shape[0]
+        for name in ("image_mean", "image_std"):
+            try:
+                values = np.asarray(getattr(self, name), np.float64)
+                fits = values.size in (1, channels) and bool(np.isfinite(values).all())
+            except (TypeError, ValueError):
+                fits = False
+            if not fits or name == "image_std" and not values.all():
+                raise UserError(f"Field {name!r} of a network must be one finite number, or one of "
+                                f"each of {channels} channels"
+                                + (", and not 0" if name == "image_std" else ""))
 
     def quantize_images(self, images: Any) -> NDArray[np.int8]:
         """Input integers of a batch of images.
