@@ -32,6 +32,10 @@ class ToolError(UserError):
 _WORDS = {Integral: "an integer", Real: "a number", str: "a text", bool: "true or false",
           PathLike: "a path", type(None): "None"}
 
+#: Texts and numbers are cut in the middle where they would fill a sentence by themselves.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
 
 def expect(what: str, value: object, *kinds: type, hint: str = "") -> None:
     """Raise unless a value is of one of these kinds. True and false are no numbers.
@@ -65,7 +69,7 @@ def shown(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, (str, bytes, Real)):
-        return " ".join(reprlib.repr(value).split())
+        return _SHORT.repr(value)
     return _article(type(value).__name__)
 
 

@@ -24,6 +24,9 @@ Limits = Callable[[AcceleratorConfig], tuple[int, int]]
 #: What no step of activations reaches.
 _LARGEST = 1e30
 
+#: Characters of the longest name.
+_LONGEST = 255
+
 #: Indices of layers, which the network checks against each other.
 _INDEX = (-(1 << 31), (1 << 31) - 1)
 
@@ -148,13 +151,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is not empty."""
+    """A text of one line."""
 
     def words(self, config: AcceleratorConfig, sizes: Mapping[str, int]) -> str:
-        return "a text that is not empty"
+        return f"a text of 1..{_LONGEST} characters"
 
     def wrong(self, value: Any, config: AcceleratorConfig, sizes: Mapping[str, int]) -> str | None:
-        return None if isinstance(value, str) and value.strip() else shown(value)
+        fits = isinstance(value, str) and 1 <= len(value) <= _LONGEST and value.isprintable()
+        return None if fits else shown(value)
 
 
 _DESCRIPTOR = {field.name: field for field in descriptor_layout().fields}
@@ -224,7 +228,8 @@ def check_fields(layer: QuantizedLayer, config: AcceleratorConfig) -> None:
     for name, rule in FIELDS.items():
         found = rule.wrong(getattr(layer, name), config, sizes)
         if found is not None:
-            raise CompileError(f"Layer {shown(layer.name)} must have a field {name!r} that is "
+            what = "A layer" if name == "name" else f"Layer {layer.name!r}"
+            raise CompileError(f"{what} must have a field {name!r} that is "
                                f"{rule.words(config, sizes)}, not {found}")
         if name == "in_shape":
             sizes["Ci"] = layer.in_shape[0]
