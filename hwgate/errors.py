@@ -1,8 +1,7 @@
 """Errors that users cause and can mend. The CLI prints their sentence and exits 2."""
 
 import reprlib
-from numbers import Integral, Real
-from os import PathLike
+from numbers import Real
 
 __all__ = ["CompileError", "FidelityWarning", "ToolError", "UncheckedWarning", "UserError",
            "expect", "shown"]
@@ -28,9 +27,11 @@ class ToolError(UserError):
     """A tool that is missing or does not work, and what to install."""
 
 
-#: How a sentence names a kind of value, where its own name says less.
-_WORDS = {Integral: "an integer", Real: "a number", str: "a text", bool: "true or false",
-          PathLike: "a path", type(None): "None"}
+#: How a sentence names a class, where the class's own name says less.
+_WORDS = {"Integral": "an integer", "Mapping": "a mapping", "Module": "a torch module",
+          "NoneType": "None", "PathLike": "a path", "Real": "a number", "Tensor": "a tensor",
+          "bool": "true or false", "int": "an integer", "ndarray": "a NumPy array",
+          "str": "a text"}
 
 #: Texts and numbers are cut in the middle where they would fill a sentence by themselves.
 _SHORT = reprlib.Repr()
@@ -58,8 +59,7 @@ def expect(what: str, value: object, *kinds: type, hint: str = "") -> None:
     numeric = isinstance(value, bool) and bool not in kinds
     if isinstance(value, kinds) and not numeric:
         return
-    names = [_WORDS.get(kind) or _article(kind.__name__) for kind in kinds
-             if kind is not type(None) or len(kinds) == 1]
+    names = [_named(kind) for kind in kinds if kind is not type(None)]
     raise UserError(f"{what} must be {' or '.join(names)}, not {shown(value)}"
                     + (f"; {hint}" if hint else ""))
 
@@ -70,8 +70,9 @@ def shown(value: object) -> str:
         return f"the class {value.__name__}"
     if value is None or isinstance(value, (str, bytes, Real)):
         return _SHORT.repr(value)
-    return _article(type(value).__name__)
+    return _named(type(value))
 
 
-def _article(name: str) -> str:
-    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+def _named(kind: type) -> str:
+    name = kind.__name__
+    return _WORDS.get(name) or f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"

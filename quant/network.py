@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.errors import CompileError, UserError, expect
+from hwgate.errors import CompileError, UserError, expect, shown
 from hwgate.machine.config import RESIDUAL_SHIFT, AcceleratorConfig
 
 from .checks import check_layer
@@ -198,7 +198,14 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
     UserError
         One sentence, for a wrong type, shape or value, or an empty batch.
     """
-    values = np.asarray(images.detach() if hasattr(images, "detach") else images)
+    tensor = hasattr(images, "detach") and not isinstance(images, type)
+    try:
+        values = np.asarray(images.detach() if tensor else images)
+    except (TypeError, ValueError, RuntimeError):  # a ragged list; a tensor of another device
+        raise UserError("Images must be an array, or a tensor on the CPU of a type that NumPy has, "
+                        f"not {shown(images)}") from None
+    if values.dtype.kind not in "biufc":
+        raise UserError(f"Images must be an array or a tensor, not {shown(images)}")
     if values.dtype != np.int8 and not np.issubdtype(values.dtype, np.floating):
         raise UserError(f"Images must be float or int8, not {values.dtype}")
     if values.ndim != 4 or values.shape[1:] != tuple(shape):

@@ -50,8 +50,9 @@ def save_network(path: str | Path, network: QuantizedNetwork) -> None:
     if network.fidelity is not None:
         meta["fidelity"] = network.fidelity.to_dict()
     text = json.dumps(meta, default=lambda number: number.item())  # NumPy's own numbers
-    arrays = {"meta": np.frombuffer(text.encode(), np.uint8),
-              **{name: np.asarray(getattr(network, name), np.float64) for name in _OWN}}
+    arrays: dict[str, NDArray[Any]] = {
+        "meta": np.frombuffer(text.encode(), np.uint8),
+        **{name: np.asarray(getattr(network, name), np.float64) for name in _OWN}}
     for index, layer in enumerate(network.layers):
         arrays |= {f"{index}.{name}": value for name in ARRAYS
                    if (value := getattr(layer, name)) is not None}
@@ -132,8 +133,8 @@ def _layer(index: int, values: Any, arrays: dict[str, NDArray[Any]]) -> Quantize
     expect(f"Layer {index} of a network", values, dict)
     _known(f"Layer {shown(values.get('name'))} (number {index})", values, set(_SCALARS),
            set(_SCALARS) - _DEFAULTS)
-    return QuantizedLayer(**{name: _tuples(value) for name, value in values.items()},
-                          **{name: arrays.pop(f"{index}.{name}", None) for name in ARRAYS})
+    own: dict[str, Any] = {name: arrays.pop(f"{index}.{name}", None) for name in ARRAYS}
+    return QuantizedLayer(**own, **{name: _tuples(value) for name, value in values.items()})
 
 
 def _known(what: str, values: Mapping[str, Any], known: set[str], needed: set[str]) -> None:

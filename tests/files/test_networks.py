@@ -218,9 +218,9 @@ FIELD = "Layer 'conv1' must have a field "
     (_layer(1, name=[1]), "A layer must have a field 'name' that is a text of 1..255 "
      "characters, not a tuple"),
     (_layer(1, name="stem"), "Layer 'stem' must have a name of its own, but layer 1 has it too"),
-    (_layer(1, colour=3), "Layer 'conv1' (number 1) has an unknown field 'colour'; there are in_scale, "
-     "in_shape, limit, name, out_scale, padding, pool, reduce, relu, relu_first, residual, "
-     "residual_offset, residual_stride, source, stride"),
+    (_layer(1, colour=3), "Layer 'conv1' (number 1) has an unknown field 'colour'; there are "
+     "in_scale, in_shape, limit, name, out_scale, padding, pool, reduce, relu, relu_first, "
+     "residual, residual_offset, residual_stride, source, stride"),
     (lambda meta, arrays: meta["layers"][1].pop("in_shape") and None,
      "Layer 'conv1' (number 1) must have a field 'in_shape', but has none"),
     (lambda meta, arrays: meta["layers"].__setitem__(1, 5),
