@@ -86,8 +86,8 @@ def load_network(path: str | Path) -> QuantizedNetwork:
     if version not in (VERSION, UNCHECKED) or isinstance(version, (bool, float)):
         raise UserError(f"Network file {path} must have version {VERSION}, not {shown(version)}")
     if checked != (version == VERSION):
-        raise UserError(f"Network file {path} is damaged: a file of version {version} has "
-                        f"{'no' if checked else 'a'} digest of its content")
+        raise UserError(f"Network file {path} is damaged: a file of version {version} must "
+                        f"have {'no' if checked else 'a'} digest of its content")
     network = _network(path, meta, arrays)
     if not checked:
         warnings.warn(f"Network file {path} has no digest of its content, which is not checked; "

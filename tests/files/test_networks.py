@@ -248,7 +248,8 @@ FIELD = "Layer 'conv1' must have a field "
     (lambda meta, arrays: meta.update(hwgate=True),
      "Network file {path} must have version 2, not True"),
     (lambda meta, arrays: meta.update(hwgate=1),
-     "Network file {path} is damaged: a file of version 1 has no digest of its content"),
+     "Network file {path} is damaged: a file of version 1 must have no digest of "
+     "its content"),
     (_arrays(extra=np.zeros(3)),
      "Network file {path} has an unknown field 'extra'; there are image_mean, image_std"),
     (_without("image_std"), "Network file {path} must have a field 'image_std', but has none"),
@@ -301,13 +302,14 @@ def test_old_archives_may_lack_what_has_a_default(edit):
 
 def test_a_digest_cannot_be_left_out(edit):
     path = edit(lambda meta, arrays: None, digest=False)
-    assert refused(path) == (f"Network file {path} is damaged: a file of version 2 has a digest of "
-                             "its content")
+    assert refused(path) == (f"Network file {path} is damaged: a file of version 2 must have a "
+                             "digest of its content")
 
 
 def test_networks_of_the_zoo_are_checked():
     for name in zoo.names():
-        assert DIGEST in np.load(zoo.path(name) / "network.npz").files
+        with np.load(zoo.path(name) / "network.npz") as file:
+            assert DIGEST in file.files
 
 
 @pytest.fixture
