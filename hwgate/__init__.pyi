@@ -2,6 +2,8 @@ from .compiler.program import Program as Program
 from .compiler.program import compile as compile
 from .cost.model import estimate as estimate
 from .errors import UserError as UserError
+from .files.networks import load as load
+from .files.networks import save as save
 from .frontend.check import Check as Check
 from .frontend.check import check as check
 from .frontend.fold import quantize as quantize

@@ -3,20 +3,24 @@
 import numpy as np
 
 from hwgate.errors import CompileError
+from hwgate.machine.config import AcceleratorConfig
 
+from .fields import check_fields
 from .layer import KERNELS, MOST_LIMIT, MOST_PADDING, STRIDES, QuantizedLayer, shape_of
 
 __all__ = ["check_layer"]
 
 
-def check_layer(layer: QuantizedLayer) -> None:
-    """Raise unless a layer is one that :class:`QuantizedLayer` describes.
+def check_layer(layer: QuantizedLayer, config: AcceleratorConfig) -> None:
+    """Raise unless a layer is one that :class:`QuantizedLayer` describes, of an accelerator's
+    integers.
 
     Raises
     ------
     CompileError
         Names the layer, the rule and the value.
     """
+    check_fields(layer, config)
     _check_kernel(layer)
     _check_fan_in(layer)
     _check_limit(layer)
@@ -39,7 +43,7 @@ def _check_kernel(layer: QuantizedLayer) -> None:
     if layer.reduce and (kernel, layer.stride, layer.pool) != (1, 1, 1):
         raise CompileError(f"Layer {name!r} sums its pixels, so its kernel, stride and pooling "
                            f"must be 1, not {kernel}, {layer.stride} and {layer.pool}")
-    if layer.pool < 1 or min(layer.conv_shape) < 1 or min(layer.out_shape) < 1:
+    if min(layer.conv_shape) < 1 or min(layer.out_shape) < 1:
         raise CompileError(f"Layer {name!r} makes a {shape_of(layer.conv_shape)} map of its "
                            f"{shape_of(layer.in_shape)} input and pools it by {layer.pool}, which "
                            "leaves nothing")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hwgate.errors import UserError
 from hwgate.machine.config import FormatConfig
 
 __all__ = ["ERROR_DB", "WARNING_DB", "Fidelity", "LayerFidelity", "limits"]
@@ -17,6 +18,9 @@ def limits(formats: FormatConfig) -> tuple[float, float]:
     """Ratios in dB below which a layer of these widths is refused, and is warned of."""
     bits = min(formats.activation, formats.weight)
     return ERROR_DB * bits, WARNING_DB * bits
+
+#: What no ratio in dB and no count of images reaches.
+_MOST = 1e12
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,26 @@ class Fidelity:
 
     @staticmethod
     def from_dict(values: dict[str, object]) -> "Fidelity":
-        """What :meth:`to_dict` wrote."""
-        images, answers, layers, ignored = (values[name] for name in
+        """What :meth:`to_dict` wrote.
+
+        Raises
+        ------
+        UserError
+            For anything else.
+        """
+        def number(value: object) -> bool:
+            return (isinstance(value, (int, float)) and not isinstance(value, bool)
+                    and abs(value) < _MOST)
+
+        images, answers, layers, ignored = (values.get(name) for name in
                                             ("images", "answers", "layers", "ignored"))
-        assert isinstance(images, int) and isinstance(answers, float) and isinstance(layers, list)
-        return Fidelity(images, answers, tuple(LayerFidelity(str(name), float(own), float(through))
-                                               for name, own, through in layers), bool(ignored))
+        if not (set(values) == {"images", "answers", "layers", "ignored"}
+                and isinstance(images, int) and images > 0 and number(images)
+                and isinstance(answers, float) and 0 <= answers <= 1
+                and isinstance(ignored, bool) and isinstance(layers, list) and layers
+                and all(isinstance(layer, list) and len(layer) == 3 and isinstance(layer[0], str)
+                        and number(layer[1]) and number(layer[2]) for layer in layers)):
+            raise UserError("Field 'fidelity' of a network must be what was measured: images, a "
+                            "share of answers, whether it is ignored, and two ratios a layer")
+        return Fidelity(images, answers, tuple(LayerFidelity(name, float(own), float(through))
+                                               for name, own, through in layers), ignored)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.errors import CompileError, UserError
+from hwgate.errors import CompileError, UserError, expect, shown
 from hwgate.machine.config import RESIDUAL_SHIFT, AcceleratorConfig
 
 from .checks import check_layer
@@ -41,6 +41,8 @@ class QuantizedNetwork:
     CompileError
         If a layer is none that :class:`QuantizedLayer` describes, or does not fit its input or its
         residual; names it.
+    UserError
+        If another field is of a wrong type, or the normalization is not finite.
     """
 
     config: AcceleratorConfig
@@ -50,14 +52,26 @@ class QuantizedNetwork:
     fidelity: Fidelity | None = None
 
     def __post_init__(self) -> None:
+        expect("Configuration of a network", self.config, AcceleratorConfig)
+        expect("Fidelity of a network", self.fidelity, Fidelity, type(None))
+        expect("Layers of a network", self.layers, tuple)
+        if not self.layers:
+            raise CompileError("A network must have at least one layer, not 0")
+        names: set[str] = set()
         for index, layer in enumerate(self.layers):
-            check_layer(layer)
+            expect(f"Layer {index} of a network", layer, QuantizedLayer)
+            check_layer(layer, self.config)
+            if layer.name in names:
+                raise CompileError(f"Layer {layer.name!r} must have a name of its own, but layer "
+                                   f"{index} has it too")
+            names.add(layer.name)
             self._check_source(index, layer)
             self._check_residual(index, layer)
         _, conflict = side_by_side(map(self.inputs, range(len(self.layers))))
         if conflict is not None:
             raise CompileError(f"Layer {self.layers[conflict].name!r} takes several outputs, each "
                                "of which must lie beside the same one for all layers; copy one")
+        self._check_normalization()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -125,6 +139,19 @@ class QuantizedNetwork:
             raise CompileError(f"Layer {name!r} must have {channels} residual factors of {bits} "
                                f"bits that are multiples of {1 << RESIDUAL_SHIFT}")
 
+    def _check_normalization(self) -> None:
+        channels = self.image_shape[0]
+        for name in ("image_mean", "image_std"):
+            try:
+                values = np.asarray(getattr(self, name), np.float64)
+                fits = values.size in (1, channels) and bool(np.isfinite(values).all())
+            except (TypeError, ValueError):
+                fits = False
+            if not fits or name == "image_std" and not values.all():
+                raise UserError(f"Field {name!r} of a network must be one finite number, or one of "
+                                f"each of {channels} channels"
+                                + (", and not 0" if name == "image_std" else ""))
+
     def quantize_images(self, images: Any) -> NDArray[np.int8]:
         """Input integers of a batch of images.
 
@@ -190,7 +217,14 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
     UserError
         One sentence, for a wrong type, shape or value, or an empty batch.
     """
-    values = np.asarray(images.detach() if hasattr(images, "detach") else images)
+    tensor = hasattr(images, "detach") and not isinstance(images, type)
+    try:
+        values = np.asarray(images.detach() if tensor else images)
+    except (TypeError, ValueError, RuntimeError):  # a ragged list; a tensor of another device
+        raise UserError("Images must be an array, or a tensor on the CPU of a type that NumPy has, "
+                        f"not {shown(images)}") from None
+    if values.dtype.kind not in "biufc":
+        raise UserError(f"Images must be an array or a tensor, not {shown(images)}")
     if values.dtype != np.int8 and not np.issubdtype(values.dtype, np.floating):
         raise UserError(f"Images must be float or int8, not {values.dtype}")
     if values.ndim != 4 or values.shape[1:] != tuple(shape):

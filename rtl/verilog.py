@@ -1,5 +1,6 @@
 """Verilog of an accelerator."""
 
+from hwgate.errors import expect
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.engine import LANE_MODULE, Engine
 from hwgate.rtl.lane import Lane
@@ -16,5 +17,11 @@ def verilog(config: AcceleratorConfig) -> str:
 
     Ports: ``clk``, ``rst`` (synchronous, active high), the AXI4 manager ``m_axi__*``, the
     AXI4-Lite subordinate ``s_axil__*``, ``irq``, and ``monitor__*``, which boards leave open.
+
+    Raises
+    ------
+    UserError
+        For something else than a configuration.
     """
+    expect("Configuration", config, AcceleratorConfig, hint="hwgate.preset makes one")
     return convert(Lane(config), LANE_MODULE) + convert(Engine(config), TOPLEVEL)

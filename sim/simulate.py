@@ -4,24 +4,25 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.errors import UserError
+from hwgate.compiler.program import Binding, Program, Step
+from hwgate.errors import UserError, expect
 from hwgate.machine.config import MemoryTiming
 from hwgate.machine.counters import LANE_COUNTERS, STREAMS
 from hwgate.machine.driver import EngineError
 from hwgate.machine.regs import ErrorCause, counter_names
 from hwgate.quant.layer import Activations, QuantizedLayer, layer_macs
+from hwgate.quant.network import check_images
 from hwgate.results.run import LayerResult, RunResult
 from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Outcome, Start
-
-if TYPE_CHECKING:
-    from hwgate.compiler.program import Binding, Program, Step
 
 __all__ = ["default_deadline", "simulate", "simulate_each"]
 
@@ -33,7 +34,7 @@ _PATIENCE = 64
 _RUNS = 16
 
 
-def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | None = None, *,
+def simulate(program: Program, images: NDArray[Any], timing: MemoryTiming | None = None, *,
              deadline: int | None = None, waves: Path | None = None) -> RunResult:
     """Run the Verilog of ``program.config`` in Verilator on a batch of images.
 
@@ -68,13 +69,16 @@ def simulate(program: "Program", images: NDArray[Any], timing: MemoryTiming | No
     UserError
         If the images do not fit the network.
     """
+    _expect(program, timing)
+    expect("Deadline", deadline, Integral, type(None))
+    expect("Path of waveforms", waves, str, PathLike, type(None))
     binding = program.bind(images)
     start = _start(program, binding, len(images), deadline)
     outcome, = run_engine(program.config, [start], timing=timing or MemoryTiming(), waves=waves)
     return _result(program, binding, outcome, len(images), start.deadline)
 
 
-def simulate_each(program: "Program", images: NDArray[Any], timing: MemoryTiming | None = None, *,
+def simulate_each(program: Program, images: NDArray[Any], timing: MemoryTiming | None = None, *,
                   batch: int = 1, jobs: int | None = None) -> Iterator[RunResult]:
     """Run images apart, ``batch`` at a time, spread over processes.
 
@@ -103,7 +107,10 @@ def simulate_each(program: "Program", images: NDArray[Any], timing: MemoryTiming
     EngineError, ToolError, UserError
         As :func:`simulate`; also for a batch or jobs below 1.
     """
+    _expect(program, timing)
+    images = check_images(images, program.network.image_shape)
     for what, value in (("Batch", batch), ("Number of jobs", jobs)):
+        expect(what, value, Integral, type(None))
         if value is not None and value < 1:
             raise UserError(f"{what} must be at least 1, not {value}")
     workers = jobs or os.cpu_count() or 1
@@ -113,7 +120,12 @@ def simulate_each(program: "Program", images: NDArray[Any], timing: MemoryTiming
                    timing or MemoryTiming(), workers)
 
 
-def _spread(program: "Program", chunks: Sequence[list[NDArray[Any]]], timing: MemoryTiming,
+def _expect(program: Program, timing: MemoryTiming | None) -> None:
+    expect("Program", program, Program, hint="hwgate.compile makes one")
+    expect("Timing", timing, MemoryTiming, type(None))
+
+
+def _spread(program: Program, chunks: Sequence[list[NDArray[Any]]], timing: MemoryTiming,
             jobs: int) -> Iterator[RunResult]:
     """Results of chunks of runs; a chunk is one process, and at most ``jobs`` wait to be taken."""
     def run(parts: list[NDArray[Any]]) -> list[RunResult]:
@@ -135,13 +147,13 @@ def _spread(program: "Program", chunks: Sequence[list[NDArray[Any]]], timing: Me
             yield from waiting.popleft().result()
 
 
-def _start(program: "Program", binding: "Binding", images: int, deadline: int | None) -> Start:
+def _start(program: Program, binding: Binding, images: int, deadline: int | None) -> Start:
     if deadline is None:
         deadline = default_deadline(program, images, binding.memory.size)
     return Start(program_address=binding.program_address, memory=binding.memory, deadline=deadline)
 
 
-def _result(program: "Program", binding: "Binding", outcome: Outcome, count: int,
+def _result(program: Program, binding: Binding, outcome: Outcome, count: int,
             deadline: int) -> RunResult:
     """The run of ``count`` images that the outcome of their start shows."""
     layers = program.network.layers
@@ -174,7 +186,7 @@ def _result(program: "Program", binding: "Binding", outcome: Outcome, count: int
         multipliers=program.config.multipliers, seconds=outcome.seconds)
 
 
-def default_deadline(program: "Program", images: int, memory_bytes: int) -> int:
+def default_deadline(program: Program, images: int, memory_bytes: int) -> int:
     """Cycles that no run of ``images`` images should ever need: a bound far above any estimate."""
     config = program.config
     macs = sum(layer.macs for layer in program.network.layers) * images
@@ -201,7 +213,7 @@ def _check(outcome: Outcome, names: list[str], deadline: int) -> None:
         raise EngineError(f"The monitor saw an output in layer {last + 1} of {len(names)}")
 
 
-def _places(step: "Step", events: NDArray[Any]) -> NDArray[np.int64]:
+def _places(step: Step, events: NDArray[Any]) -> NDArray[np.int64]:
     """(image, channel, pixel) of each event of one layer."""
     tiling, pitch = step.tiling, step.descriptor["slot_pixels"]
     tile, channel, index = (events[field].astype(np.int64)

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What users import, by the package that they import it from.
 NAMES = {
     "hwgate": "AcceleratorConfig Check Comparison ConfigError Conversion MemoryTiming Program "
-              "UserError check compare compile estimate gate preset quantize simulate verilog",
+              "UserError check compare compile estimate gate load preset quantize save simulate "
+              "verilog",
     "hwgate.bench": "MACS PEERS Peer SHAPES dense_layer main",
     "hwgate.cli": "app main",
     "hwgate.compiler": "Alternative Binding Choice Explanation Program Step balance compile "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgate.errors import expect
 from hwgate.quant.layer import Activations, QuantizedLayer, reorder
 from hwgate.quant.network import QuantizedNetwork
 
@@ -50,6 +51,7 @@ def balance(network: QuantizedNetwork, images: NDArray[Any]) -> QuantizedNetwork
         Its outputs are those of ``network``, bit for bit; psums and decisions of the reordered
         layers come in their new order.
     """
+    expect("Network to balance", network, QuantizedNetwork, hint="hwgate.quantize makes one")
     activations, layers = network.run(images), list(network.layers)
     added = {layer.residual for layer in layers}
     for index, seen in enumerate(activations[:-1]):

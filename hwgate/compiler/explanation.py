@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from hwgate.compiler.choice import Cost, assumed, measure
 from hwgate.compiler.program import Binding, Program
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.plan.geometry import shortage
 from hwgate.plan.goal import OBJECTIVES, Goal
 from hwgate.plan.residency import region_bytes, uses
@@ -116,6 +117,8 @@ def explain(program: Program, images: int = 1) -> Explanation:
     UserError
         If there is no image, or the batch does not fit.
     """
+    expect("Program", program, Program, hint="hwgate.compile makes one")
+    expect("Image count", images, Integral)
     if images < 1:
         raise UserError(f"Image count must be at least 1, not {images}")
     binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))

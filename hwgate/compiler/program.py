@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.compiler.choice import Case, choose
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.machine.config import AcceleratorConfig, MemoryTiming
 from hwgate.machine.layouts import Opcode, descriptor_layout
 from hwgate.plan.geometry import Shape, Tiling, describe, map_bytes, plane_beats
@@ -382,15 +382,19 @@ def compile(quantized: QuantizedNetwork, config: AcceleratorConfig | None = None
     CompileError
         If a layer does not fit the accelerator; names its module path, the limit and a hint.
     UserError
-        If the network was quantized for another configuration, ``images_per_tile`` is no positive
-        number, there is no such objective, or a density is missing or out of range.
+        If an argument is of a wrong type, the network was quantized for another configuration,
+        ``images_per_tile`` is no positive number, there is no such objective, or a density is
+        missing or out of range.
     """
+    expect("Network to compile", quantized, QuantizedNetwork, hint="hwgate.quantize makes one")
+    expect("Configuration", config, AcceleratorConfig, type(None), hint="hwgate.preset makes one")
+    expect("Dense", dense, bool)
     config = config or quantized.config
     check_images_per_tile(images_per_tile)
     if config.digest != quantized.config.digest:
         raise UserError(f"The network was quantized for configuration "
                         f"{quantized.config.digest:08x}, not for {config.digest:08x}")
-    goal = Goal(objective, density, timing or MemoryTiming())
+    goal = Goal(objective, density, MemoryTiming() if timing is None else timing)
     network = quantized.force_open() if dense else quantized
     for layer in network.layers:
         if layer.gated:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from hwgate.compiler.program import Program
 from hwgate.cost.energy import LARGEST_SRAM, energy, sram
+from hwgate.errors import expect
 from hwgate.machine.config import AcceleratorConfig, MemoryTiming
 from hwgate.machine.layouts import descriptor_layout
 from hwgate.plan.layer import LayerPlan
@@ -47,6 +48,8 @@ def estimate(program: Program, images: NDArray[Any],
     UserError
         If the images do not fit the network.
     """
+    expect("Program", program, Program, hint="hwgate.compile makes one")
+    expect("Timing", timing, MemoryTiming, type(None))
     timing, config = timing or MemoryTiming(), program.config
     binding = program.bind(images)
     activations = program.network.run(binding.images)

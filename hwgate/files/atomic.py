@@ -27,7 +27,8 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             file.write(data)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name may hold what no name can
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"File {path} cannot be written: {error.strerror}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"File {path} cannot be written: {reason}") from None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hwgate.errors import CompileError, UserError
+from hwgate.errors import CompileError, UserError, expect
 from hwgate.machine.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig, FormatConfig
 from hwgate.nn.gated import GatedConv2d
 from hwgate.quant.golden import psum_bound, score_bound
@@ -69,8 +69,10 @@ def quantize(model: Any, calibration_images: Any, config: AcceleratorConfig, *,
         For a layer that the accelerator cannot run, or whose integers do not follow the model,
         named by its module path.
     UserError
-        For calibration images of a wrong shape or type, or an empty batch.
+        For arguments of a wrong type, calibration images of a wrong shape, or an empty batch.
     """
+    expect("Configuration", config, AcceleratorConfig, hint="hwgate.preset makes one")
+    expect("Check", check, str)
     if check not in CHECKS:
         raise UserError(f"A check must be {' or '.join(CHECKS)}, not {check!r}")
     found = calibrate(model, calibration_images, config, normalize)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from hwgate.errors import FidelityWarning, UserError
+from hwgate.errors import FidelityWarning, UserError, shown
 from hwgate.quant.network import QuantizedNetwork, check_images
 
 __all__ = ["Normalization", "normalized", "typical_images"]
@@ -49,7 +50,12 @@ def typical_images(images: Any, normalize: Normalization | None = None) -> NDArr
         raise UserError(f"Calibration images must have the shape (N, C, H, W), not {array.shape}")
     array = check_images(array, array.shape[1:])
     if normalize is not None:
+        if not isinstance(normalize, (tuple, list)) or len(normalize) != 2:
+            raise UserError(f"A normalization must be a mean and a standard deviation, not "
+                            f"{shown(normalize)}")
         mean, std = (_channels(values, array.shape[1]) for values in normalize)
+        if not std.all():
+            raise UserError("A normalization must have standard deviations other than 0")
         array = ((array - mean) / std).astype(array.dtype)
     _look(array)
     return array
@@ -65,7 +71,7 @@ def normalized(network: QuantizedNetwork, mean: Any, std: Any) -> QuantizedNetwo
 
 def _array(images: Any) -> NDArray[Any]:
     """One array of all images."""
-    if hasattr(images, "detach"):
+    if isinstance(images, Tensor):
         images = images.detach().cpu()
         if getattr(images, "is_sparse", False):
             images = images.to_dense()
@@ -75,7 +81,7 @@ def _array(images: Any) -> NDArray[Any]:
         return images.astype(images.dtype.newbyteorder("="), copy=False)
     if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
         raise UserError(f"Calibration images must be an array, a tensor or batches of them, not "
-                        f"{type(images).__name__}")
+                        f"{shown(images)}")
     parts: list[NDArray[Any]] = []
     for part in images:
         part = part[0] if isinstance(part, (list, tuple)) else part
@@ -93,7 +99,10 @@ def _array(images: Any) -> NDArray[Any]:
 
 def _channels(values: Any, channels: int) -> NDArray[np.float64]:
     """A number, or one of each channel, as (C, 1, 1)."""
-    array = np.asarray(values, np.float64).ravel()
+    try:
+        array = np.asarray(values, np.float64).ravel()
+    except (TypeError, ValueError):
+        raise UserError(f"A normalization must have numbers, not {shown(values)}") from None
     if len(array) not in (1, channels) or not np.isfinite(array).all():
         raise UserError(f"A normalization must have one number, or one of each of {channels} "
                         f"channels, not {len(array)}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from hwgate.errors import CompileError, UserError
+from hwgate.errors import CompileError, UserError, shown
 
 from .calibrate import batches
 
@@ -35,8 +35,8 @@ def unwrap(model: Any) -> nn.Module | ExportedProgram:
     if isinstance(model, torch.jit.ScriptModule):
         raise UserError("A ScriptModule cannot be read; give the module that it was made of")
     if not isinstance(model, (nn.Module, ExportedProgram)):
-        raise UserError(f"A model must be a torch module or an exported program, not a "
-                        f"{type(model).__name__}")
+        raise UserError(f"A model must be a torch module or an exported program, not "
+                        f"{shown(model)}")
     return model
 
 

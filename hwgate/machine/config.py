@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, shown
 
 __all__ = ["AcceleratorConfig", "BufferConfig", "BusConfig", "ConfigError", "FormatConfig",
            "MemoryTiming", "PRESETS", "preset", "preset_line"]
@@ -39,6 +39,11 @@ def _power_of_two(what: str, value: int, low: int, high: int) -> None:
 def _in_range(what: str, value: int, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ConfigError(f"{what} must be in {low}..{high}, not {value!r}")
+
+
+def _zero(value: object) -> bool:
+    """Whether a memory is left out; neither False nor 0.0 says so."""
+    return type(value) is int and value == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +116,11 @@ class BufferConfig:
         _power_of_two("Output column depth", self.output_words, 16, 1 << 16)
         _power_of_two("Pass count of a job", self.passes, 8, 1 << 10)
         _power_of_two("Weight FIFO depth", self.weight_blocks, 16, 1 << 8)
-        if self.map_bytes != 0:
+        if not _zero(self.map_bytes):
             _power_of_two("Bytes of on-chip map memory", self.map_bytes, 1 << 12, 1 << 22)
-        if self.weight_bytes != 0:
+        if not _zero(self.weight_bytes):
             _power_of_two("Bytes of on-chip weight memory", self.weight_bytes, 1 << 10, 1 << 22)
-        if self.compressed_chunks != 0:
+        if not _zero(self.compressed_chunks):
             _power_of_two("Compressed chunk count", self.compressed_chunks, 1 << 4, 1 << 16)
 
 
@@ -138,7 +143,7 @@ class BusConfig:
     burst_beats: int = 256
 
     def __post_init__(self) -> None:
-        if self.data_bits not in (64, 128):
+        if type(self.data_bits) is not int or self.data_bits not in (64, 128):
             raise ConfigError(f"Bus width must be 64 or 128 bits, not {self.data_bits!r}")
         _in_range("Bus address width", self.address_bits, 16, 32)
         _power_of_two("Longest burst", self.burst_beats, 16, 256)
@@ -176,6 +181,10 @@ class MemoryTiming:
         _in_range("Beat interval", self.beat_interval, 1, 16)
 
 
+#: Nested configurations of an accelerator.
+PARTS: dict[str, Any] = {"formats": FormatConfig, "buffers": BufferConfig, "bus": BusConfig}
+
+
 @dataclass(frozen=True, kw_only=True)
 class AcceleratorConfig:
     """One accelerator: the shape of its MAC array, its number formats, buffers and bus.
@@ -197,6 +206,10 @@ class AcceleratorConfig:
     bus: BusConfig = field(default_factory=BusConfig)
 
     def __post_init__(self) -> None:
+        for name, part in PARTS.items():
+            if not isinstance(getattr(self, name), part):
+                raise ConfigError(f"Part {name!r} of a configuration must be a {part.__name__}, "
+                                  f"not {shown(getattr(self, name))}")
         _power_of_two("Lane count", self.lanes, 1, 16)
         _power_of_two("Channel count of a group", self.channels, 2, 16)
         if self.channels > self.bus.bytes:
@@ -271,9 +284,12 @@ class AcceleratorConfig:
         ConfigError
             For an unknown name or a value out of range.
         """
-        nested = {"formats": FormatConfig, "buffers": BufferConfig, "bus": BusConfig}
+        for name, value in {"": values, **(values if isinstance(values, dict) else {})}.items():
+            if name in ("", *PARTS) and not isinstance(value, dict):
+                what = f"Part {name!r} of a configuration" if name else "Configuration"
+                raise ConfigError(f"{what} must be a dictionary, not {shown(value)}")
         try:
-            return cls(**{name: nested[name](**value) if name in nested else value
+            return cls(**{name: PARTS[name](**value) if name in PARTS else value
                           for name, value in values.items()})
         except TypeError as error:
             known = ", ".join(cls.__dataclass_fields__)
@@ -325,8 +341,13 @@ def preset(name: str, **changes: Any) -> AcceleratorConfig:
     ConfigError
         If there is no such preset or field, or the changed configuration cannot exist.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"There is no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ConfigError(f"There is no preset {shown(name)}; "
+                          f"there are {', '.join(sorted(PRESETS))}")
+    for other in changes:
+        if other not in AcceleratorConfig.__dataclass_fields__:
+            raise ConfigError(f"Configuration has no field {other!r}; "
+                              f"there are {', '.join(AcceleratorConfig.__dataclass_fields__)}")
     base = PRESETS[name]
     try:
         return replace(base, **{

@@ -4,14 +4,16 @@ import copy
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d, PaddingShortcut
 from hwgate.nn.gates import fitting_groups, gated_layers, set_density
@@ -95,6 +97,17 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
         If the model cannot be traced, a path to skip does not exist, a group count is less than
         2, a density comes without images, or the copy does not compute what the model does.
     """
+    expect("Model to gate", model, nn.Module)
+    expect("Modules to skip", skip, list, tuple, set, frozenset)
+    expect("Images", images, Tensor, np.ndarray, type(None))
+    expect("Configuration", config, AcceleratorConfig, type(None), hint="hwgate.preset makes one")
+    for what, value in (("Gate group count", groups), ("Share", share),
+                        ("Base channel count", base_channels)):
+        expect(what, value, Integral)
+    for what, number in (("Density", density), ("Alpha", alpha), ("Tau", tau)):
+        expect(what, number, Real, *([type(None)] if what == "Density" else []))
+    for what, flag in (("Grouping", grouping), ("Sparse backpropagation", sparse_bp)):
+        expect(what, flag, bool)
     names = dict(model.named_modules())
     for path in skip:
         if path not in names:

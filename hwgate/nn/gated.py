@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Integral, Real
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 
 __all__ = ["ChannelShuffle", "GatedConv2d", "PaddingShortcut", "kept_whole"]
 
@@ -145,6 +146,12 @@ class GatedConv2d(nn.Conv2d):
                  bias: bool = False, *, gate_groups: int = 4, grouping: bool = False,
                  alpha: float = 2.0, sparse_bp: bool = False, share: int = 1,
                  tau: float = 0.0) -> None:
+        for what, value in (("Input channel count", in_channels),
+                            ("Output channel count", out_channels),
+                            ("Gate group count", gate_groups), ("Share", share)):
+            expect(f"{what} of a gated layer", value, Integral)
+        expect("Alpha of a gate", alpha, Real)
+        expect("Tau of a gate", tau, Real)
         if gate_groups < 2:
             raise UserError(f"Gate group count must be at least 2, not {gate_groups!r}")
         if in_channels % gate_groups:

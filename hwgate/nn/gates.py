@@ -1,12 +1,13 @@
 """The gates of a whole model: found, opened, set to a density, kept from weight decay."""
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.nn.gated import GatedConv2d
 
 __all__ = ["fitting_groups", "force_open", "gated_layers", "parameter_groups", "set_density",
@@ -32,6 +33,7 @@ def fitting_groups(groups: int, channels: int, base_channels: int) -> int | None
 
 def gated_layers(model: nn.Module) -> Iterator[tuple[str, GatedConv2d]]:
     """Module path and layer of each gated convolution of a model."""
+    expect("Model", model, nn.Module)
     for name, module in model.named_modules():
         if isinstance(module, GatedConv2d):
             yield name, module
@@ -62,6 +64,7 @@ def set_density(model: nn.Module, images: Tensor, density: float) -> nn.Module:
     UserError
         For another density.
     """
+    expect("Density", density, Real)
     if not 0 <= density <= 1:
         raise UserError(f"Density must be in 0..1, not {density!r}")
 
@@ -75,7 +78,7 @@ def set_density(model: nn.Module, images: Tensor, density: float) -> nn.Module:
         closed = round((1 - density) * ranked.shape[1])
         layer.delta.copy_(ranked[:, max(closed - 1, 0)])
 
-    _run_with(model.eval(), images, GatedConv2d, choose)
+    _run_with(model, images, GatedConv2d, choose)
     return model
 
 
@@ -91,12 +94,15 @@ def settle_norms(model: nn.Module, images: Tensor) -> nn.Module:
             norm.running_mean.copy_(values.mean(dim=(0, 2, 3)))
             norm.running_var.copy_(values.var(dim=(0, 2, 3), correction=0))
 
-    _run_with(model.eval(), images, nn.BatchNorm2d, settle)
+    _run_with(model, images, nn.BatchNorm2d, settle)
     return model
 
 
 def _run_with(model: nn.Module, images: Tensor, kind: type[nn.Module], hook: Any) -> None:
-    """Run a model once, with a hook before each module of a kind."""
+    """Run a model once, in evaluation mode, with a hook before each module of a kind."""
+    expect("Images", images, Tensor, hint="torch.as_tensor makes one of an array")
+    expect("Model", model, nn.Module)
+    model.eval()
     hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, kind)]
     try:
         with torch.no_grad():

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
+from numbers import Real
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.machine.config import MemoryTiming
 
 __all__ = ["DENSITY", "OBJECTIVES", "Goal"]
@@ -41,13 +42,17 @@ class Goal:
     timing: MemoryTiming = field(default_factory=MemoryTiming)
 
     def __post_init__(self) -> None:
+        expect("Objective", self.objective, str)
+        expect("Timing", self.timing, MemoryTiming)
+        expect("Density", self.density, Real, Mapping)
         if self.objective not in OBJECTIVES:
             raise UserError(f"There is no objective {self.objective!r}; "
                             f"there are {', '.join(OBJECTIVES)}")
         given = self.density if isinstance(self.density, Mapping) else {"": self.density}
         for name, value in given.items():
+            what = f"Density of layer {name!r}" if name else "Density"
+            expect(what, value, Real)
             if not 0 <= value <= 1:
-                what = f"Density of layer {name!r}" if name else "Density"
                 raise UserError(f"{what} must be in 0..1, not {value}")
 
     def density_of(self, name: str) -> float:

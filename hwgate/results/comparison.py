@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.machine.counters import LANE_COUNTERS, STREAMS
 from hwgate.quant.layer import Activations
 from hwgate.results.run import LayerResult, RunResult
@@ -180,6 +180,9 @@ def compare(rtl: RunResult, model: RunResult) -> Comparison:
     UserError
         If the runs are of different networks, image counts or lane counts.
     """
+    for run in (rtl, model):
+        expect("Run to compare", run, RunResult,
+               hint="hwgate.simulate and hwgate.estimate make one")
     if len(rtl.layers) != len(model.layers):
         raise UserError(f"Runs to compare must have the same layers, "
                         f"not {len(rtl.layers)} and {len(model.layers)} of them")

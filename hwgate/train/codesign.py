@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import hwgate
 from hwgate.compiler.balancing import balance
+from hwgate.errors import UserError, expect
 from hwgate.machine.config import AcceleratorConfig, MemoryTiming
 from hwgate.nn.gates import gated_layers
 from hwgate.quant.network import QuantizedNetwork
@@ -77,6 +79,7 @@ def measure_costs(model: nn.Module, images: Any, config: AcceleratorConfig,
     UserError
         If the accelerator cannot run the model.
     """
+    expect("Images", images, Tensor, np.ndarray)
     network = hwgate.quantize(model, images, config)
     network = balance(network, np.asarray(images[:_SAMPLE]))
     batch = np.zeros((1, *network.image_shape), np.int8)
@@ -128,7 +131,12 @@ class BudgetLoss:
     """
 
     def __init__(self, kind: str, cost: NetworkCost, share: float, weight: float = 1.0) -> None:
-        assert kind in ("bytes", "cycles"), kind
+        expect("Kind of a budget", kind, str)
+        expect("Cost", cost, NetworkCost, hint="measure_costs makes one")
+        expect("Share of a budget", share, Real)
+        expect("Weight of a budget", weight, Real)
+        if kind not in ("bytes", "cycles"):
+            raise UserError(f"A budget must be of bytes or cycles, not {kind!r}")
         self.kind, self.cost, self.share, self.weight = kind, cost, share, weight
 
     def __call__(self, model: nn.Module) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import hwgate
 from hwgate.compiler.balancing import balance
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.evaluation.against_dense import Evaluation, evaluate
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.quant.network import QuantizedNetwork
@@ -92,6 +92,9 @@ def run_demo(config: AcceleratorConfig, *, images: int = 64, seed: int = 0,
     UserError
         If there are not so many test images, or as the tools raise it.
     """
+    expect("Configuration", config, AcceleratorConfig, hint="hwgate.preset makes one")
+    expect("Image count", images, int)
+    expect("Seed", seed, int)
     if images < 1:
         raise UserError(f"Image count must be at least 1, not {images}")
     step("train the gated network")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hwgate.data.datasets import load_dataset
+from hwgate.errors import expect
 from hwgate.train.recipe import load_recipe
 from hwgate.train.trained import build
 from hwgate.train.training import Epoch, train
@@ -55,6 +56,8 @@ def train_digits(seed: int = 0, epochs: int | None = None,
     UserError
         If there is not at least one epoch.
     """
+    expect("Seed", seed, int)
+    expect("Epoch count", epochs, int, type(None))
     recipe = load_recipe("digits").changed({"seed": seed})
     if epochs is not None:
         recipe = recipe.changed({"optimizer.epochs": epochs})

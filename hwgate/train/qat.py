@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.frontend.blocks import Block, rebind
 from hwgate.frontend.fold import calibrate, fold
 from hwgate.machine.config import AcceleratorConfig
@@ -56,6 +56,8 @@ class FakeQuantized(nn.Module):
     def __init__(self, model: nn.Module, images: Tensor | NDArray[Any],
                  config: AcceleratorConfig) -> None:
         super().__init__()
+        expect("Model to fine-tune", model, nn.Module)
+        expect("Configuration", config, AcceleratorConfig, hint="hwgate.preset makes one")
         self.model, self.config = model, config
         found = calibrate(model, images, config)
         self._lowered, scales, self.image_shape = found.lowered, found.scales, found.image_shape
@@ -232,6 +234,9 @@ class Agreement:
 def agreement(model: FakeQuantized, network: QuantizedNetwork,
               images: Tensor | NDArray[Any]) -> Agreement:
     """Compare a fake-quantized model with its integer network on normalized images."""
+    expect("Model", model, FakeQuantized)
+    expect("Network", network, QuantizedNetwork, hint="hwgate.quantize makes one")
+    expect("Images", images, Tensor, np.ndarray)
     batch = torch.as_tensor(images)
     model.eval()
     with torch.no_grad():

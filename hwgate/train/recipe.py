@@ -4,10 +4,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.train.recipe_parts import (
     DataPart,
     GatePart,
@@ -127,6 +128,7 @@ def load_recipe(source: str | Path) -> Recipe:
     UserError
         If there is none, or it is no recipe.
     """
+    expect("Recipe to load", source, str, PathLike)
     name = str(source)
     trained = {entry.name: entry / "recipe.toml" for entry in (files("hwgate") / "zoo").iterdir()}
     if name in recipe_names():

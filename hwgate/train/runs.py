@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 import hwgate
 from hwgate.compiler.balancing import balance
 from hwgate.data.datasets import DataSet, load_dataset
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.evaluation.scoring import Scores, score_network
 from hwgate.files.atomic import write_atomic
 from hwgate.files.networks import save_network
@@ -97,6 +98,10 @@ def run_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False, devi
     UserError
         If the folder holds another training, or as the parts raise it.
     """
+    expect("Recipe", recipe, Recipe, hint="load_recipe reads one")
+    expect("Folder of a run", folder, str, PathLike)
+    if Path(folder).is_file():
+        raise UserError(f"Folder of a run must be a folder, and {folder} is a file")
     place = {name: Path(folder, file) for name, file in FILES.items()}
     if not resume and any(place[name].exists() for name in ("checkpoint", "results")):
         raise UserError(f"Folder {folder} holds a training; --resume continues it, and another "

@@ -4,13 +4,15 @@ import fnmatch
 import json
 from collections.abc import Callable
 from importlib.resources import files
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.files.tensors import read_safetensors, write_safetensors
 from hwgate.nn.digits import digits_network
 from hwgate.nn.gated import ChannelShuffle
@@ -32,6 +34,8 @@ def build(recipe: Recipe, classes: int = 10) -> nn.Module:
     UserError
         If the gates do not fit the network's channels, or a layer to skip is none.
     """
+    expect("Recipe", recipe, Recipe, hint="load_recipe reads one")
+    expect("Class count", classes, Integral)
     gate, name = recipe.gate, recipe.network.name
     options: dict[str, Any] = {
         "classes": classes, "width": recipe.network.width, "gate_groups": gate.groups or None,
@@ -86,6 +90,9 @@ def save_model(path: str | Path, model: nn.Module, recipe: Recipe) -> None:
     UserError
         If the file cannot be written.
     """
+    expect("Path of a model file", path, str, PathLike)
+    expect("Model to save", model, nn.Module)
+    expect("Recipe", recipe, Recipe, hint="load_recipe reads one")
     write_safetensors(path, model.state_dict(), {"recipe": json.dumps(recipe.to_dict())})
 
 
@@ -97,6 +104,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, Recipe]:
     UserError
         If the file is missing or is no such network.
     """
+    expect("Path of a model file", path, str, PathLike)
     tensors, metadata = read_safetensors(path)
     try:
         recipe = Recipe.from_dict(json.loads(metadata["recipe"]))
@@ -116,6 +124,7 @@ def load_teacher(source: str) -> nn.Module:
         A file of :func:`save_model`, a network of :mod:`hwgate.zoo` that comes with its float
         model, or ``reference`` for the dense ResNet-20 of the data folder.
     """
+    expect("Network to take", source, str)
     if source == REFERENCE:
         model: nn.Module = load_reference_resnet20()
     else:
@@ -135,6 +144,7 @@ def start_from(model: nn.Module, source: str) -> None:
     UserError
         If the networks differ in more than their gates.
     """
+    expect("Model to start", model, nn.Module)
     teacher = load_teacher(source)
     given, wanted = (_without_gates(network) for network in (teacher, model))
     if [tensor.shape for tensor in given.values()] != [t.shape for t in wanted.values()]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwgate.data.datasets import DataSet, Split
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.evaluation.scoring import Scores
 from hwgate.nn.gates import gated_layers, parameter_groups
 from hwgate.nn.losses import distillation_loss, incoherence, kept_gates, threshold_loss
@@ -142,6 +143,10 @@ def train(model: nn.Module, data: DataSet, recipe: Recipe, *,
     UserError
         With fewer than two images, or a checkpoint of another training.
     """
+    expect("Model to train", model, nn.Module)
+    expect("Data to train on", data, DataSet, hint="load_dataset reads one")
+    expect("Recipe", recipe, Recipe, hint="load_recipe reads one")
+    expect("Checkpoint", checkpoint, str, PathLike, type(None))
     part = recipe.optimizer if optimizer is None else optimizer
     images = data.train.first(recipe.data.images) if recipe.data.images else data.train
     if len(images) < 2:
@@ -279,6 +284,9 @@ class _Run:
 
 def score(model: nn.Module, data: DataSet, split: Split, *, device: str = "cpu") -> Scores:
     """Evaluate a model on a split in evaluation mode, and count what it does."""
+    expect("Model to score", model, nn.Module)
+    expect("Data to score on", data, DataSet, hint="load_dataset reads one")
+    expect("Images to score on", split, Split, hint="a data set has them as train and test")
     training = model.training
     model.eval()
     loss, correct = 0.0, 0

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.files.networks import load_network
 from hwgate.quant.network import QuantizedNetwork
 
@@ -108,6 +108,7 @@ def path(name: str) -> Path:
 
 
 def _known(name: str, there: tuple[str, ...]) -> str:
+    expect("Name of a network", name, str)
     if name not in there:
         raise UserError(f"The zoo has no network {name!r}; it has {', '.join(there)}")
     return name

@@ -104,11 +104,12 @@ FACTORS = "Layer 'pad' must have 12 residual factors of 24 bits that are multipl
     (3, {"mult_residual": np.full(12, 1 << 23)}, FACTORS),
     (3, {"padding": 3}, "Layer 'pad' has stride 1 and padding 3, but a 3x3 kernel takes a stride "
      "of 1 or 2 and a padding of 0..2, below and on the right of 0..2"),
-    (3, {"padding": (0, 0, -1, 0)}, "Layer 'pad' has stride 1 and padding (0, 0, -1, 0), but a 3x3 "
+    (3, {"padding": (0, 0, 0, 3)}, "Layer 'pad' has stride 1 and padding (0, 0, 0, 3), but a 3x3 "
      "kernel takes a stride of 1 or 2 and a padding of 0..2, below and on the right of 0..2"),
     (3, {"stride": 3}, "Layer 'pad' has stride 3 and padding 1, but a 3x3 kernel takes a stride "
      "of 1 or 2 and a padding of 0..2, below and on the right of 0..2"),
-    (3, {"fan_in": 71, "weight": np.ones((12, 8, 3, 3), np.int8)}, "Layer 'pad' has up to 72 weights of an output channel that are not zero, "
+    (3, {"fan_in": 71, "weight": np.ones((12, 8, 3, 3), np.int8)},
+     "Layer 'pad' has up to 72 weights of an output channel that are not zero, "
      "and a fan-in of 71, which must be at least as many, in a layer without gates"),
     (3, {"source": (0, 2)}, "Layer 'pad' takes 8x4x3 inputs, but its source has 4x7x6 and 8x4x3 "
      "outputs"),
