@@ -10,10 +10,10 @@ __all__ = ["CONFIGS", "Together"]
 
 #: By test id. Beats of eight, four and one words; headers of two beats and of seven.
 CONFIGS = {
-    "4x36": AcceleratorConfig(),
     "1x18": AcceleratorConfig(
         lanes=1, channels=2,
         buffers=BufferConfig(window_words=64, pixels=64, output_words=64, passes=8)),
+    "4x36": AcceleratorConfig(),
     "2x72": AcceleratorConfig(
         lanes=2, channels=8, bus=BusConfig(data_bits=64, address_bits=24),
         formats=FormatConfig(activation=7, weight=6, accumulator=24, multiplier=12),
