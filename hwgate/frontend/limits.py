@@ -7,7 +7,7 @@ from hwgate.quant.layer import KERNELS, MOST_PADDING, STRIDES
 
 from .graph import RUNS, Graph, Node
 
-__all__ = ["a_text", "averages_part", "bound_of", "check_alone", "check_conv", "flattened_kernel",
+__all__ = ["a_text", "averages_part", "bound_of", "check_alone", "check_conv", "check_flattened",
            "kernel_edge", "pool_edge", "unsupported"]
 
 
@@ -41,14 +41,12 @@ def check_conv(node: Node) -> None:
                            "pad by less than the kernel")
 
 
-def flattened_kernel(node: Node, height: int, width: int) -> int:
-    """Kernel of a linear layer on a flattened map, which is a convolution as large as the map."""
-    edge = kernel_edge(height, width)
-    if edge is None:
+def check_flattened(node: Node, height: int, width: int) -> None:
+    """Raise for a linear layer on a flattened map that is larger than any kernel."""
+    if kernel_edge(height, width) is None:
         raise unsupported(node, f"is a linear layer on {height}x{width} pixels, and supported are "
                            f"up to {KERNELS[-1]}x{KERNELS[-1]}", "put AdaptiveAvgPool2d(1) or "
                            "poolings before it")
-    return edge
 
 
 def check_alone(node: Node) -> None:
@@ -105,7 +103,8 @@ def a_text(node: Node) -> str:
     kind = node.options.get("kind")
     names: dict[str, str] = {"Activation": f"a {'ReLU' if kind == 'relu' else kind}",
                              "MaxPool": "a max pooling", "BatchNorm": "a batch norm",
-                             "Affine": "a scale", "Select": "a choice of channels"}
+                             "Affine": "a scale or norm", "Select": "a choice of channels",
+                             "Concat": "a concatenation", "Mul": "a product of two values"}
     return names.get(node.op, f"a {node.op}")
 
 
