@@ -221,7 +221,7 @@ def _adaptive_avg_pool2d(read: Emitter, x: Any, size: Sequence[int]) -> Moved:
     pixels = list(x.places.shape[1:])
     if any(have % want for have, want in zip(pixels, size, strict=True)):
         raise Obstacle(f"averages {shape_text(pixels)} pixels to {shape_text(size)}",
-                       "average to 1 pixel, before a Linear layer")
+                       "average to 1 pixel, or to edges that divide those of the map")
     return _avg_pool2d(read, x, [have // want for have, want in zip(pixels, size, strict=True)])
 
 

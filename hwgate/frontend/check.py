@@ -191,15 +191,15 @@ class _Layers:
         return [text for placed in self.placed if (text := _shortage(placed, config))]
 
     def _take(self, index: int, block: Block) -> None:
-        if UNKNOWN in block.sources:
-            return
-        shapes = [self._shape(source) for source in block.sources]
+        shapes = [self._source(source, block) for source in block.sources]
         scales = defaultdict[int, float](lambda: 1.0)
         try:
             if block.op.op == "Conv":
                 check_conv(block.op)
         except CompileError:
             return  # which is among the obstacles of the lowering
+        if UNKNOWN in block.sources and block.linear:
+            return  # whether it is one of a flattened map is not known
         try:
             layer = fold_block(index, block, shapes, scales, self.config)
         except CompileError as error:
@@ -209,6 +209,13 @@ class _Layers:
         parts = [channels for channels, _, _ in shapes]
         self.layers.append(layer)
         self.placed.append(Placed(stored_layer(layer, parts, self.config), residual))
+
+    def _source(self, index: int, block: Block) -> Shape:
+        """Shape of what a block takes, whether a layer computes it or not."""
+        if index != UNKNOWN:
+            return self._shape(index)
+        channels, height, width = (*self.graph.node(block.op.inputs[0]).shape, 1, 1)[:3]
+        return channels, height, width
 
     def _shape(self, index: int) -> Shape:
         """Shape of the output of a block, or of the image."""

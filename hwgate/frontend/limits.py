@@ -103,7 +103,8 @@ def a_text(node: Node) -> str:
     kind = node.options.get("kind")
     names: dict[str, str] = {"Activation": f"a {'ReLU' if kind == 'relu' else kind}",
                              "MaxPool": "a max pooling", "BatchNorm": "a batch norm",
-                             "Affine": "a scale", "Select": "a choice of channels"}
+                             "Affine": "a scale or norm", "Select": "a choice of channels",
+                             "Concat": "a concatenation", "Mul": "a product of two values"}
     return names.get(node.op, f"a {node.op}")
 
 

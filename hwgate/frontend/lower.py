@@ -7,6 +7,7 @@ such as a norm of a value that others take as well, goes with one that copies th
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 
 import torch
 
@@ -29,6 +30,9 @@ from .limits import (
 from .views import UNKNOWN, View, joined_view
 
 __all__ = ["lower"]
+
+#: Up to so many maps side by side, all orders are tried.
+_ORDERED = 5
 
 
 def lower(graph: Graph) -> tuple[Lowered, tuple[str, ...]]:
@@ -59,7 +63,7 @@ class _Lowering:
                 # What follows a layer that does not run is looked at as well.
                 own = bool(self.blocks) and self.blocks[-1].op.name == node.name
                 index = len(self.blocks) - 1 if own else UNKNOWN
-                self.views[node.name] = View.of(index, node.shape[0])
+                self.views[node.name] = View.of(index, node.shape[0] if node.shape else 1)
         if not obstacles:
             obstacles += self._finish()
         return Lowered(tuple(self.blocks), self.image, self.scale, self.shift), tuple(obstacles)
@@ -89,7 +93,7 @@ class _Lowering:
             raise unsupported(node, "pads a map that no convolution takes",
                                "pad in front of convolutions")
         if node.op not in makes:
-            raise unsupported(node, f"is a {node.op}", f"supported are {RUNS}")
+            raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
         if node.op not in ("Conv", "Linear") and any(
                 self.views[name].unknown for name in node.inputs):
             check_alone(node)
@@ -131,6 +135,8 @@ class _Lowering:
         """A further block, which reads a plain view, or the average of one."""
         maps, channels = view.maps, None
         if not view.unknown:
+            if op.options.get("gate") is None:
+                maps = self._ordered(maps)
             channels = view.placed(maps, [self._shape(n)[0] for n in maps])
             maps = self._beside(maps, op.origin)
             self.runs.append(maps)
@@ -140,6 +146,12 @@ class _Lowering:
                       channels, average=view.average)
         self.blocks.append(block)
         return block
+
+    def _ordered(self, maps: tuple[int, ...]) -> tuple[int, ...]:
+        """Maps in the first order in which they can lie side by side, if there is one."""
+        orders = permutations(maps) if len(maps) <= _ORDERED else [maps, tuple(sorted(maps))]
+        return next((order for order in orders
+                     if side_by_side([*self.runs, order])[1] is None), maps)
 
     def _beside(self, maps: tuple[int, ...], origin: str) -> tuple[int, ...]:
         """Maps that can lie side by side: these, or copies of those that have other neighbours."""

@@ -229,13 +229,14 @@ class _Reader:
                                options or {}))
 
     def _refuse(self, obstacle: Obstacle, inputs: Sequence[Moved] = (),
-                origin: str = "") -> Moved:
-        """A node for what no layer computes."""
+                origin: str = "", shape: tuple[int, ...] = ()) -> Moved:
+        """A node for what no layer computes; of a shape, if not that of the operator."""
         assert self.here is not None
         value, name = self.here.meta.get("val"), self.here.name
         if isinstance(value, (list, tuple)):
             value = value[0]
-        shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
+        if isinstance(value, Tensor) and not shape:
+            shape = tuple(value.shape[1:])
         hint = obstacle.hint or f"supported are {RUNS}"
         if any(node.name == name for node in self.nodes):
             name = f"{name}.{len(self.nodes)}"
@@ -285,8 +286,8 @@ class _Reader:
                 return source
         what = (f"rearranges values of the shape {shape_text(moved.shape)} to "
                 f"{shape_text(shape)}")
-        return self._refuse(Obstacle(what, "move whole channels, or flatten"), [moved],
-                            origin).source
+        return self._refuse(Obstacle(what, "move whole channels, or flatten"), [moved], origin,
+                            shape).source
 
     def _path(self) -> str:
         """Path of the module that the operator belongs to."""

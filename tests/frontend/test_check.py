@@ -38,20 +38,22 @@ def test_a_network_that_runs():
 
 def test_all_operators_that_do_not_run_are_listed_with_layers_that_do_not_fit():
     model = network(
-        wide=nn.Conv2d(4, 8, 3, padding=1), even=nn.Conv2d(8, 8, 4), act=nn.Sigmoid(),
-        depthwise=nn.Conv2d(8, 8, 3, groups=8), pool=nn.MaxPool2d(3, 2),
-        deep=nn.Conv2d(8, 160, 1), far=nn.Conv2d(160, 4, 3), flat=nn.Flatten(),
-        linear=nn.Linear(8260, 4))
+        wide=nn.Conv2d(4, 8, 3, padding=1), large=nn.Conv2d(8, 8, 8), act=nn.Sigmoid(),
+        depthwise=nn.Conv2d(8, 8, 3, stride=(1, 2), groups=8), clamp=nn.Hardtanh(0.5, 1),
+        pool=nn.MaxPool2d(3, 2), deep=nn.Conv2d(8, 160, 1), far=nn.Conv2d(160, 4, 3),
+        flat=nn.Flatten(), linear=nn.Linear(4 * 5 * 145, 4))
     found = hwgate.check(model, (4, 25, 600), CONFIG)
     named = [re.match("Layer '(.+?)'", text)[1] for text in found.obstacles]
-    assert named == ["even", "act", "depthwise", "pool", "linear", "wide", "deep", "far"]
+    assert named == ["large", "act", "depthwise", "clamp", "pool", "linear", "wide", "deep",
+                     "far"]
     assert not found.fits and found.config is None and found.line is None and found.preset is None
     for text in found.obstacles:
         assert re.fullmatch(r"Layer '[a-z.]+'[^;]+; [^;]+", text), text
 
 
 def test_every_obstacle_is_what_quantize_says_first():
-    model = network(even=nn.Conv2d(4, 8, 4), act=nn.Sigmoid(), last=nn.Conv2d(8, 8, 3, dilation=2))
+    model = network(large=nn.Conv2d(4, 8, 8), act=nn.Sigmoid(),
+                    last=nn.Conv2d(8, 8, 3, dilation=4, padding=4))
     found = hwgate.check(model, (4, 12, 12), CONFIG)
     assert len(found.obstacles) == 3
     with pytest.raises(hwgate.UserError) as refused:
@@ -197,7 +199,7 @@ def test_a_wrong_shape_is_refused(shape):
 
 
 def test_an_exported_program():
-    model = network(conv=nn.Conv2d(3, 8, 3), even=nn.Conv2d(8, 8, 4)).eval()
+    model = network(conv=nn.Conv2d(3, 8, 3), large=nn.Conv2d(8, 8, 8, padding=2)).eval()
     program = torch.export.export(model, (torch.zeros(2, 3, 8, 8),))
     found = hwgate.check(program, (3, 8, 8), CONFIG)
     assert found == hwgate.check(model, (3, 8, 8), CONFIG) and len(found.obstacles) == 1
@@ -245,8 +247,14 @@ def test_nested_changes_of_a_preset():
     assert preset("cifar", buffers=BufferConfig()) == AcceleratorConfig()
     with pytest.raises(hwgate.ConfigError, match="^Preset 'cifar' cannot be changed so .*depth"):
         preset("cifar", buffers={"depth": 3})
-    with pytest.raises(hwgate.ConfigError, match="^Preset 'cifar' cannot be changed so .*rows"):
+    with pytest.raises(hwgate.ConfigError, match="^Configuration has no field 'rows'; there are "
+                                                 "lanes, channels, formats, buffers, bus$"):
         preset("cifar", rows=3)
+    with pytest.raises(hwgate.ConfigError, match="^Preset 'cifar' cannot be changed so "):
+        preset("cifar", lanes={"passes": 256})
+    with pytest.raises(hwgate.ConfigError, match="^Part 'buffers' of a configuration must be a "
+                                                 "BufferConfig, not 3$"):
+        preset("cifar", buffers=3)
 
 
 @pytest.mark.parametrize("seed", range(4))

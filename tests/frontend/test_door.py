@@ -149,8 +149,9 @@ def test_ranges_that_look_wrong_are_said(given, sentence):
 
 
 @pytest.mark.parametrize("given, sentence", [
-    ("images.npy", "Calibration images must be an array, a tensor or batches of them, not str"),
-    (3, "Calibration images must be an array, a tensor or batches of them, not int"),
+    ("images.npy", "Calibration images must be an array, a tensor or batches of them, not "
+     "'images.npy'"),
+    (3, "Calibration images must be an array, a tensor or batches of them, not 3"),
     ([], "A batch must have at least one image, not 0"),
     ([torch.zeros(4, 8, 8), torch.zeros(4, 9, 8)], "Calibration images must have one shape, not "),
     (np.zeros((2, 4, 8, 8), np.int64), "Calibration images must be float or uint8, not int64")])

@@ -14,6 +14,7 @@ import hwgate
 from hwgate.errors import CompileError, UserError
 from hwgate.frontend.calibrate import activation_scale
 from hwgate.frontend.fold import multipliers
+from hwgate.frontend.graph import RUNS
 from hwgate.machine.config import AcceleratorConfig, FormatConfig, preset
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d
 from hwgate.nn.gates import force_open, gated_layers
@@ -200,63 +201,87 @@ class Function(nn.Module):
         return self.function(x)
 
 
-CHAIN = ("Conv2d or GatedConv2d, then BatchNorm2d, ReLU, the addition of an earlier output and "
-         "MaxPool2d, ChannelShuffle between layers, and AdaptiveAvgPool2d(1), Flatten and Linear "
-         "at the end")
+@pytest.mark.parametrize("modules,weights", [
+    ([nn.Conv2d(4, 6, 4)], [(6, 4, 5, 5)]),
+    ([nn.Conv2d(4, 6, (3, 1))], [(6, 4, 3, 3)]),
+    ([nn.Conv2d(4, 6, 3, padding=2)], [(6, 4, 3, 3)]),
+    ([nn.Conv2d(4, 6, 5, padding=(1, 2))], [(6, 4, 5, 5)]),
+    ([nn.Conv2d(4, 6, 3, dilation=2, padding=2)], [(6, 4, 5, 5)]),
+    ([nn.Conv2d(4, 6, 3, groups=2)], [(6, 4, 3, 3)]),
+    ([nn.Conv2d(4, 6, 3), nn.ReLU(), nn.BatchNorm2d(6)], [(6, 4, 3, 3), (6, 6, 3, 3)]),
+    ([nn.Conv2d(4, 6, 3), nn.MaxPool2d(2), nn.MaxPool2d(2)], [(6, 4, 3, 3)]),
+    ([nn.ReLU(), nn.Conv2d(4, 6, 3)], [(4, 4, 3, 3), (6, 4, 3, 3)]),
+    ([nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(2)], [(6, 4, 3, 3), (6, 6, 3, 3)]),
+    ([nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1)], [(6, 4, 3, 3), (6, 6, 1, 1)]),
+    ([nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(96, 5)], [(6, 4, 3, 3), (5, 6, 5, 5)]),
+    ([nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5), nn.ReLU()],
+     [(6, 4, 3, 3), (5, 6, 1, 1)]),
+], ids=["even kernel", "narrow kernel", "wide padding", "uneven padding", "dilation", "groups",
+        "norm behind ReLU", "two poolings", "ReLU first", "average to 2x2", "average at the end",
+        "flattened map", "ReLU of a linear layer"])
+def test_what_layers_take_in(modules, weights):
+    """And which weights the layers have, spread out to square odd kernels."""
+    model, images = chain(*modules), torch.rand(8, 4, 6, 6) * 2 - 1
+    network = hwgate.quantize(model, images, CONFIG)
+    assert [layer.weight.shape for layer in network.layers] == weights
+    assert network.fidelity.worst.own > 30
+    with torch.no_grad():
+        wanted = model(images).reshape(8, *network.layers[-1].out_shape).numpy()
+    assert np.abs(network.run(images)[-1].output - wanted / network.layers[-1].out_scale).max() < 3
 
 
 @pytest.mark.parametrize("modules,sentence", [
-    ([nn.Conv2d(4, 4, 4)], "Layer '0' has kernel size 4x4, and supported is 1 or 3 or 5 or 7; use "
-     "square kernels of one of these edges"),
-    ([nn.Conv2d(4, 4, (3, 1))], "Layer '0' has kernel size 3x1, and supported is 1 or 3 or 5 or 7; "
-     "use square kernels of one of these edges"),
-    ([nn.Conv2d(4, 4, 3, stride=3)], "Layer '0' has stride 3x3, and supported is 1 or 2; use "
+    ([nn.Conv2d(4, 4, 9, padding=4)], "Layer '0' has kernel size 9, and supported are windows of "
+     "up to 7x7 pixels; use a smaller kernel, or several in a row"),
+    ([nn.Conv2d(4, 4, (1, 8), padding=(0, 4))], "Layer '0' has kernel size 1x8, and supported are "
+     "windows of up to 7x7 pixels; use a smaller kernel, or several in a row"),
+    ([nn.Conv2d(4, 4, 3, dilation=4, padding=4)], "Layer '0' has kernel size 3 and dilation 4, and "
+     "supported are windows of up to 7x7 pixels; use a smaller kernel, or several in a row"),
+    ([nn.Conv2d(4, 4, 3, stride=3)], "Layer '0' has stride 3, and supported is 1 or 2; use "
      "stride 2 and shrink the map further with MaxPool2d"),
-    ([nn.Conv2d(4, 4, 3, padding=2)], "Layer '0' has padding 2x2x2x2, and supported is 0 to 1; "
-     "pad by at most half the kernel, and alike on all sides"),
-    ([nn.Conv2d(4, 4, 1, padding=1)], "Layer '0' has padding 1x1x1x1, and supported is 0 to 0; "
-     "pad by at most half the kernel, and alike on all sides"),
-    ([nn.Conv2d(4, 4, 5, padding=(1, 2))], "Layer '0' has padding 1x1x2x2, and supported is 0 to "
-     "2; pad by at most half the kernel, and alike on all sides"),
-    ([nn.Conv2d(4, 4, 3, dilation=2)], "Layer '0' has dilation 2x2, and supported is 1; use "
-     "a dilation of 1"),
-    ([nn.Conv2d(4, 4, 3, groups=2)], "Layer '0' has groups 2, and supported is 1; "
-     "depthwise and grouped convolutions leave the array idle, so use groups=1, or "
-     "GatedConv2d(grouping=True) for grouped base paths"),
+    ([nn.Conv2d(4, 4, 3, stride=(1, 2))], "Layer '0' has stride 1x2, and supported is 1 or 2; use "
+     "stride 2 and shrink the map further with MaxPool2d"),
+    ([nn.Conv2d(4, 4, 3, padding=3)], "Layer '0' has padding 3, and supported is up to 2 above and "
+     "on the left, and less than the kernel elsewhere; pad by less than the kernel"),
+    ([nn.Conv2d(4, 4, 1, padding=1)], "Layer '0' has padding 1, and supported is up to 0 above and "
+     "on the left, and less than the kernel elsewhere; pad by less than the kernel"),
+    ([nn.Conv2d(4, 4, 7, padding=(3, 4))], "Layer '0' has padding 3x3x4x4, and supported is up to "
+     "3 above and on the left, and less than the kernel elsewhere; pad by less than the kernel"),
     ([nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")], "Layer '0' picks values "
      "by an index, as padding other than with zeros does; pad with zeros"),
-    ([nn.Conv2d(4, 4, 3), nn.Sequential(nn.Sigmoid())], "Layer '1.0' is a sigmoid; "
-     f"supported are {CHAIN}"),
-    ([nn.Conv2d(4, 4, 3), Function(torch.tanh)], f"Layer '1.tanh' is a tanh; supported are "
-     f"{CHAIN}"),
-    ([nn.Conv2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)], "Layer '2' is not directly behind the "
-     "convolution '0'; order a block as convolution, batch norm, ReLU, max pooling"),
+    ([nn.Conv2d(4, 4, 3), nn.Sequential(nn.Sigmoid())], f"Layer '1.0' is a sigmoid; supported are "
+     f"{RUNS}"),
+    ([nn.Conv2d(4, 4, 3), Function(torch.tanh)], f"Layer '1.tanh' is a tanh; supported are {RUNS}"),
+    ([nn.Conv2d(4, 4, 3), Function(lambda x: x * x)], "Layer '1.mul' is a product of two values; "
+     f"supported are {RUNS}"),
+    ([nn.Conv2d(4, 4, 3), nn.Hardtanh(-1, 2)], "Layer '1' clamps to -1..2; clamp to 0..n, as "
+     "ReLU6 does, or to -n..n"),
     ([nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)], "Layer '1' has no "
      "running statistics; train it with track_running_stats=True"),
     ([nn.Conv2d(4, 4, 3), nn.MaxPool2d(3, 2)], "Layer '1' is a max pooling of kernel 3, stride 2 "
      "and padding 0; use MaxPool2d(k) with equal edges and stride, without padding, dilation or "
      "ceil_mode"),
-    ([nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.MaxPool2d(2)], "Layer '2' is a second max pooling "
-     "behind '0'; use one larger pooling"),
-    ([nn.ReLU(), nn.Conv2d(4, 4, 3)], "Layer '0' is a ReLU before the first convolution; apply it "
-     "to the images instead"),
     ([nn.Conv2d(4, 4, 3), nn.Flatten(2)], "Layer '1' rearranges channels and pixels; flatten all "
      "but the batch"),
-    ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(2)], "Layer '1' averages over 2 of 4x4 pixels; "
-     "average over all of them, before a Linear layer"),
-    ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1)], "Layer '1' averages without a linear layer "
-     "behind it; put a Linear layer there"),
-    ([nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 4)], "Layer '2' is a linear layer on 4x4 "
-     "pixels; put AdaptiveAvgPool2d(1) before it"),
-    ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.ReLU()],
-     "Layer '4' follows the linear layer '3', which must be the last; move it out of the model"),
+    ([nn.Conv2d(4, 4, 3), nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2)], "Layer '2' is a "
+     "scale or norm of a flattened map; put it before the flattening"),
+    ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(3)], "Layer '1' averages 4x4 pixels to 3x3; average "
+     "to 1 pixel, or to edges that divide those of the map"),
+    ([nn.Conv2d(4, 4, 3), nn.AvgPool2d(3)], "Layer '1' averages over 3 of 4x4 pixels with stride 3 "
+     "and padding 0; use AvgPool2d of edge 2 to 7 and stride 1 or 2 that divides by the same "
+     "number everywhere, or average over the whole map"),
+    ([nn.Conv2d(4, 4, 3), Function(lambda x: x.mean(3))], "Layer '1.mean' averages over lines of "
+     "4x4 pixels; average over all of them, or over squares"),
+    ([nn.Conv2d(4, 4, 3, padding=2), nn.Flatten(), nn.Linear(256, 4)], "Layer '2' is a linear "
+     "layer on 8x8 pixels, and supported are up to 7x7; put AdaptiveAvgPool2d(1) or poolings "
+     "before it"),
     ([GatedConv2d(4, 4, 3)], "Layer '0' has base paths of 1 input channels, which must be a "
      "multiple of the 4 channels of a pass; choose other channels, another gate_groups or a "
      "smaller group"),
     ([nn.Conv2d(4, 16, 3), GatedConv2d(16, 4, 1)], "Layer '1' has base paths of 4 input channels, "
      "which must be a multiple of the 36 channels of a pass; choose other channels, another "
      "gate_groups or a smaller group"),
-    ([nn.Identity()], f"The model has no layer to run; supported are {CHAIN}"),
+    ([nn.Identity()], f"The model has no layer to run; supported are {RUNS}"),
 ], ids=lambda v: v[:30] if isinstance(v, str) else "")
 def test_what_cannot_be_mapped_is_named(modules, sentence):
     with pytest.raises(CompileError) as error:

@@ -133,7 +133,7 @@ def test_wrappers_are_taken_off():
                                         "was made of$"):
         unwrap(script)
     with pytest.raises(UserError, match="^A model must be a torch module or an exported program, "
-                                        "not a str$"):
+                                        "not 'model'$"):
         hwgate.quantize("model", images, hwgate.preset("tiny"))
 
 
