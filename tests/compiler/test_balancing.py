@@ -296,7 +296,7 @@ def test_shared_gates_of_random_networks_compute_the_same(seed):
 
 @pytest.mark.parametrize("sources", [(0, 1), (1, 0), (1, IMAGE, 0)], ids=str)
 def test_layers_side_by_side_keep_their_places(rng, images, sources):
-    """Both sources are reordered, each among its own channels; the layer that takes them follows."""
+    """Each source is reordered among its own channels, and the layer that takes them follows."""
     network = skewed(rng)
     channels = sum(network.shape(source)[0] for source in sources)
     before = replace(network, layers=(*network.layers[:2], make_layer(
