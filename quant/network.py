@@ -35,6 +35,8 @@ class QuantizedNetwork:
         Normalization of a float image before quantization with ``layers[0].in_scale``.
     fidelity : Fidelity or None
         How closely it follows the model that it was quantized from, if that was measured.
+    flat : bool
+        A result is one vector; otherwise a map, as of a model without pooling at its end.
 
     Raises
     ------
@@ -50,6 +52,7 @@ class QuantizedNetwork:
     image_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     image_std: NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
     fidelity: Fidelity | None = None
+    flat: bool = True
 
     def __post_init__(self) -> None:
         expect("Configuration of a network", self.config, AcceleratorConfig)
@@ -157,7 +160,7 @@ class QuantizedNetwork:
 
         Parameters
         ----------
-        images : float or int8 (N, C, H, W)
+        images : float or int8 (N, C, H, W), or (N, C) of one pixel
             NumPy array or torch tensor on the CPU. Floats are normalized, divided by the input
             scale, rounded half to even and clamped; int8 is taken as quantized already.
 
@@ -196,10 +199,12 @@ class QuantizedNetwork:
         return tuple(results)
 
     def __call__(self, images: Any) -> NDArray[np.int8]:
-        """Outputs of the last layer, flat: int8 logits (N, classes), for a batch of any size."""
+        """Outputs of the last layer: int8 logits (N, classes), or maps (N, C, H, W) if they are not
+        :attr:`flat`, for a batch of any size."""
         steps = self.quantize_images(images)
         parts = [self.run(steps[at:at + _BATCH])[-1].output for at in range(0, len(steps), _BATCH)]
-        return np.concatenate(parts).reshape(len(steps), -1)
+        found = np.concatenate(parts)
+        return found.reshape(len(steps), -1) if self.flat else found
 
     def force_open(self) -> "QuantizedNetwork":
         """The dense network: no gates, the same weights, the parameters of open pixels."""
@@ -210,7 +215,8 @@ class QuantizedNetwork:
 
 
 def check_images(images: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
-    """``images`` as a NumPy array of float or int8 (N, *shape), N >= 1.
+    """``images`` as a NumPy array of float or int8 (N, *shape), N >= 1; vectors (N, C) stand for
+    maps of one pixel.
 
     Raises
     ------
@@ -227,6 +233,8 @@ def check_images(images: Any, shape: tuple[int, int, int]) -> NDArray[Any]:
         raise UserError(f"Images must be an array or a tensor, not {shown(images)}")
     if values.dtype != np.int8 and not np.issubdtype(values.dtype, np.floating):
         raise UserError(f"Images must be float or int8, not {values.dtype}")
+    if values.ndim == 2 and shape[1:] == (1, 1):
+        values = values[:, :, None, None]
     if values.ndim != 4 or values.shape[1:] != tuple(shape):
         raise UserError(f"Images must have the shape (N, {', '.join(map(str, shape))}), "
                         f"not {values.shape}")

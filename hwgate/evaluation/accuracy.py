@@ -60,7 +60,7 @@ def measure(model: nn.Module, network: QuantizedNetwork, images: NDArray[np.floa
     """Run float model and integer network on the same normalized images."""
     wanted = float_logits(model, images)
     start = time.perf_counter()
-    steps = network(images)
+    steps = network(images).reshape(len(images), -1)
     seconds = time.perf_counter() - start
     found = steps * network.layers[-1].out_scale
     classes, real = steps.argmax(1), wanted.argmax(1)

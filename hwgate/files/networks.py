@@ -47,6 +47,8 @@ def save_network(path: str | Path, network: QuantizedNetwork) -> None:
     meta: dict[str, Any] = {"hwgate": VERSION, "config": network.config.to_dict(),
                             "layers": [{name: getattr(layer, name) for name in _SCALARS}
                                        for layer in network.layers]}
+    if not network.flat:
+        meta["flat"] = False
     if network.fidelity is not None:
         meta["fidelity"] = network.fidelity.to_dict()
     text = json.dumps(meta, default=lambda number: number.item())  # NumPy's own numbers
@@ -115,8 +117,7 @@ def _network(path: Path, meta: Mapping[str, Any],
              arrays: dict[str, NDArray[Any]]) -> QuantizedNetwork:
     """The network of an archive, whose arrays are taken out of it."""
     entries = {"hwgate": int, "config": dict, "layers": list}
-    if "fidelity" in meta:
-        entries["fidelity"] = dict
+    entries |= {name: kind for name, kind in (("fidelity", dict), ("flat", bool)) if name in meta}
     _known(f"Network file {path}", meta, set(entries), set(entries))
     for name, kind in entries.items():
         expect(f"Entry {name!r} of network file {path}", meta[name], kind)
@@ -125,7 +126,8 @@ def _network(path: Path, meta: Mapping[str, Any],
     _known(f"Network file {path}", own | arrays, set(_OWN), set(_OWN))
     return QuantizedNetwork(
         AcceleratorConfig.from_dict(meta["config"]), layers, **own,
-        fidelity=Fidelity.from_dict(meta["fidelity"]) if "fidelity" in meta else None)
+        fidelity=Fidelity.from_dict(meta["fidelity"]) if "fidelity" in meta else None,
+        flat=meta.get("flat", True))
 
 
 def _layer(index: int, values: Any, arrays: dict[str, NDArray[Any]]) -> QuantizedLayer:

@@ -310,7 +310,7 @@ def _affine_of(read: Emitter, x: Any, scale: Any, shift: Any) -> Moved:
 
 
 def _activation(kind: str) -> Callable[..., Moved]:
-    return lambda read, x: read.emit("Activation", [x], kind=kind)
+    return lambda read, x, **options: read.emit("Activation", [x], kind=kind)
 
 
 #: By the name of an operator, without its overload: what it is, given what reads it and its own

@@ -46,6 +46,8 @@ class Block:
         Edge and stride of the max pooling; 1 for none.
     average : bool
         The input is averaged over all its pixels first.
+    window : (H, W) or None
+        Rows and columns of a map that a linear layer takes flattened.
     order : int64 (Co,) or None
         Channel shuffle behind the convolution: output c is the convolution's output order[c].
     residual : int or None
@@ -66,6 +68,7 @@ class Block:
     bound: float | None = None
     pool: int = 1
     average: bool = False
+    window: tuple[int, int] | None = None
     order: Tensor | None = None
     residual: int | None = None
     shortcut: Shortcut = field(default_factory=Shortcut)
@@ -77,8 +80,9 @@ class Block:
         return self.op.options.get("gate")
 
     @property
-    def linear(self) -> bool:
-        return self.op.op == "Linear"
+    def reduces(self) -> bool:
+        """It sums all pixels of its input, of which a linear layer has one."""
+        return self.average or self.op.op == "Linear" and self.window is None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,12 +119,13 @@ def copying(name: str, shape: tuple[int, ...], origin: str, stride: int = 1) -> 
     pixels = -(-height // stride), -(-width // stride)
     return Node(name, "Conv", (), (channels, *pixels), origin, {"weight": weight}, options={
         "stride": (stride, stride), "padding": (1, 1, 1, 1), "dilation": (1, 1),
-        "groups": channels})
+        "groups": channels, "constant": True})
 
 
 def averaging(name: str, channels: int, origin: str) -> Node:
     """A linear layer that hands on the average of each channel."""
-    return Node(name, "Linear", (), (channels, 1, 1), origin, {"weight": torch.eye(channels)})
+    return Node(name, "Linear", (), (channels, 1, 1), origin, {"weight": torch.eye(channels)},
+                options={"constant": True})
 
 
 def rebind(lowered: Lowered, model: nn.Module) -> Lowered:

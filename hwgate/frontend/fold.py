@@ -77,6 +77,7 @@ def quantize(model: Any, calibration_images: Any, config: AcceleratorConfig, *,
         raise UserError(f"A check must be {' or '.join(CHECKS)}, not {check!r}")
     found = calibrate(model, calibration_images, config, normalize)
     network = fold(found.lowered, found.scales, found.image_shape, config)
+    network = replace(network, flat=len(found.graph.node(found.graph.output).shape) == 1)
     with evaluating(unwrap(model)):
         fidelity = measure(found.lowered, found.graph, network, found.images)
     if normalize is not None:
@@ -131,7 +132,7 @@ def calibrate(model: Any, calibration_images: Any, config: AcceleratorConfig,
         # lets pass is never larger than its bound, so that the largest integer clamps likewise.
         scales[index] = (range_scale(largest[block.value], high) if block is lowered.blocks[-1]
                          else activation_scale(values[block.value], low, high))
-    return Calibrated(lowered, scales, images.shape[1:], graph, images)
+    return Calibrated(lowered, scales, (*images.shape[1:], 1, 1)[:3], graph, images)
 
 
 def fold(lowered: Lowered, scales: Mapping[int, float], image_shape: tuple[int, int, int],
@@ -185,7 +186,7 @@ def fold_block(index: int, block: Block, shapes: Sequence[tuple[int, int, int]],
     formats = config.formats
     steps, sizes = [scales[n] for n in block.sources], [channels for channels, _, _ in shapes]
     in_shape, in_scale, out_scale = (sum(sizes), *shapes[0][1:]), max(steps), scales[index]
-    pixels = in_shape[1] * in_shape[2] if block.linear else 1
+    pixels = in_shape[1] * in_shape[2] if block.reduces else 1
 
     def square(values: torch.Tensor) -> NDArray[np.float64]:
         return square_weights(block, _array(block, values), sizes, steps)
@@ -198,8 +199,8 @@ def fold_block(index: int, block: Block, shapes: Sequence[tuple[int, int, int]],
     layer = QuantizedLayer(
         block.name, integers, **_gates(block, in_scale, unit, config, square),
         **_nothing(len(weight)), in_shape=in_shape, padding=padding(block),
-        stride=1 if block.linear else block.op.options["stride"][0], relu=block.relu,
-        pool=block.pool, reduce=block.linear, in_scale=in_scale, out_scale=out_scale,
+        stride=block.op.options.get("stride", (1, 1))[0], relu=block.relu,
+        pool=block.pool, reduce=block.reduces, in_scale=in_scale, out_scale=out_scale,
         source=_source(index, block), fan_in=fan_in(block, weight))
     if block.gate is not None and layer.gated:
         _, height, width = layer.conv_shape

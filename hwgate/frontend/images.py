@@ -25,7 +25,8 @@ _LARGEST = 100.0
 
 
 def typical_images(images: Any, normalize: Normalization | None = None) -> NDArray[Any]:
-    """Float images (N, C, H, W) as a model takes them; warns of ranges that look wrong.
+    """Float images (N, C, H, W), or vectors (N, C), as a model takes them; warns of ranges that
+    look wrong.
 
     Parameters
     ----------
@@ -46,14 +47,16 @@ def typical_images(images: Any, normalize: Normalization | None = None) -> NDArr
     if not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"Calibration images must be float or uint8, not {array.dtype}")
     array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
-    if array.ndim != 4:
-        raise UserError(f"Calibration images must have the shape (N, C, H, W), not {array.shape}")
-    array = check_images(array, array.shape[1:])
+    if array.ndim not in (2, 4):
+        raise UserError("Calibration images must have the shape (N, C, H, W), or (N, C) of "
+                        f"vectors, not {array.shape}")
+    check_images(array, array.shape[1:] if array.ndim == 4 else (array.shape[1], 1, 1))
     if normalize is not None:
         if not isinstance(normalize, (tuple, list)) or len(normalize) != 2:
             raise UserError(f"A normalization must be a mean and a standard deviation, not "
                             f"{shown(normalize)}")
-        mean, std = (_channels(values, array.shape[1]) for values in normalize)
+        mean, std = (_channels(values, array.shape[1]).reshape(-1, *[1] * (array.ndim - 2))
+                     for values in normalize)
         if not std.all():
             raise UserError("A normalization must have standard deviations other than 0")
         array = ((array - mean) / std).astype(array.dtype)
@@ -86,7 +89,7 @@ def _array(images: Any) -> NDArray[Any]:
     for part in images:
         part = part[0] if isinstance(part, (list, tuple)) else part
         found = _array(part)
-        parts.append(found[None] if found.ndim == 3 else found)
+        parts.append(found[None] if found.ndim in (1, 3) else found)
         if sum(map(len, parts)) >= _MOST:
             break
     if not parts:

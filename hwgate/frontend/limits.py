@@ -7,7 +7,7 @@ from hwgate.quant.layer import KERNELS, MOST_PADDING, STRIDES
 
 from .graph import RUNS, Graph, Node
 
-__all__ = ["a_text", "averages_part", "bound_of", "check_alone", "check_conv", "flattened_kernel",
+__all__ = ["a_text", "averages_part", "bound_of", "check_alone", "check_conv", "check_flattened",
            "kernel_edge", "pool_edge", "unsupported"]
 
 
@@ -41,14 +41,12 @@ def check_conv(node: Node) -> None:
                            "pad by less than the kernel")
 
 
-def flattened_kernel(node: Node, height: int, width: int) -> int:
-    """Kernel of a linear layer on a flattened map, which is a convolution as large as the map."""
-    edge = kernel_edge(height, width)
-    if edge is None:
+def check_flattened(node: Node, height: int, width: int) -> None:
+    """Raise unless a linear layer on a flattened map can be a convolution as large as the map."""
+    if kernel_edge(height, width) is None:
         raise unsupported(node, f"is a linear layer on {height}x{width} pixels, and supported are "
                            f"up to {KERNELS[-1]}x{KERNELS[-1]}", "put AdaptiveAvgPool2d(1) or "
                            "poolings before it")
-    return edge
 
 
 def check_alone(node: Node) -> None:

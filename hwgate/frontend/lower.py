@@ -22,7 +22,7 @@ from .limits import (
     bound_of,
     check_alone,
     check_conv,
-    flattened_kernel,
+    check_flattened,
     pool_edge,
     unsupported,
 )
@@ -106,7 +106,9 @@ class _Lowering:
     def _shape(self, index: int) -> tuple[int, ...]:
         """(C, H, W) of a block's output, or of the image."""
         shape = self.graph.node(self._name(index)).shape
-        return shape if len(shape) == 3 else self.blocks[index].shape
+        if len(shape) == 3:
+            return shape
+        return (*shape, 1, 1) if index == IMAGE else self.blocks[index].shape
 
     def _name(self, index: int) -> str:
         """Name of the value that a block's output is."""
@@ -172,10 +174,7 @@ class _Lowering:
         pointwise = (node.tensors["weight"].shape[2:] == (1, 1) and not any(options["padding"])
                      and options["groups"] == 1 and node.options.get("gate") is None)
         if not view.unknown and (not view.plain or node.options.get("gate") is not None):
-            if view.average and pointwise:
-                node = replace(node, op="Linear", options={}, tensors={
-                    **node.tensors, "weight": node.tensors["weight"].flatten(1)}, keys={})
-            elif not view.plain or self._mixed(view):
+            if not (view.average and pointwise) and (not view.plain or self._mixed(view)):
                 view = self._map(name, node.origin)
         elif not view.unknown and self._wasteful(view):
             view = self._map(name, node.origin)
@@ -197,14 +196,10 @@ class _Lowering:
         if not view.unknown and view.stride > 1:
             view = self._map(name, node.origin)
         _, height, width = (0, 1, 1) if view.unknown else self._shape(view.maps[0])
+        block = self._append(node, view, node.name)
         if not view.average and (height, width) != (1, 1):
-            kernel = flattened_kernel(node, height, width)
-            weight = node.tensors["weight"]
-            split = weight.reshape(len(weight), -1, height, width)
-            node = replace(node, op="Conv", tensors={**node.tensors, "weight": split}, keys={},
-                           options={"stride": (1, 1), "dilation": (1, 1), "groups": 1,
-                                    "padding": (0, kernel - height, 0, kernel - width)})
-        self._append(node, view, node.name)
+            check_flattened(node, height, width)
+            block.window = height, width
         return View.of(len(self.blocks) - 1, node.shape[0])
 
     # What a layer takes in
@@ -335,6 +330,6 @@ class _Lowering:
         if index < 0 or self._shared(name):
             return False
         block = self.blocks[index]
-        return (not block.linear and block.pool == 1 and block.residual is None
+        return (not block.reduces and block.pool == 1 and block.residual is None
                 and block.bound is None)
 

@@ -38,18 +38,21 @@ def drop_softmax(graph: Graph) -> Graph:
 
 
 def whole_averages(graph: Graph) -> Graph:
-    """An average pooling of one window, the whole map, is a mean."""
+    """An average pooling of one window, the whole map, is a mean; one of single pixels nothing."""
     def fold(node: Node, graph: Graph) -> Node | None:
         if node.op != "AvgPool":
             return None
         o, (_, *pixels) = node.options, graph.node(node.inputs[0]).shape
         count = pixels[0] * pixels[1]
+        if node.shape == graph.node(node.inputs[0]).shape and o["kernel_size"] == (1, 1) and (
+                o.get("divisor_override") in (None, 1)):
+            return replace(node, op="Reshape", options={"shape": node.shape})
         if (tuple(o["kernel_size"]) != tuple(pixels) or any(o["padding"])
                 or o.get("divisor_override") not in (None, count)):
             return None
         return replace(node, op="Mean", options={"axes": (2, 3)})
 
-    return _each(graph, fold)
+    return drop_same(_each(graph, fold))
 
 
 def pools_as_convolutions(graph: Graph) -> Graph:
@@ -70,7 +73,7 @@ def pools_as_convolutions(graph: Graph) -> Graph:
         down, across = o["padding"]
         return replace(node, op="Conv", tensors={"weight": weight}, options={
             "stride": o["stride"], "padding": (down, down, across, across), "dilation": (1, 1),
-            "groups": channels})
+            "groups": channels, "constant": True})
 
     return _each(graph, fold)
 
@@ -131,17 +134,12 @@ def drop_same(graph: Graph) -> Graph:
 
 
 def fold_norms(graph: Graph) -> Graph:
-    """A batch norm that does not follow a convolution or linear layer of its own is an affine map.
+    """A batch norm of the image, or of an affine map, is an affine map.
 
     The other ones stay, so that they can be trained.
     """
-    readers = graph.readers()
-
     def fold(node: Node, graph: Graph) -> Node | None:
-        if node.op != "BatchNorm":
-            return None
-        source = node.inputs[0]
-        if graph.node(source).op in ("Conv", "Linear") and readers[source] == 1:
+        if node.op != "BatchNorm" or graph.node(node.inputs[0]).op not in ("Input", "Affine"):
             return None
         scale, shift = norm_as_affine(node)
         return replace(node, op="Affine", tensors={"scale": scale, "shift": shift}, keys={},

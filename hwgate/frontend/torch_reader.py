@@ -195,7 +195,7 @@ class _Reader:
         try:
             return moved.through(lambda places: target(places, *rest, **options), self.batch,
                                  self._origin())
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, IndexError, RuntimeError) as error:
             raise Obstacle("moves values between images", "keep the batch in front") from error
 
     # Nodes

@@ -26,7 +26,8 @@ def square_weights(block: Block, weight: NDArray[np.float64], sizes: Sequence[in
     sizes, steps
         Channels of each map, and real value of one step of it.
     """
-    weight = weight[:, :, None, None] if weight.ndim == 2 else weight
+    if weight.ndim == 2:
+        weight = weight.reshape(len(weight), -1, *(block.window or (1, 1)))
     outputs, own, rows, columns = weight.shape
     options = block.op.options
     groups, (down, across) = options.get("groups", 1), options.get("dilation", (1, 1))
@@ -48,14 +49,13 @@ def square_weights(block: Block, weight: NDArray[np.float64], sizes: Sequence[in
 
 def padding(block: Block) -> int | tuple[int, int, int, int]:
     """Padding of a block's kernel, whose rows and columns without weights are at its end."""
-    if block.linear:
-        return 0
     options = block.op.options
-    (rows, columns), (down, across) = block.op.tensors["weight"].shape[2:], options["dilation"]
+    down, across = options.get("dilation", (1, 1))
+    rows, columns = block.window or (*block.op.tensors["weight"].shape, 1, 1)[2:4]
     rows, columns = (rows - 1) * down + 1, (columns - 1) * across + 1
     edge = kernel_edge(rows, columns)
     assert edge is not None
-    top, bottom, left, right = options["padding"]
+    top, bottom, left, right = options.get("padding", (0, 0, 0, 0))
     found = (top, bottom + edge - rows, left, right + edge - columns)
     return top if set(found) == {top} else found
 

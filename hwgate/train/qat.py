@@ -1,5 +1,6 @@
 """Fine-tuning with the rounding of the integers: what is trained is what the hardware computes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from hwgate.errors import UserError, expect
 from hwgate.frontend.blocks import Block, rebind
 from hwgate.frontend.fold import calibrate, fold
+from hwgate.frontend.operators import OPERATORS
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.nn.gates import settle_norms
 from hwgate.quant.layer import IMAGE, QuantizedLayer
@@ -82,7 +84,12 @@ class FakeQuantized(nn.Module):
 
     def _check(self, block: Block) -> None:
         """Raise unless all that a layer computes with is the model's own."""
+        if block.bound is not None and self.config.formats.activation < _LEARNED_BELOW:
+            raise UserError(f"Layer {block.name!r} is clamped, as by ReLU6, which steps that are "
+                            "learned could exceed; use ReLU, or 8 bits")
         for node in (block.op, *block.after):
+            if node.options.get("constant"):
+                continue
             # Tied parameters have one name, which may be another module's.
             own = (set(node.tensors) == set(node.keys)
                    and all(name.rpartition(".")[0] == node.origin for name in node.keys.values()))
@@ -91,10 +98,6 @@ class FakeQuantized(nn.Module):
                 raise UserError(f"Layer {node.origin!r} computes with values that are no "
                                 "parameters of its own convolution, linear layer or batch norm, "
                                 "which cannot be trained with the rounding")
-
-    def _module(self, key: str) -> Any:
-        """The model's module with the parameter of a name."""
-        return self.model.get_submodule(key.rpartition(".")[0])
 
     def train(self, mode: bool = True) -> "FakeQuantized":
         """Training mode for all but batch norms."""
@@ -126,24 +129,27 @@ class FakeQuantized(nn.Module):
     def _run(self, index: int, block: Block, values: dict[int, Tensor],
              layer: QuantizedLayer) -> Tensor:
         """Output of a block: the value of the integers, with the gradient of rounded floats."""
-        x, op = values[block.sources[0]], self._module(block.op.keys["weight"])
-        pixels = 1
-        if block.average:
-            pixels = x.shape[2] * x.shape[3]
-            x = x.mean(dim=(2, 3))
-        elif block.linear:
-            x = x.flatten(1)
-        weight, step = self._weight(op.weight)
-        scores = {}
-        if block.gate is not None and block.gate.share > 1:
-            scores["score_weights"] = self._weight(block.gate.score_weights())[0]
-        y = functional_call(op, {"weight": weight}, (x,), scores)
-        y = y[:, :, None, None] if block.linear else y
+        x, ratio, coarsest = self._input(block, values)
+        pixels = x.shape[2] * x.shape[3] if block.average else 1
+        x = x.mean(dim=(2, 3), keepdim=True) if block.average else x
+        op = block.op
+        weight, step = self._weight(op.tensors["weight"], ratio(op.tensors["weight"]))
+        if block.gate is not None:
+            scores = {}
+            if block.gate.share > 1:
+                score = block.gate.score_weights()
+                scores["score_weights"] = self._weight(score, ratio(score))[0]
+            y = functional_call(block.gate, {"weight": weight}, (x,), scores)
+        else:
+            x = x.flatten(1) if op.op == "Linear" else x
+            y = OPERATORS[op.op]([x], {**op.tensors, "weight": weight}, op.options)
+        y = y[:, :, None, None] if y.ndim == 2 else y
         sums = y.detach().double()
-        sums = sums if op.bias is None else sums - op.bias.detach()[:, None, None]
-        sums = torch.round(sums * pixels / (step.reshape(-1, 1, 1) * self._step(block.sources[0])))
+        bias = op.tensors.get("bias")
+        sums = sums if bias is None else sums - bias.detach()[:, None, None]
+        sums = torch.round(sums * pixels / (step.reshape(-1, 1, 1) * coarsest))
         for node in block.after:
-            y = self._module(node.keys["mean"])(y)
+            y = OPERATORS[node.op]([y], node.tensors, node.options)
         if block.order is not None:
             order = block.order.to(y.device)
             y, sums = y[:, order], sums[:, order]
@@ -158,6 +164,30 @@ class FakeQuantized(nn.Module):
         y = y + (integers * self._step(index) - y.detach()).to(y.dtype)
         return y if block.pool == 1 else F.max_pool2d(y, block.pool)
 
+    def _input(self, block: Block, values: dict[int, Tensor]
+               ) -> tuple[Tensor, Callable[[Tensor], Tensor], float]:
+        """What a block's operator takes; for weights of it the share of the coarsest step that
+        each one's input has; and that step."""
+        maps = [values[n] for n in block.sources]
+        steps = [self._step(n) for n in block.sources]
+        x = torch.cat(maps, 1) if len(maps) > 1 else maps[0]
+        share = torch.cat([torch.full((m.shape[1],), step / max(steps), dtype=torch.float64)
+                           for m, step in zip(maps, steps, strict=True)]).to(x.device)
+        if block.channels is not None:
+            options = {"channels": block.channels, "stride": (1, 1)}
+            x = OPERATORS["Select"]([x], {}, options)
+            share = share[torch.tensor(block.channels, device=x.device).clamp(min=0)]
+
+        def ratio(weight: Tensor) -> Tensor:
+            height, width = block.window or (1, 1)
+            own = weight.shape[1] // (height * width)
+            groups = share.reshape(-1, own)
+            each = groups[torch.arange(len(weight), device=x.device) * len(groups) // len(weight)]
+            return each.repeat_interleave(height * width, 1).reshape(
+                *weight.shape[:2], *[1] * (weight.ndim - 2))
+
+        return x, ratio, max(steps)
+
     @staticmethod
     def _residual(block: Block, r: Tensor, y: Tensor) -> Tensor:
         """The operand of an addition, through its shortcut."""
@@ -165,13 +195,14 @@ class FakeQuantized(nn.Module):
         behind = y.shape[1] - offset - r.shape[1]
         return F.pad(r[:, :, ::step, ::step], (0, 0, 0, 0, offset, behind))
 
-    def _weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights on the grid of their output channel, and its step."""
-        exact = weight.detach().double()
+    def _weight(self, weight: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights on the grid of their output channel, and its step, for inputs whose steps have
+        such a ratio to the layer's."""
+        exact = weight.detach().double() * ratio
         largest = exact.flatten(1).abs().amax(dim=1)
         step = torch.where(largest > 0, largest, self._top) / self._top
         grid = step.reshape(-1, *[1] * (weight.ndim - 1))
-        rounded = (torch.round(exact / grid) * grid).to(weight.dtype)
+        rounded = (torch.round(exact / grid) * grid / ratio).to(weight.dtype)
         return weight + (rounded - weight).detach(), step
 
     def _quantize(self, x: Tensor, index: int, low: int) -> Tensor:
