@@ -42,7 +42,7 @@ def convolve(x: NDArray[np.int8], weight: NDArray[np.int8],
     int64 (N, Co, Ho, Wo)
         ``Ho = (H + top + bottom - K) // stride + 1``, likewise ``Wo``.
     """
-    pads = (padding,) * 4 if isinstance(padding, int) else padding
+    pads = padding if isinstance(padding, tuple) else (padding,) * 4
     outputs, channels, kernel, _ = weight.shape
     bound = int(np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)).max()) << 7
     dtype = next(dtype for largest, dtype in _EXACT if bound <= largest)

@@ -134,7 +134,7 @@ class QuantizedLayer:
     @property
     def pads(self) -> tuple[int, int, int, int]:
         """Rows and columns of padding: (top, bottom, left, right)."""
-        return (self.padding,) * 4 if isinstance(self.padding, int) else self.padding
+        return self.padding if isinstance(self.padding, tuple) else (self.padding,) * 4
 
     @property
     def conv_shape(self) -> tuple[int, int, int]:

@@ -87,7 +87,7 @@ class QuantizedNetwork:
         source = self.layers[index].source
         if source is None:
             return (index - 1,)
-        return (source,) if isinstance(source, int) else source
+        return source if isinstance(source, tuple) else (source,)
 
     @cached_property
     def chains(self) -> dict[int, tuple[int, ...]]:

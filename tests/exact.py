@@ -1,6 +1,7 @@
 """Random layers and networks on every configuration, RTL against golden and cost model.
 
-``make exact`` draws 500 layers and 20 networks by seed. The exit status is 0 only if every output,
+``make exact`` draws 500 layers, 20 networks and 24 layers made for one moment (see
+``support/directed_cases.py``) by seed. The exit status is 0 only if every output,
 accumulator, decision, cycle, byte and counter is equal, and every feature has been drawn.
 """
 
@@ -24,12 +25,16 @@ __all__ = ["draw", "main", "report"]
 #: From this many layers on, a feature that was never drawn is a failure.
 _ENOUGH = 500
 
+#: Cases of layers made for one moment.
+_DIRECTED = 24
+
 #: Failures that are shown.
 _SHOWN = 10
 
 
-def draw(layers: int, networks: int, seed: int = 0) -> list[Case]:
-    """Cases with at least this many layers, then this many networks, over all configurations."""
+def draw(layers: int, networks: int, seed: int = 0, directed: int = _DIRECTED) -> list[Case]:
+    """Cases with at least this many layers, then directed ones, then this many networks, over all
+    configurations."""
     names, cases, drawn = [*CONFIGS, *MORE_CONFIGS], [], 0
 
     def case(index: int, kind: str) -> Case:
@@ -40,6 +45,7 @@ def draw(layers: int, networks: int, seed: int = 0) -> list[Case]:
             break
         cases.append(case(index, KINDS[0]))
         drawn += len(cases[-1].program.plans)
+    cases += [case(index, KINDS[2]) for index in range(directed)]
     return cases + [case(index, KINDS[1]) for index in range(networks)]
 
 
@@ -65,8 +71,9 @@ def report(verdicts: Sequence[Verdict], console: Console) -> int:
     never = [name for name in FEATURES if not features[name]]
     kinds = Counter(verdict.case.kind for verdict in verdicts)
     cycles = sum(verdict.cycles for verdict in verdicts)
-    console.print(f"\n{layers:,} layers in {kinds['layers']} small and {kinds['network']} larger "
-                  f"networks, {cycles:,} cycles: {len(failures)} differ.", highlight=False)
+    console.print(f"\n{layers:,} layers in {kinds['layers']} small, {kinds['tasks']} directed and "
+                  f"{kinds['network']} larger networks, {cycles:,} cycles: "
+                  f"{len(failures)} differ.", highlight=False)
     if never:
         console.print(f"Never drawn: {', '.join(never)}.", highlight=False)
     return int(bool(failures) or (layers >= _ENOUGH and bool(never)))
@@ -77,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make exact", description=__doc__)
     parser.add_argument("--layers", type=int, default=500, help="default: 500")
     parser.add_argument("--networks", type=int, default=20, help="default: 20")
+    parser.add_argument("--directed", type=int, default=_DIRECTED,
+                        help=f"layers made for one moment (default: {_DIRECTED})")
     parser.add_argument("--seed", type=int, default=0, help="of the first case (default: 0)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--replay", nargs="+", metavar=("CONFIGURATION", "KIND SEED"),
@@ -85,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.replay:
         return replay(*options.replay)
     console, begin = Console(), time.perf_counter()
-    cases = draw(options.layers, options.networks, options.seed)
+    cases = draw(options.layers, options.networks, options.seed, options.directed)
     verdicts: list[Verdict] = []
     with (ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool,
           Progress(TextColumn("Networks"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

@@ -5,13 +5,17 @@ from collections import Counter
 from dataclasses import replace
 from unittest import mock
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 import exact
+from hwgate.rtl.tasks import TASK_LATENCY
 from support import engine_cases
 from support.case_features import FEATURES, features_of
 from support.engine_cases import CONFIGS, MORE_CONFIGS, TIMINGS, Case, Verdict, units, verify
+
+LATE = "a conditional pass that waits for the last task"
 
 
 def test_every_feature_is_drawn():
@@ -24,7 +28,28 @@ def test_every_feature_is_drawn():
     layers = [len(case.program.plans) for case in cases]
     assert sum(layers[:-20]) >= 500 and min(layers[-20:]) >= 5
     assert {config.lanes for config in (CONFIGS | MORE_CONFIGS).values()} == {1, 2, 4, 8, 16}
-    assert {config.channels for config in (CONFIGS | MORE_CONFIGS).values()} == {2, 4, 8}
+    assert {config.channels for config in (CONFIGS | MORE_CONFIGS).values()} == {2, 4, 8, 16}
+
+
+def test_names_of_features_can_be_read_alone():
+    assert len({name.casefold() for name in FEATURES}) == len(FEATURES)
+    assert all(name[0].isalnum() and name == name.strip() for name in FEATURES)
+
+
+def test_a_late_task_is_seen():
+    """A cost model in which tasks take a cycle less has other cycles in all cases that wait."""
+    cases = exact.draw(0, 0)
+    assert {case.kind for case in cases} == {"tasks"} and {
+        case.name for case in cases} == set(CONFIGS | MORE_CONFIGS)
+    waits, changed = [], []
+    for case in cases:
+        run = case.estimate()
+        with mock.patch("hwgate.schedule.passes.TASK_LATENCY", TASK_LATENCY - 1):
+            early = case.estimate()
+        waits.append(features_of(case.program, run)[LATE] > 0)
+        changed.append([layer.lanes for layer in run.layers] != [
+            layer.lanes for layer in early.layers])
+    assert sum(waits) >= 5 and all(np.array(changed)[waits])
 
 
 def test_cases_are_what_their_names_say():

@@ -14,6 +14,7 @@ from hwgate.plan.geometry import shortage
 from hwgate.plan.goal import OBJECTIVES, Goal
 from hwgate.plan.residency import region_bytes, uses
 from hwgate.plan.stored import ASSUMPTION
+from hwgate.quant.layer import IMAGE
 from hwgate.schedule import LayerSchedule, schedule_layer
 
 __all__ = ["Alternative", "Explanation", "explain"]
@@ -209,75 +210,86 @@ def _tiles(binding: Binding, index: int) -> Iterator[Alternative]:
                            f"{reason}; no more: {limit}" if limit else reason, option.exact)
 
 
+def _first(binding: Binding, index: int) -> bool:
+    """Whether the output is the first of the layers' outputs that lie side by side with it."""
+    chain = binding.program.network.chains[index]
+    return next(n for n in chain if n != IMAGE) == index
+
+
+def _others(binding: Binding, index: int) -> list[int]:
+    """Other layers that read or write the output, or what lies beside it."""
+    region, network = binding.places[index].region, binding.program.network
+    return [n for n in range(len(network.layers)) if n != index
+            and region in uses(network, n).values()]
+
+
 def _output(binding: Binding, index: int) -> Iterator[Alternative]:
     """Place of the output, and of those beside it: on chip or in off-chip memory."""
-    program, chip = binding.program, binding.chip
+    program, chip, region = binding.program, binding.chip, binding.places[index].region
     layers, capacity = program.network.layers, program.config.buffers.map_bytes
-    if not capacity or binding.places[index].region != index:
+    if not capacity or not _first(binding, index):
         return
-    name = layers[index].name
-    takers = [n for n in range(len(layers)) if n != index
-              and index in uses(program.network, n).values()]
-    size = len(binding.images) * region_bytes(program.network, program.config, index)
-    alive, cost = binding.lifetimes(), _cost(binding, [index, *takers], chip)
+    name, others = layers[index].name, _others(binding, index)
+    size = len(binding.images) * region_bytes(program.network, program.config, region)
+    alive, cost = binding.lifetimes(), _cost(binding, [index, *others], chip)
 
     def row(words: str, cost: Cost, taken: bool, reason: str) -> Alternative:
         return _alternative(name, "output", words, cost, taken, reason)
 
-    if index in chip:
-        without = _cost(binding, [index, *takers], chip.keys() - {index})
+    if region in chip:
+        without = _cost(binding, [index, *others], chip.keys() - {region})
         yield row("on chip", cost, True,
-                  f"bytes {chip[index]:,}..{chip[index] + size - 1:,} until "
-                  f"{layers[max(takers)].name} ends")
+                  f"bytes {chip[region]:,}..{chip[region] + size - 1:,} until "
+                  f"{layers[alive[region].last].name} ends")
         yield row("off chip", without, False, without.against(cost))
-    elif index not in alive:
-        yield row("off chip", cost, True, "no layer takes it; the host reads it there")
+    elif region not in alive:
+        beside_image = IMAGE in program.network.chains[index]
+        yield row("off chip", cost, True, "it lies beside the image, which the host writes there"
+                  if beside_image else "no layer takes it; the host reads it there")
     else:
-        beside = sorted(n for n in chip if alive[n].first <= alive[index].last
-                        and alive[index].first <= alive[n].last)
+        beside = sorted(n for n in chip if alive[n].first <= alive[region].last
+                        and alive[region].first <= alive[n].last)
         reason = (f"{size:,} bytes exceed the map memory of {capacity:,}" if size > capacity else
                   "no room beside " + ", ".join(layers[n].name for n in beside)
                   + ": together they save more bytes")
-        with_it = _cost(binding, [index, *takers], {*chip, index})
+        with_it = _cost(binding, [index, *others], {*chip, region})
         yield row("on chip", with_it, False, reason)
         yield row("off chip", cost, True, cost.against(with_it))
 
 
 def _zeros(binding: Binding, index: int) -> Iterator[Alternative]:
     """Zero bytes of the output: left out off chip, or not."""
-    program = binding.program
+    program, region = binding.program, binding.places[index].region
     layers, entries = program.network.layers, program.config.buffers.compressed_chunks
-    takers = [n for n in range(len(layers)) if n != index
-              and index in uses(program.network, n).values()]
-    if (not entries or not takers or index in binding.chip
-            or binding.places[index].region != index):
+    alive = binding.lifetimes()
+    if not entries or region not in alive or region in binding.chip or not _first(binding, index):
         return
     name, chunk = layers[index].name, program.config.chunk_bytes
 
     def cost(packed: Mapping[int, int]) -> Cost:
         bound = Binding(program, binding.images, binding.chip, packed)
-        found = [_schedule(bound, n, None) for n in (index, *takers)]
+        found = [_schedule(bound, n, None) for n in (index, *_others(binding, index))]
         return Cost(sum(sum(one.bytes.values()) for one in found),
                     sum(one.cycles for one in found))
 
     packable, as_bound = binding.packable(), cost(binding.packed)
-    if index in binding.packed:
-        first, size = binding.packed[index], packable[index].size
-        without = cost({n: at for n, at in binding.packed.items() if n != index})
+    if region in binding.packed:
+        first, size = binding.packed[region], packable[region].size
+        without = cost({n: at for n, at in binding.packed.items() if n != region})
         yield _alternative(name, "zeros", "left out", as_bound, True,
                            f"entries {first:,}..{first + size - 1:,} until "
-                           f"{layers[max(takers)].name} ends")
+                           f"{layers[alive[region].last].name} ends")
         yield _alternative(name, "zeros", "stored", without, False, without.against(as_bound))
-    elif index not in packable:
+    elif region not in packable:
         yield _alternative(name, "zeros", "left out", None, False,
                            f"tiles read or write parts of chunks of {chunk} bytes")
         yield _alternative(name, "zeros", "stored", as_bound, True,
                            "the map is not of whole chunks")
     else:
-        size = packable[index].size
+        size = packable[region].size
         reason = (f"{size:,} chunks exceed the table of {entries:,}" if size > entries else
                   f"no room in the table of {entries:,} chunks beside others")
-        with_it = cost({**binding.packed, index: 0})
+        with_it = cost({**binding.packed, region: 0})
         yield _alternative(name, "zeros", "left out", with_it, False, reason)
         yield _alternative(name, "zeros", "stored", as_bound, True, as_bound.against(with_it))
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.compiler.choice import Case, choose
+from hwgate.compiler.packing import pack_maps, restored, unpack_maps, written
 from hwgate.errors import UserError, expect
 from hwgate.machine.config import AcceleratorConfig, MemoryTiming
 from hwgate.machine.layouts import Opcode, descriptor_layout
-from hwgate.plan.geometry import Shape, Tiling, describe, map_bytes, plane_beats
+from hwgate.plan.geometry import Shape, Tiling, describe, map_bytes
 from hwgate.plan.goal import DENSITY, Goal
 from hwgate.plan.layer import LayerPlan, plan_layer
 from hwgate.plan.residency import (
@@ -26,11 +27,10 @@ from hwgate.plan.residency import (
 )
 from hwgate.plan.stored import StoredMap, whole_chunks
 from hwgate.plan.tiling import Candidate, candidates, check_images_per_tile
-from hwgate.quant.compress import decompress
 from hwgate.quant.layer import IMAGE
 from hwgate.quant.network import QuantizedNetwork
 
-__all__ = ["Binding", "Program", "Step", "compile", "pack_maps"]
+__all__ = ["Binding", "Program", "Step", "compile"]
 
 #: Regions of the memory map begin at multiples of this, the page that no AXI burst crosses.
 REGION_BYTES = 4096
@@ -299,8 +299,8 @@ class Binding:
             If the output stayed on chip, or is compressed, and no writes are given.
         """
         config, count = self.program.config, len(self.images)
-        channels, height, width = self.program.plans[index].layer.out_shape
-        size = map_bytes(config, (channels, height, width))
+        shape = self.program.plans[index].layer.out_shape
+        size = map_bytes(config, shape)
         region, offset = self.places[index]
         start = self._maps[region] + offset
         if region in self.chip or region in self.packed:
@@ -311,47 +311,10 @@ class Binding:
                     f"only a simulation can tell what it is")
             own = writes[writes["layer"] == index]
             if region in self.chip:
-                memory, start = self._written(own), self.chip[region] + offset
+                memory, start = written(config, own), self.chip[region] + offset
             else:
-                memory, start = self._restored(memory, own, start, count * size), 0
-        groups = _ceil(channels, config.channels)
-        words = size // groups // config.channels
-        raw = memory[start:start + count * size].view(np.int8)
-        raw = raw.reshape(groups, count, words, config.channels)[:, :, :height * width]
-        planes = raw.transpose(1, 0, 3, 2).reshape(count, -1, height, width)
-        return np.ascontiguousarray(planes[:, :channels])
-
-    def _restored(self, memory: NDArray[np.uint8], chunks: NDArray[Any], start: int,
-                  size: int) -> NDArray[np.uint8]:
-        """A map of ``size`` bytes from its chunks."""
-        config, restored = self.program.config, np.zeros(size, np.uint8)
-        for address, data in zip(chunks["address"].tolist(), chunks["data"], strict=True):
-            stored = memory[address:address + (int(data[0]) + 1) * config.bus.bytes]
-            at = address - start
-            restored[at:at + config.chunk_bytes] = decompress(
-                stored.reshape(-1, config.bus.bytes)).reshape(-1)
-        return restored
-
-    def _written(self, own: NDArray[Any]) -> NDArray[np.uint8]:
-        """On-chip map memory with nothing but these writes."""
-        config = self.program.config
-        beats = np.zeros((config.buffers.map_bytes // config.bus.bytes, config.bus.bytes), np.uint8)
-        beats[own["address"] // config.bus.bytes] = own["data"][:, :config.bus.bytes]
-        return beats.reshape(-1)
-
-
-def pack_maps(config: AcceleratorConfig, maps: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Feature maps (N, C, H, W) as they lie in memory, (groups, N, pixels, R).
-
-    The maps of a group lie together, so that any images that share a tile are one run of it.
-    """
-    count, channels, height, width = maps.shape
-    groups = _ceil(channels, config.channels)
-    packed = np.zeros((count, groups * config.channels,
-                       plane_beats(config, height * width) * config.beat_pixels), np.int8)
-    packed[:, :channels, :height * width] = maps.reshape(count, channels, -1)
-    return np.ascontiguousarray(
-        packed.reshape(count, groups, config.channels, -1).transpose(1, 0, 3, 2))
+                memory, start = restored(config, memory, own, start, count * size), 0
+        return unpack_maps(config, memory[start:start + count * size], (count, *shape))
 
 
 def compile(quantized: QuantizedNetwork, config: AcceleratorConfig | None = None,

@@ -292,3 +292,46 @@ def test_shared_gates_of_random_networks_compute_the_same(seed):
     assert np.array_equal(before(others), after(others))
     for old, new in zip(before.layers, after.layers, strict=True):
         assert old.gate is None or sorted(old.gate) == sorted(new.gate)
+
+
+@pytest.mark.parametrize("sources", [(0, 1), (1, 0), (1, IMAGE, 0)], ids=str)
+def test_layers_side_by_side_keep_their_places(rng, images, sources):
+    """Each source is reordered among its own channels, and the layer that takes them follows."""
+    network = skewed(rng)
+    channels = sum(network.shape(source)[0] for source in sources)
+    before = replace(network, layers=(*network.layers[:2], make_layer(
+        rng, "joined", channels, 8, source=sources)))
+    after = balance(before, images)
+    for index in (0, 1):
+        order = order_of(before.layers[index], after.layers[index])
+        assert order != sorted(order) == list(range(16))
+        assert len(set(lane_work(after, index, images))) == 1
+        np.testing.assert_array_equal(before.run(images)[index].output[:, order],
+                                      after.run(images)[index].output)
+    assert np.array_equal(before(images), after(images))
+    compile_network(after, CONFIG)
+
+
+def test_base_paths_of_a_layer_that_takes_several_count(rng, images):
+    """Its base path is the first four channels of the second source."""
+    network = skewed(rng)
+    joined = make_layer(rng, "joined", 32, 8, [0] * 8, source=(0, 1))
+    joined = replace(joined, base=np.tile(np.arange(32) // 4 == 4, (8, 1)))
+    before = replace(network, layers=(*network.layers[:2], joined, make_layer(rng, "last", 8, 8)))
+    after = balance(before, images)
+    order = order_of(before.layers[1], after.layers[1])
+    assert sorted(order[:4]) == [0, 1, 2, 3] and order != list(range(16))
+    assert np.array_equal(before(images), after(images))
+    compile_network(after, CONFIG)
+
+
+def test_channels_before_a_grouped_convolution_keep_their_order(rng, images):
+    """A group reads its own channels only; so does a copy, which is a group of each channel."""
+    network = skewed(rng)
+    copy = make_layer(rng, "copy", 16, 16, fan_in=9)
+    copy.weight[~np.eye(16, dtype=bool)] = 0
+    before = replace(network, layers=(*network.layers[:2], copy, make_layer(rng, "last", 16, 8)))
+    after = balance(before, images)
+    assert order_of(before.layers[1], after.layers[1]) == list(range(16))
+    assert order_of(before.layers[0], after.layers[0]) != list(range(16))
+    assert np.array_equal(before(images), after(images))

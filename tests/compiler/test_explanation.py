@@ -11,7 +11,14 @@ from hwgate.compiler.explanation import explain
 from hwgate.compiler.program import Binding
 from hwgate.errors import UserError
 from hwgate.machine.config import MemoryTiming
-from support.residency_cases import ROOMY, SMALL, banded_network, many_layers
+from hwgate.quant.layer import IMAGE
+from support.residency_cases import (
+    ROOMY,
+    SMALL,
+    banded_network,
+    joining_network,
+    many_layers,
+)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -27,14 +34,18 @@ def test_the_program_costs_what_the_cost_model_says(seed, density, share, dense)
 
 
 @pytest.mark.parametrize("made", [many_layers(0, SMALL), many_layers(2, SMALL),
-                                  banded_network(SMALL)], ids=["chain", "branches", "bands"])
+                                  banded_network(SMALL), joining_network(SMALL)],
+                         ids=["chain", "branches", "bands", "side by side"])
 def test_one_alternative_of_each_choice_is_taken(made):
     program = hwgate.compile(made)
     found = explain(program, 2)
     binding = program.bind(np.zeros((2, *program.network.image_shape), np.int8))
-    for plan, choice in zip(program.plans, binding.choices, strict=True):
+    for index, (plan, choice) in enumerate(zip(program.plans, binding.choices, strict=True)):
         rows = [row for row in found.alternatives if row.layer == plan.layer.name]
-        for what in ("rows", "output"):
+        beside = [n for n in program.network.chains[index] if n != IMAGE]
+        if beside[0] != index:  # the first of them speaks for all
+            assert not any(row.choice == "output" for row in rows)
+        for what in ("rows", *["output"] * (beside[0] == index)):
             taken, = [row for row in rows if row.choice == what and row.chosen]
             assert taken.bytes and taken.cycles and taken.reason
         words = f"{len(plan.bands)} bands" if len(plan.bands) > 1 else "all"
@@ -75,6 +86,45 @@ def test_moving_an_output_costs_what_it_says():
             row.bytes - taken.bytes)
         moved += 1
     assert moved == 4
+
+
+def test_outputs_side_by_side_move_together():
+    """The first of them speaks for all: what it costs is what both layers and the one that takes
+    them cost; until that one ends they stay."""
+    program = hwgate.compile(joining_network(SMALL), density=1)
+    binding = program.bind(np.zeros((2, *program.network.image_shape), np.int8))
+    assert [binding.where(n) for n in range(5)] == ["on chip"] * 4 + ["off chip"]
+    assert set(binding.chip) == {0, 1, 3}
+    rows = [row for row in explain(program, 2).alternatives if row.choice == "output"]
+    assert [row.layer for row in rows] == ["stem", "stem", "left", "left", "joined", "joined",
+                                           "last"]
+    on_chip, off_chip = rows[2:4]
+    assert on_chip.chosen and on_chip.reason == "bytes 1,024..2,559 until joined ends"
+    chip = {n: at for n, at in binding.chip.items() if n != 1}
+    moved = Binding(program, binding.images, chip)
+    assert [moved.where(n) for n in (1, 2)] == ["off chip", "off chip"]
+    assert whole(moved) - whole(binding) == off_chip.bytes - on_chip.bytes == 2 * 1536
+
+
+def test_outputs_side_by_side_leave_their_zeros_out_together():
+    config = replace(SMALL, buffers=replace(SMALL.buffers, map_bytes=0, compressed_chunks=64))
+    program = hwgate.compile(joining_network(config))
+    binding = program.bind(np.zeros((2, *program.network.image_shape), np.int8))
+    assert [binding.where(n) for n in range(5)] == ["off chip, compressed"] * 4 + ["off chip"]
+    rows = [row for row in explain(program, 2).alternatives if row.choice == "zeros"]
+    assert [(row.layer, row.alternative, row.chosen) for row in rows] == [
+        (name, words, chosen) for name in ("stem", "left", "joined")
+        for words, chosen in (("left out", True), ("stored", False))]
+    assert rows[2].bytes < rows[3].bytes and rows[2].reason.endswith("until joined ends")
+
+
+def test_what_lies_beside_the_image_is_off_chip():
+    config = replace(SMALL, buffers=replace(SMALL.buffers, compressed_chunks=64))
+    found = explain(hwgate.compile(joining_network(config, image=True)), 2).alternatives
+    row, = [row for row in found if row.layer == "left" and row.choice == "output"]
+    assert row.chosen and row.alternative == "off chip"
+    assert row.reason == "it lies beside the image, which the host writes there"
+    assert not any(row.choice == "zeros" for row in found if row.layer in ("left", "right"))
 
 
 def test_reasons():

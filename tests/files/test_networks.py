@@ -93,12 +93,13 @@ def test_every_field_of_a_layer_is_declared():
 
 def test_numbers_of_numpy_are_kept(tmp_path):
     network = make()
-    stem = replace(network.layers[0], padding=np.int64(1), relu=np.bool_(True),
-                   in_scale=np.float32(0.5))
-    hwgate.save(tmp_path / "net.npz", replace(network, layers=(stem, *network.layers[1:])))
-    plain = replace(stem, padding=1, relu=True, in_scale=0.5)
-    assert same(hwgate.load(tmp_path / "net.npz"),
-                replace(network, layers=(plain, *network.layers[1:])))
+    stem, first, *others = network.layers
+    stem = replace(stem, padding=np.int64(1), relu=np.bool_(True), in_scale=np.float32(0.5))
+    first = replace(first, padding=(np.int64(1),) * 4, source=np.int64(0))
+    hwgate.save(tmp_path / "net.npz", replace(network, layers=(stem, first, *others)))
+    plain = (replace(stem, padding=1, relu=True, in_scale=0.5),
+             replace(first, padding=(1, 1, 1, 1), source=0), *others)
+    assert same(hwgate.load(tmp_path / "net.npz"), replace(network, layers=plain))
 
 
 def test_a_flipped_bit_is_never_another_network(path):
@@ -157,6 +158,8 @@ def _one(array, value):
 
 INT32 = "-2147483648..2147483647"
 FIELD = "Layer 'conv1' must have a field "
+PADDING = "an integer in 0..255 or a tuple of 4 integers in 0..255"
+SOURCE = f"an integer in {INT32} or None or a tuple of integers in {INT32}"
 
 
 @pytest.mark.parametrize("change, sentence", [
@@ -199,8 +202,10 @@ FIELD = "Layer 'conv1' must have a field "
     (_layer(1, in_shape=8), FIELD + "'in_shape' that is a tuple of 3 integers in 1..65535, not 8"),
     (_layer(1, in_shape=[8, 8, 9]), "Layer 'conv1' takes 8x8x9 inputs, but its source has 8x8x8 "
      "outputs"),
-    (_layer(1, padding=1.0), FIELD + "'padding' that is an integer in 0..255, not 1.0"),
-    (_layer(1, padding=True), FIELD + "'padding' that is an integer in 0..255, not True"),
+    (_layer(1, padding=1.0), FIELD + f"'padding' that is {PADDING}, not 1.0"),
+    (_layer(1, padding=True), FIELD + f"'padding' that is {PADDING}, not True"),
+    (_layer(1, padding=[1, 1]), FIELD + f"'padding' that is {PADDING}, not 2 of them"),
+    (_layer(1, padding=[1, 1, 0.5, 1]), FIELD + f"'padding' that is {PADDING}, not 0.5"),
     (_layer(1, stride="2"), FIELD + "'stride' that is an integer in 0..255, not '2'"),
     (_layer(1, relu=1), FIELD + "'relu' that is true or false, not 1"),
     (_layer(1, pool=0), FIELD + "'pool' that is an integer in 1..255, not 0"),
@@ -210,7 +215,12 @@ FIELD = "Layer 'conv1' must have a field "
      "be before it"),
     (_layer(1, source=3), "Layer 'conv1' is number 1 and takes its input from layer 3, which must "
      "be before it"),
-    (_layer(1, source={}), FIELD + f"'source' that is an integer in {INT32} or None, not a dict"),
+    (_layer(1, source={}), FIELD + f"'source' that is {SOURCE}, not a dict"),
+    (_layer(1, source=[]), FIELD + f"'source' that is {SOURCE}, not 0 of them"),
+    (_layer(1, source=[0, True]), FIELD + f"'source' that is {SOURCE}, not True"),
+    (_layer(1, source=[0, 0]), "Layer 'conv1' takes 8x8x8 inputs, but its source has 8x8x8 and "
+     "8x8x8 outputs"),
+    (_layer(1, fan_in=0), FIELD + "'fan_in' that is an integer in 1..2147483647 or None, not 0"),
     (_layer(1, residual=[0]),
      FIELD + f"'residual' that is an integer in {INT32} or None, not a tuple"),
     (_layer(1, name=""), "A layer must have a field 'name' that is a text of 1..255 characters, "
@@ -219,8 +229,8 @@ FIELD = "Layer 'conv1' must have a field "
      "characters, not a tuple"),
     (_layer(1, name="stem"), "Layer 'stem' must have a name of its own, but layer 1 has it too"),
     (_layer(1, colour=3), "Layer 'conv1' (number 1) has an unknown field 'colour'; there are "
-     "in_scale, in_shape, limit, name, out_scale, padding, pool, reduce, relu, relu_first, "
-     "residual, residual_offset, residual_stride, source, stride"),
+     "fan_in, in_scale, in_shape, limit, name, out_scale, padding, pool, reduce, relu, "
+     "relu_first, residual, residual_offset, residual_stride, source, stride"),
     (lambda meta, arrays: meta["layers"][1].pop("in_shape") and None,
      "Layer 'conv1' (number 1) must have a field 'in_shape', but has none"),
     (lambda meta, arrays: meta["layers"].__setitem__(1, 5),

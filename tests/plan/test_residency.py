@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hwgate
+from hwgate.compiler.packing import pack_maps
 from hwgate.compiler.program import Binding
 from hwgate.errors import UserError
 from hwgate.machine.config import AcceleratorConfig, BufferConfig, ConfigError
-from hwgate.plan.residency import Lifetime, place, region_bytes, uses
+from hwgate.plan.geometry import map_bytes
+from hwgate.plan.residency import Lifetime, maps_of, place, places, region_bytes, uses
+from hwgate.quant.layer import IMAGE
 from support.random_layers import random_images
-from support.residency_cases import many_layers
+from support.residency_cases import joining_network, many_layers
 
 
 @st.composite
@@ -131,6 +134,61 @@ def test_outputs_on_chip_are_read_from_what_was_written():
     with pytest.raises(UserError, match=f"^The output of layer '{name}' stays on chip; only a "
                                         f"simulation can tell what it is$"):
         binding.read_output(binding.memory, index)
+
+
+def test_places_of_maps_side_by_side():
+    """One behind the other in one region, in the order in which a layer takes them."""
+    config = AcceleratorConfig()
+    network = joining_network(config, image=True)
+    left, right, image = (map_bytes(config, network.shape(n)) for n in (1, 2, IMAGE))
+    assert (left, right, image) == (512, 256, 256)
+    assert places(network, config, 3) == {
+        0: (0, 0), 1: (1, 0), 2: (1, 3 * left), IMAGE: (1, 3 * (left + right)), 3: (3, 0),
+        4: (4, 0)}
+    assert region_bytes(network, config, 1) == left + right + image
+    assert region_bytes(network, config, 3) == 512
+    assert [uses(network, n) for n in (0, 2, 3)] == [
+        {"in": 1, "out": 0}, {"in": 0, "out": 1}, {"in": 1, "out": 3}]
+    assert [maps_of(network, n) for n in (0, 2, 3)] == [
+        {"in": IMAGE, "out": 0}, {"in": 0, "out": 2}, {"in": 1, "out": 3}]
+
+
+def test_maps_side_by_side_live_together():
+    """From the step that writes the first one to the step that reads any of them last."""
+    config = AcceleratorConfig(buffers=BufferConfig(map_bytes=1 << 12))
+    made = joining_network(config)
+    last = replace(made.layers[4], residual=2, mult_residual=np.full(4, 1 << 8))
+    network = replace(made, layers=(*made.layers[:4], last))
+    images = random_images(np.random.default_rng(0), network, 2)
+    binding = hwgate.compile(network).bind(images)
+    lives = binding.lifetimes()
+    assert {region: (life.first, life.last) for region, life in lives.items()} == {
+        0: (0, 2), 1: (1, 4), 3: (3, 4)}
+    assert lives[1].size == 2 * region_bytes(network, config, 1)
+    # Both written, both read as one input, and the second one once more as a residual.
+    assert lives[1].saved == 2 * (512 + 256) * 2 + 2 * 256
+    assert set(binding.chip) == {0, 1, 3}
+    steps = [step.descriptor for step in binding.steps]
+    assert steps[1]["out_address"] == binding.chip[1] == steps[3]["in_address"]
+    assert steps[2]["out_address"] == binding.chip[1] + 2 * 512 == steps[4]["res_address"]
+    assert not any(steps[n][f"{prefix}_chip"] for n, prefix in ((0, "in"), (4, "out")))
+    assert all(steps[n][f"{prefix}_chip"] for n, prefix in (
+        (0, "out"), (1, "in"), (1, "out"), (2, "in"), (2, "out"), (3, "in"), (4, "res")))
+
+
+def test_maps_beside_the_image_stay_off_chip():
+    config = AcceleratorConfig(buffers=BufferConfig(map_bytes=1 << 13))
+    network = joining_network(config, image=True)
+    images = random_images(np.random.default_rng(0), network, 2)
+    program = hwgate.compile(network)
+    binding = program.bind(images)
+    assert set(binding.lifetimes()) == set(binding.chip) == {0, 3}
+    _, offset = binding.places[IMAGE]
+    stored = binding.memory[binding.steps[0].descriptor["in_address"]:][:pack_maps(
+        config, images).size]
+    assert binding.steps[0].descriptor["in_address"] == (
+        binding.steps[3].descriptor["in_address"] + offset)
+    np.testing.assert_array_equal(stored.view(np.int8), pack_maps(config, images).ravel())
 
 
 @pytest.mark.parametrize("size, sentence", [

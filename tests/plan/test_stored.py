@@ -7,13 +7,14 @@ import pytest
 
 import hwgate
 from hwgate.compiler.explanation import explain
-from hwgate.compiler.program import Binding, pack_maps
+from hwgate.compiler.packing import pack_maps
+from hwgate.compiler.program import Binding
 from hwgate.errors import UserError
 from hwgate.machine.config import AcceleratorConfig, BufferConfig, BusConfig, ConfigError
-from hwgate.plan.geometry import map_bytes
-from hwgate.plan.residency import uses
+from hwgate.plan.residency import region_bytes, uses
 from hwgate.plan.stored import ASSUMPTION, StoredMap
 from hwgate.quant.compress import compress
+from hwgate.quant.layer import IMAGE
 from support.geometry_cases import placed_tiles
 from support.random_layers import random_images
 from support.residency_cases import banded_network, many_layers
@@ -45,19 +46,20 @@ def regions(binding, index, prefix, use):
 @pytest.mark.parametrize("images", [1, 2, 4])
 def test_maps_of_whole_chunks_can_be_compressed_and_no_others(config, seed, images):
     network = banded_network(config, edge=(8, 12, 16)[seed % 9 // 3]) if seed % 3 == 2 else (
-        many_layers(seed, config))
+        many_layers(seed, config, reduce=False))
     binding = bind(network, images)
     chunk, packable = config.chunk_bytes, binding.packable()
-    for index in range(len(network.layers) - 1):
+    for region in sorted({chain[0] for chain in network.chains.values()}):
         users = [(layer, prefix) for layer in range(len(network.layers))
-                 for prefix, use in uses(network, layer).items() if use == index]
-        covered = [region for layer, prefix in users
-                   for region in regions(binding, layer, prefix, index)]
+                 for prefix, use in uses(network, layer).items() if use == region]
+        covered = [part for layer, prefix in users
+                   for part in regions(binding, layer, prefix, region)]
         whole = all(at % chunk == 0 and size % chunk == 0 for at, size in covered)
-        assert (index in packable) == (whole and len(users) > 1)
-        if index in packable:
-            assert packable[index].size * chunk == images * map_bytes(
-                config, network.shape(index))
+        taken = any(prefix != "out" for _, prefix in users)
+        inside = not {IMAGE, len(network.layers) - 1} & set(network.chains[region])
+        assert (region in packable) == (whole and taken and inside)
+        if region in packable:
+            assert packable[region].size * chunk == images * region_bytes(network, config, region)
 
 
 def test_entries_of_maps_that_are_alive_together_differ():

@@ -24,7 +24,7 @@ def found(case, batch):
         bands = tuple(case.bands())
     except CompileError:
         assume(False)
-    plan = LayerPlan(case.layer, bands, (Job((0,), ()),), (), (((0, False),),), b"",
+    plan = LayerPlan(case.layer, case.layer, bands, (Job((0,), ()),), (), (((0, False),),), b"",
                      {"first_blocks": 1, "first_beats": 5})
     return candidates(plan, case.residual, case.config, batch)
 

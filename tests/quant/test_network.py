@@ -132,6 +132,32 @@ def test_what_does_not_fit_is_named(index, changes, sentence):
     assert str(error.value) == sentence
 
 
+def test_maps_that_cannot_lie_side_by_side_are_named():
+    """The second layer wants them in another order than the first one."""
+    made = [layers()[0], make("wide", (4, 7, 6), 4), make("one", (8, 7, 6), 4, source=(0, 1)),
+            make("two", (8, 7, 6), 4, source=(1, 0))]
+    with pytest.raises(CompileError) as error:
+        QuantizedNetwork(CONFIG, tuple(made))
+    assert str(error.value) == ("Layer 'two' takes several outputs, each of which must lie beside "
+                                "the same one for all layers; copy one")
+    made[3] = replace(made[3], source=(2, 0))
+    with pytest.raises(CompileError, match="^Layer 'two' takes several outputs"):
+        QuantizedNetwork(CONFIG, (*made[:3], replace(made[3], source=(0, 2))))
+    network = QuantizedNetwork(CONFIG, tuple(made))
+    assert network.inputs(3) == (2, 0)
+    assert network.chains == {IMAGE: (IMAGE,), **dict.fromkeys((0, 1, 2), (2, 0, 1)), 3: (3,)}
+
+
+def test_a_layer_takes_maps_side_by_side():
+    made = [layers()[0], make("wide", (4, 7, 6), 5), make("one", (12, 7, 6), 4,
+                                                          source=(1, 0, IMAGE))]
+    network = QuantizedNetwork(CONFIG, tuple(made))
+    images = random_images(np.random.default_rng(0), network, 2)
+    stem, wide, one = (layer.output for layer in network.run(images))
+    wanted = run_layer(made[2], np.concatenate([wide, stem, images], axis=1), CONFIG.formats)
+    np.testing.assert_array_equal(one, wanted.output)
+
+
 def test_a_sum_of_pixels_takes_no_residual():
     linear = make("linear", (4, 7, 6), 10, 1, reduce=True, residual=0)
     with pytest.raises(CompileError, match="^Layer 'linear' adds a residual of stride 1, but a "

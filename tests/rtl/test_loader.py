@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgate.compiler.program import pack_maps
+from hwgate.compiler.packing import pack_maps
 from hwgate.machine.config import AcceleratorConfig, BusConfig
 from hwgate.quant.loader import BANKS, bank_memory, feature_map, window_memory
 from hwgate.rtl.loader import Loader

@@ -14,6 +14,8 @@ from hwgate.plan.geometry import kernel_blocks
 from hwgate.plan.layer import LayerPlan
 from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.results.run import LayerResult, RunResult
+from hwgate.rtl.lane import decision_latency
+from hwgate.schedule.open_pixels import OpenPixels
 
 __all__ = ["FEATURES", "features_of"]
 
@@ -78,6 +80,16 @@ class _Seen:
         return self.grouped and self.layer.fan_in == self.layer.kernel**2
 
     @property
+    def uneven(self) -> bool:
+        """Padding that differs among the sides."""
+        return len(set(self.layer.pads)) > 1
+
+    @property
+    def blank(self) -> bool:
+        """Some output channel has no weights."""
+        return not self.layer.weight.any(axis=(1, 2, 3)).all()
+
+    @property
     def thin(self) -> bool:
         """Jobs without some of their blocks."""
         every = self.passes * kernel_blocks(self.layer.kernel) ** 2
@@ -138,6 +150,26 @@ class _Seen:
         return any((False, True) in pairwise(kinds) for kinds in own)
 
     @property
+    def waits(self) -> bool:
+        """A lane's only job ends its first conditional pass with the last pixel of the map, which
+        the gate has yet to decide.
+
+        Its gate pass has decided on the first open pixel before it ends, so that only the last one
+        can be what the lane waits for.
+        """
+        parts, orders = self.step.tiling.parts(), self.plan.order
+        if not self.layer.gated or self.several or len(parts) > 1:
+            return False
+        opened = OpenPixels.of(self.result.activations.decision, self.step.tiling, self.layer.limit)
+        _, height, width = self.layer.conv_shape
+        pixels, early = parts[0].images * height * width, decision_latency(self.config) + 1
+        return any(
+            lane["gate"] > 0 and opened.count[0, channel] > 0
+            and opened.last[0, channel] == pixels - 1 and opened.first[0, channel] + early <= pixels
+            for lane, own in zip(self.result.lanes, orders, strict=True) if len(own) == 1
+            for channel, _ in own)
+
+    @property
     def mixed(self) -> bool:
         """Gated, with open and closed pixels."""
         return self.layer.gated and 0 < self.result.density < 1
@@ -155,6 +187,7 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "tau, open and closed": lambda s: s.layer.limit > 0 and s.mixed,
     "tau, images that share a tile": lambda s: s.layer.limit > 0 and s.mixed and s.shared,
     "tau, a residual": lambda s: s.layer.limit > 0 and s.mixed and s.adds,
+    "a conditional pass that waits for the last task": lambda s: s.waits,
     "shared gates": lambda s: s.several,
     "shared gates, open and closed": lambda s: s.several and s.mixed,
     "a gate of a slice": lambda s: s.several and len(s.plan.scores) > 1,
@@ -182,10 +215,10 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "stride 2, open and closed": lambda s: s.layer.stride == 2 and s.mixed,
     **{f"padding {n}": lambda s, n=n: s.layer.padding == n for n in range(4)},
     "less padding than half the kernel": lambda s: max(s.layer.pads) < s.layer.kernel // 2,
-    "padding that differs among the sides": lambda s: len(set(s.layer.pads)) > 1,
-    "... open and closed": lambda s: len(set(s.layer.pads)) > 1 and s.mixed,
-    "... in bands": lambda s: len(set(s.layer.pads)) > 1 and len(s.plan.bands) > 1,
-    "... of stride 2": lambda s: len(set(s.layer.pads)) > 1 and s.layer.stride == 2,
+    "padding that differs among the sides": lambda s: s.uneven,
+    "padding that differs, open and closed": lambda s: s.uneven and s.mixed,
+    "padding that differs, in bands": lambda s: s.uneven and len(s.plan.bands) > 1,
+    "padding that differs, stride 2": lambda s: s.uneven and s.layer.stride == 2,
     "more padding than half the kernel": lambda s: max(s.layer.pads) > s.layer.kernel // 2,
     "grouped": lambda s: s.grouped and not s.depthwise,
     "depthwise": lambda s: s.depthwise,
@@ -196,8 +229,8 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "zero blocks left out, open and closed": lambda s: s.thin and s.mixed,
     "zero blocks left out, kernel 1x1": lambda s: s.thin and s.layer.kernel == 1,
     "zero blocks left out, kernel 5x5": lambda s: s.thin and s.layer.kernel == 5,
-    "a channel without weights": lambda s: not s.layer.weight.any(axis=(1, 2, 3)).all(),
-    "... that is gated": lambda s: s.mixed and not s.layer.weight.any(axis=(1, 2, 3)).all(),
+    "a channel without weights": lambda s: s.blank,
+    "a channel without weights, open and closed": lambda s: s.blank and s.mixed,
     "an empty base path": lambda s: s.mixed and s.empty(s.layer.base),
     "an empty conditional path": lambda s: s.mixed and s.empty(~s.layer.base),
     "a single block of each path": lambda s: s.mixed and any(
@@ -278,6 +311,7 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     and bool(s.step.descriptor["res_packed"]),
     "bands without their zero bytes": lambda s: len(s.plan.bands) > 1 and s.packed,
     "images that share a tile, without their zero bytes": lambda s: s.shared and s.packed,
+    **{f"R of {n}": lambda s, n=n: s.config.channels == n for n in (2, 4, 8, 16)},
     "narrow formats": lambda s: s.config.formats != FormatConfig(),
     "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
     "bus of 128 bits": lambda s: s.config.bus.data_bits == 128,

@@ -26,6 +26,7 @@ from hwgate.machine.config import (
 )
 from hwgate.plan.geometry import split_rows
 from hwgate.quant.layer import QuantizedLayer
+from hwgate.quant.network import QuantizedNetwork
 from hwgate.results.comparison import compare
 from hwgate.results.run import RunResult
 from hwgate.sim.build import BenchError
@@ -33,6 +34,7 @@ from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Outcome, Start
 from hwgate.sim.simulate import default_deadline
 from support.case_features import features_of
+from support.directed_cases import waiting_network
 from support.random_layers import DENSITIES, Features, Limits, random_images, random_network
 from support.shared_gates import share_gates
 
@@ -86,8 +88,9 @@ TIMINGS = (
     MemoryTiming(read_latency=300, write_latency=1023, beat_interval=3),
 )
 
-#: What a case is: up to three layers, or a whole network that ends in a linear layer.
-KINDS = ("layers", "network")
+#: What a case is: up to three layers, a whole network that ends in a linear layer, or one layer
+#: whose conditional passes wait for their tasks.
+KINDS = ("layers", "network", "tasks")
 
 #: Images of a batch, and images per tile: mostly the compiler's choice.
 _IMAGES = (1, 2, 3, 5, 9)
@@ -95,6 +98,9 @@ _PER_TILE = (None, None, None, 1, 2, 3)
 
 #: Share of networks whose gated layers have gates that channels share.
 _SHARED = 0.35
+
+#: Fewest layers of a whole network.
+_DEEP = 5
 
 #: Most weights of a layer, and cycles at full use of the multipliers for one image.
 _WEIGHTS, _WORK = 24_000, 8_000
@@ -114,18 +120,18 @@ class Case:
 
     @property
     def timing(self) -> MemoryTiming:
-        return TIMINGS[self.seed % len(TIMINGS)]
+        return TIMINGS[1 if self.kind == "tasks" else self.seed % len(TIMINGS)]
 
     @cached_property
     def _drawn(self) -> tuple[Program, NDArray[np.int8]]:
         rng = np.random.default_rng([*self.name.encode(), KINDS.index(self.kind), self.seed])
         config, deep = self.config, self.kind == "network"
-        network = random_network(
-            rng, config, gated=None if rng.random() < 0.6 else True,
-            density=str(rng.choice(DENSITIES)) if rng.random() < 0.5 else None,
-            layers=int(rng.integers(5, 10)) if deep else None, reduce=True if deep else None,
-            limits=_limits(rng, config, deep), fits=can_run,
-            features=Features.every() if deep or rng.random() < 0.8 else Features())
+        if self.kind == "tasks":
+            network, images = waiting_network(rng, config, can_run)
+            return hwgate.compile(network, config), images
+        network = _network(rng, config, deep)
+        while deep and len(network.layers) < _DEEP:  # maps that became too small, or too large
+            network = _network(rng, config, deep)
         # What the compiler is asked for.
         options = {"dense": bool(rng.random() < 0.1),
                    "images_per_tile": _PER_TILE[int(rng.integers(len(_PER_TILE)))]}
@@ -175,6 +181,15 @@ class Case:
                          f"stride {layer.residual_stride}{', ReLU first' * layer.relu_first}")
             lines.append(text)
         return "\n".join(lines)
+
+
+def _network(rng: np.random.Generator, config: AcceleratorConfig, deep: bool) -> QuantizedNetwork:
+    return random_network(
+        rng, config, gated=None if rng.random() < 0.6 else True,
+        density=str(rng.choice(DENSITIES)) if rng.random() < 0.5 else None,
+        layers=int(rng.integers(_DEEP, 2 * _DEEP)) if deep else None,
+        reduce=True if deep else None, limits=_limits(rng, config, deep), fits=can_run,
+        features=Features.every() if deep or rng.random() < 0.8 else Features())
 
 
 def _limits(rng: np.random.Generator, config: AcceleratorConfig, deep: bool) -> Limits:

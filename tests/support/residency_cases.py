@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from hwgate.machine.config import RESIDUAL_SHIFT, AcceleratorConfig, BufferConfig
-from hwgate.quant.layer import QuantizedLayer
+from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
 from support.random_layers import Features, Limits, random_network
 
-__all__ = ["ROOMY", "SMALL", "banded_network", "many_layers"]
+__all__ = ["ROOMY", "SMALL", "banded_network", "joining_network", "many_layers"]
 
 #: Buffers that divide maps of more than 64 pixels into bands; room on chip for small maps.
 SMALL = AcceleratorConfig(buffers=BufferConfig(
@@ -46,3 +46,23 @@ def banded_network(config: AcceleratorConfig, *, channels: int = 8, edge: int = 
     return QuantizedNetwork(config, (
         layer("first"), layer("inner"), layer("added", residual=0, **added),
         layer("sampled", residual=2, **added), layer("pooled", pool=2)))
+
+
+def joining_network(config: AcceleratorConfig, *, image: bool = False) -> QuantizedNetwork:
+    """A stem, two branches, a layer that takes both side by side, and one more; maps of 8x8 pixels.
+
+    With ``image``, the layer takes the image beside them.
+    """
+    rng = np.random.default_rng(5)
+
+    def layer(name: str, channels: int, outputs: int, **options) -> QuantizedLayer:
+        return QuantizedLayer(
+            name, rng.integers(-20, 21, (outputs, channels, 3, 3)).astype(np.int8),
+            np.ones((outputs, channels), bool), None, rng.integers(-500, 500, (outputs, 2)),
+            rng.integers(2000, 6000, (outputs, 2)), np.full(outputs, 20), (channels, 8, 8),
+            padding=1, **options)
+
+    branches = (1, 2, IMAGE) if image else (1, 2)
+    return QuantizedNetwork(config, (
+        layer("stem", 4, 8), layer("left", 8, 6), layer("right", 8, 4, source=0),
+        layer("joined", 14 if image else 10, 8, source=branches), layer("last", 8, 4)))
