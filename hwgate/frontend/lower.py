@@ -208,10 +208,11 @@ class _Lowering:
         if not view.unknown and view.stride > 1:
             view = self._map(name, node.origin)
         _, height, width = (0, 1, 1) if view.unknown else self._shape(view.maps[0])
-        block = self._append(node, view, node.name)
-        if not view.average and (height, width) != (1, 1):
+        flattened = not view.average and (height, width) != (1, 1)
+        if flattened:
             check_flattened(node, height, width)
-            block.window = height, width
+        block = self._append(node, view, node.name)
+        block.window = (height, width) if flattened else None
         return View.of(len(self.blocks) - 1, node.shape[0])
 
     # What a layer takes in

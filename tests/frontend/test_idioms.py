@@ -103,7 +103,8 @@ def test_a_map_comes_back_as_a_map():
 
 def test_vectors():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(40, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 10)).eval()
+    model = nn.Sequential(nn.Linear(40, 24), nn.BatchNorm1d(24), nn.ReLU(),
+                          nn.Linear(24, 10)).eval()
     x = torch.randn(32, 40, generator=torch.Generator().manual_seed(1))
     network = hwgate.quantize(model, x, CONFIG)
     assert network.image_shape == (40, 1, 1) and network.flat
