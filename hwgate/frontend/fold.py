@@ -149,7 +149,8 @@ def fold(lowered: Lowered, scales: Mapping[int, float], image_shape: tuple[int, 
     for index, block in enumerate(lowered.blocks):
         layers.append(fold_block(index, block, [shapes[n] for n in block.sources], scales, config))
         shapes[index] = layers[-1].out_shape
-    network, scale, shift = QuantizedNetwork(config, tuple(layers)), lowered.scale, lowered.shift
+    network = QuantizedNetwork(config, tuple(layers))
+    scale, shift = lowered.scale.detach(), lowered.shift.detach()
     if bool((scale == 1).all() and (shift == 0).all()):
         return network
     return replace(network, image_mean=(-shift / scale).numpy(), image_std=(1 / scale).numpy())

@@ -228,14 +228,15 @@ class _Reader:
         self.nodes.append(Node(name, op, inputs, shape, origin, tensors or {}, keys or {},
                                options or {}))
 
-    def _refuse(self, obstacle: Obstacle, inputs: Sequence[Moved] = (),
-                origin: str = "") -> Moved:
-        """A node for what no layer computes."""
+    def _refuse(self, obstacle: Obstacle, inputs: Sequence[Moved] = (), origin: str = "",
+                shape: tuple[int, ...] | None = None) -> Moved:
+        """A node for what no layer computes, of the shape that is being read unless given."""
         assert self.here is not None
         value, name = self.here.meta.get("val"), self.here.name
         if isinstance(value, (list, tuple)):
             value = value[0]
-        shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
+        if shape is None:
+            shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
         hint = obstacle.hint or f"supported are {RUNS}"
         if any(node.name == name for node in self.nodes):
             name = f"{name}.{len(self.nodes)}"
@@ -286,7 +287,7 @@ class _Reader:
         what = (f"rearranges values of the shape {shape_text(moved.shape)} to "
                 f"{shape_text(shape)}")
         return self._refuse(Obstacle(what, "move whole channels, or flatten"), [moved],
-                            origin).source
+                            origin, shape).source
 
     def _path(self) -> str:
         """Path of the module that the operator belongs to."""
