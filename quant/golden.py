@@ -171,7 +171,7 @@ def _whole_psum(layer: QuantizedLayer, x: NDArray[np.int8]) -> NDArray[np.int64]
     most, as in depthwise convolutions."""
     if layer.fan_in is None or 2 * layer.fan_in > layer.weight[0].size:
         return _psum(layer, x, layer.weight)
-    return _by_inputs(layer, x, layer.weight, layer.weight.any(axis=(2, 3)))
+    return _by_inputs(layer, x, layer.weight, np.asarray(layer.weight.any(axis=(2, 3))))
 
 
 def _by_inputs(layer: QuantizedLayer, x: NDArray[np.int8], weight: NDArray[np.int8],

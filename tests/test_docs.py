@@ -9,6 +9,8 @@ import pytest
 import typer
 
 from hwgate.cli.main import app
+from hwgate.frontend.graph import RUNS
+from hwgate.frontend.operators import ACTIVATIONS, OPERATORS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -47,6 +49,19 @@ def test_commands_in_the_readme_exist():
         assert program == "hwgate"
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= known
+
+
+def test_every_operator_has_a_row():
+    """Of a graph, as PyTorch calls what runs, and each activation, whether it runs or not."""
+    text = (ROOT / "docs" / "operators.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()
+            if line.startswith("|")]
+    assert set(OPERATORS) <= {name for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    first = " ".join(row[0] for row in rows)
+    named = set(re.findall(r"\b[A-Z]\w+", RUNS))
+    assert len(named) > 8 and named <= set(re.findall(r"\w+", first))
+    assert {kind.replace("_", "") for kind in ACTIVATIONS} <= {
+        name.lower() for name in re.findall(r"\w+", first)}
 
 
 def test_make_targets_are_those_of_the_readme():
