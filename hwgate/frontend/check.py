@@ -198,7 +198,7 @@ class _Layers:
                 check_conv(block.op)
         except CompileError:
             return  # which is among the obstacles of the lowering
-        if UNKNOWN in block.sources and block.linear:
+        if UNKNOWN in block.sources and block.op.op == "Linear":
             return  # whether it is one of a flattened map is not known
         try:
             layer = fold_block(index, block, shapes, scales, self.config)
