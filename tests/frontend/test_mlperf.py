@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import hwgate
 from hwgate.frontend import read_torch, simplify
 from support import mlperf
 
@@ -149,3 +150,42 @@ def test_image_classification_answers_as_its_integers():
     with torch.no_grad():
         floats = mlperf.network("ic", softmax=False)(images).double().numpy()
     assert np.corrcoef(integers.ravel(), floats.ravel())[0, 1] > 0.99
+
+
+@pytest.fixture(scope="module")
+def integers():
+    """``ic`` in integers of 8 bits, calibrated on training images."""
+    config = hwgate.preset("digits")
+    return hwgate.quantize(mlperf.network("ic"), mlperf.calibration_images(), config)
+
+
+@needs_networks
+@needs_cifar
+def test_image_classification_runs_whole_and_exact(integers):
+    images, _ = mlperf.cifar_images(1)
+    program = hwgate.compile(integers)
+    model = hwgate.estimate(program, images)
+    # The average over 8x8 pixels is part of the linear layer, which so multiplies 64 times.
+    assert model.macs == 12_501_632 + 63 * 640 and integers.fidelity.worst.own > 25
+    assert len(integers.layers) == 10  # its convolutions and its linear layer, and nothing else
+    comparison = hwgate.compare(hwgate.simulate(program, images), model)
+    assert comparison.equal, comparison.describe()
+
+
+@pytest.mark.slow
+@needs_networks
+@needs_cifar
+def test_image_classification_in_integers(integers):
+    """At least 878 of the first 1,000 test images, as the reference's own integers."""
+    images, labels = mlperf.cifar_images(1000)
+    right = int((integers(images).argmax(1) == labels).sum())
+    print(f"MLPerf Tiny ic: {right} of the first 1,000 CIFAR-10 test images in integers")
+    assert right >= 878
+
+
+@needs_networks
+@pytest.mark.parametrize("key,obstacles", [("ic", 0), ("vww", 0), ("kws", 1), ("ad", 0)])
+def test_what_runs(key, obstacles):
+    """All but keyword spotting, whose first kernel is 10x4."""
+    found = hwgate.check(mlperf.network(key), mlperf.image_shape(key), hwgate.preset("cifar"))
+    assert len(found.obstacles) == obstacles, found.describe()

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from hwgate.data import cifar
 from hwgate.files.tensors import read_safetensors
 
-__all__ = ["FOLDER", "NETWORKS", "Reference", "cifar_images", "image_shape", "network"]
+__all__ = ["FOLDER", "NETWORKS", "Reference", "calibration_images", "cifar_images", "image_shape",
+           "network"]
 
 #: Where the files lie; nowhere without the variable ``HWGATE_DATA``.
 FOLDER = Path(os.environ.get("HWGATE_DATA", "nowhere"), "mlperf_tiny")
@@ -114,6 +115,12 @@ def network(key: str, *, softmax: bool = True) -> Reference:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected and all(name.endswith("num_batches_tracked") for name in missing)
     return model.eval()
+
+
+def calibration_images(count: int = 256) -> Tensor:
+    """CIFAR-10 training images as ``ic`` takes them, raw 0..255."""
+    images, _ = cifar.load_train(batches=(1,))
+    return torch.from_numpy(images[:count].astype(np.float32))
 
 
 def cifar_images(count: int) -> tuple[Tensor, np.ndarray]:
