@@ -1,9 +1,9 @@
-from .blocks import Block as Block
 from .check import Check as Check
 from .check import check as check
 from .fold import quantize as quantize
 from .graph import Graph as Graph
 from .graph import Node as Node
-from .lower import lower as lower
+from .lowering.blocks import Block as Block
+from .lowering.lower import lower as lower
 from .passes import simplify as simplify
-from .torch_reader import read_torch as read_torch
+from .readers.torch_reader import read_torch as read_torch

@@ -22,15 +22,15 @@ from hwgate.plan.layer import stored_layer
 from hwgate.quant.layer import IMAGE, QuantizedLayer, shape_of
 from hwgate.quant.network import QuantizedNetwork
 
-from .blocks import Block, Lowered
 from .fold import fold_block
 from .graph import Graph
-from .limits import check_conv
-from .lower import lower
+from .lowering.blocks import Block, Lowered
+from .lowering.limits import check_conv
+from .lowering.lower import lower
+from .lowering.views import UNKNOWN
 from .model import evaluating, unwrap
 from .passes import drop_softmax, simplify
-from .torch_reader import read_torch
-from .views import UNKNOWN
+from .readers.torch_reader import read_torch
 
 __all__ = ["Check", "check"]
 

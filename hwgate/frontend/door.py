@@ -20,8 +20,8 @@ from hwgate.quant.joined import joined
 from hwgate.quant.layer import IMAGE
 from hwgate.quant.network import QuantizedNetwork
 
-from .blocks import Lowered
 from .graph import Graph
+from .lowering.blocks import Lowered
 from .model import evaluating, kind, reference
 
 __all__ = ["CHECKS", "admit", "check_finite", "check_reading", "measure"]

@@ -16,16 +16,16 @@ from hwgate.quant.layer import IMAGE, QuantizedLayer, reorder
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.requantize import SHIFTS
 
-from .blocks import Block, Lowered
 from .calibrate import activation_scale, range_scale, record
 from .door import CHECKS, admit, check_finite, check_reading, measure
 from .graph import Graph
 from .images import Normalization, normalized, typical_images
-from .lower import lower
+from .lowering.blocks import Block, Lowered
+from .lowering.lower import lower
+from .lowering.weights import fan_in, padding, square_weights
 from .model import evaluating, reference, unwrap
 from .passes import deviation, drop_softmax, gain_and_offset, simplify
-from .torch_reader import read_torch
-from .weights import fan_in, padding, square_weights
+from .readers.torch_reader import read_torch
 
 __all__ = ["Calibrated", "calibrate", "fold", "fold_block", "multipliers", "quantize"]
 
@@ -41,18 +41,18 @@ def quantize(model: Any, calibration_images: Any, config: AcceleratorConfig, *,
     """Integer golden model of a trained model, compared with it on the calibration images.
 
     Weights are symmetric per output channel, activations per tensor. Batch norms and thresholds
-    are folded exactly, average pooling into the linear layer behind it, a channel shuffle into
-    the order of the output channels of the layer before it: psums and decisions of that layer
+    are folded exactly, an average over the map into the linear layer behind it, a channel shuffle
+    into the order of the output channels of the layer before it: psums and decisions of that layer
     come in the shuffled order. An addition becomes the residual of the later of the two layers
-    that are added.
+    that are added. What no layer can take in becomes a layer that copies; ``docs/operators.md``
+    lists what runs.
 
     Parameters
     ----------
     model : Module or ExportedProgram
-        Conv2d or GatedConv2d [BatchNorm2d] [ReLU] [addition] [ReLU] [MaxPool2d], with
-        ChannelShuffle and PaddingShortcut in between, and AdaptiveAvgPool2d(1), Flatten, Linear at
-        the end, however they are written. Used in evaluation mode, and not changed.
-    calibration_images : float or uint8 (N, C, H, W)
+        Of GatedConv2d and PyTorch's own operators, however they are written. Used in evaluation
+        mode, and not changed.
+    calibration_images : float or uint8 (N, C, H, W) or (N, C)
         Typical inputs: an array, a tensor, a list, or an iterable of batches such as a DataLoader;
         their shape is the network's input shape. uint8 images are divided by 255.
     config : AcceleratorConfig

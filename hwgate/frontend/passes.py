@@ -13,7 +13,7 @@ from hwgate.errors import CompileError
 from hwgate.quant.layer import STRIDES
 
 from .graph import Graph, Node
-from .limits import kernel_edge
+from .lowering.limits import kernel_edge
 
 __all__ = ["deviation", "drop_same", "drop_softmax", "fold_norms", "fold_padding",
            "gain_and_offset", "merge_affine", "merge_means", "merge_relu", "norm_as_affine",

@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from hwgate.errors import UserError, expect
-from hwgate.frontend.blocks import Block, rebind
 from hwgate.frontend.fold import calibrate, fold
+from hwgate.frontend.lowering.blocks import Block, rebind
 from hwgate.frontend.operators import OPERATORS
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.nn.gates import settle_norms

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hwgate.frontend.moves import ZERO, Moved, selection, spatial_padding
+from hwgate.frontend.readers.moves import ZERO, Moved, selection, spatial_padding
 
 SHAPE = (4, 3, 5)
 BATCH = 2

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwgate.frontend.views import UNKNOWN, View, joined_view
+from hwgate.frontend.lowering.views import UNKNOWN, View, joined_view
 from hwgate.quant.layer import IMAGE
 
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from hwgate.frontend.blocks import Block, averaging, copying
 from hwgate.frontend.graph import Node
-from hwgate.frontend.limits import kernel_edge
-from hwgate.frontend.weights import fan_in, padding, square_weights
+from hwgate.frontend.lowering.blocks import Block, averaging, copying
+from hwgate.frontend.lowering.limits import kernel_edge
+from hwgate.frontend.lowering.weights import fan_in, padding, square_weights
 
 
 def block(weight, channels=None, **options):

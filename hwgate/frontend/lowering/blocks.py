@@ -5,9 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from hwgate.frontend.graph import Node
 from hwgate.nn.gated import GatedConv2d
-
-from .graph import Node
 
 __all__ = ["Block", "Lowered", "Shortcut", "copying", "averaging", "rebind"]
 

@@ -10,11 +10,11 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from hwgate.errors import CompileError
+from hwgate.frontend.graph import RUNS, UNSUPPORTED, Graph, Node
+from hwgate.frontend.model import evaluating, kind
 from hwgate.nn.gated import kept_whole
 
 from .aten import ATEN, COPIES, MOVES, Constant, Obstacle, shape_text, size_of
-from .graph import RUNS, UNSUPPORTED, Graph, Node
-from .model import evaluating, kind
 from .moves import ZERO, Moved, selection, spatial_padding
 
 __all__ = ["read_torch"]

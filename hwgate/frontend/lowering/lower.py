@@ -12,11 +12,11 @@ from itertools import permutations
 import torch
 
 from hwgate.errors import CompileError
+from hwgate.frontend.graph import RUNS, UNSUPPORTED, Graph, Node, refusal
 from hwgate.quant.joined import side_by_side
 from hwgate.quant.layer import IMAGE
 
 from .blocks import Block, Lowered, Shortcut, averaging, copying
-from .graph import RUNS, UNSUPPORTED, Graph, Node, refusal
 from .limits import (
     a_text,
     averages_part,

@@ -3,9 +3,8 @@
 from typing import Any
 
 from hwgate.errors import CompileError
+from hwgate.frontend.graph import RUNS, Graph, Node
 from hwgate.quant.layer import KERNELS, MOST_PADDING, STRIDES
-
-from .graph import RUNS, Graph, Node
 
 __all__ = ["a_text", "averages_part", "bound_of", "check_alone", "check_conv", "check_flattened",
            "kernel_edge", "pool_edge", "unsupported"]

@@ -1,0 +1,1 @@
+from .torch_reader import read_torch as read_torch
