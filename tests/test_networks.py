@@ -157,7 +157,7 @@ def test_small_networks_run_in_rtl():
 
 
 def test_integers_that_do_not_follow_stop_a_network(monkeypatch):
-    monkeypatch.setattr("hwgate.frontend.door.ERROR_DB", 100)
+    monkeypatch.setattr("hwgate.quant.fidelity.ERROR_DB", 100)
     found = take_in(Fixed("spikes", (3, 16, 16)), preset("cifar"))
     assert found.stage == "lowered" and not found.inside and found.worst > 20
     sentence, = found.obstacles

@@ -22,7 +22,7 @@ class Network(nn.Sequential):
 
 class Broken(nn.Sequential):
     def __init__(self):
-        super().__init__(nn.Conv2d(3, 8, 4), nn.SiLU(), nn.Conv2d(8, 8, 3, dilation=2))
+        super().__init__(nn.Conv2d(3, 8, 9), nn.SiLU(), nn.Conv2d(8, 8, 3, stride=3))
 
 def wide():
     return nn.Conv2d(160, 8, 3, padding=1)

@@ -264,7 +264,7 @@ def test_what_layers_take_in(modules, weights):
     ([nn.Conv2d(4, 4, 3), nn.Flatten(2)], "Layer '1' rearranges channels and pixels; flatten all "
      "but the batch"),
     ([nn.Conv2d(4, 4, 3), nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2)], "Layer '2' is a "
-     "scale or norm of a flattened map; put it before the flattening"),
+     "batch norm of a flattened map; put it before the flattening"),
     ([nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(3)], "Layer '1' averages 4x4 pixels to 3x3; average "
      "to 1 pixel, or to edges that divide those of the map"),
     ([nn.Conv2d(4, 4, 3), nn.AvgPool2d(3)], "Layer '1' averages over 3 of 4x4 pixels with stride 3 "
@@ -320,7 +320,8 @@ def test_parameters_that_are_not_finite():
 @pytest.mark.parametrize("images,sentence", [
     (torch.zeros(1, 4, 6, 6, dtype=torch.int32), "Calibration images must be float or uint8, not "
      "int32"),
-    (np.zeros((4, 6, 6)), "Calibration images must have the shape (N, C, H, W), not (4, 6, 6)"),
+    (np.zeros((4, 6, 6)), "Calibration images must have the shape (N, C, H, W), or (N, C) of "
+     "vectors, not (4, 6, 6)"),
     (np.zeros((1, 3, 6, 6)), "The model does not run on calibration images of the shape "
      "(1, 3, 6, 6): Given groups=1, weight of size [4, 4, 3, 3], expected input[1, 3, 6, 6] to "
      "have 4 channels, but got 3 channels instead"),

@@ -62,7 +62,7 @@ COSTS = {
         Body(lambda m, x: torch.cat([m.one(x), m.two(x)], 1)), [2, 2, 1]),
     "concatenations of other neighbours": (
         Body(lambda m, x: (lambda a, b: m.wide(torch.cat([a, b], 1)) + m.wide(
-            torch.cat([b, a], 1)))(m.one(x), m.two(x))), [2, 2, 4, 1, 4]),
+            torch.cat([b, a], 1)))(m.one(x), m.two(x))), [2, 2, 4, 4]),
     "half of the channels": (Body(lambda m, x: m.narrow(m.one(x).chunk(2, 1)[1])), [2, 1]),
     "shuffle": (nn.Sequential(conv(3, padding=1), nn.ChannelShuffle(2), conv(3)), [2, 2]),
     "every second pixel": (Body(lambda m, x: m.two(m.one(x)[:, :, ::2, ::2])), [2, 1, 2]),

@@ -27,6 +27,7 @@ from hwgate.sim.records import Start
 from hwgate.sim.toolchain import verilator_root
 from support.engine_cases import CONFIGS, MORE_CONFIGS, TIMINGS, Case, verify
 from support.random_layers import Features, Limits, random_images, random_network
+from support.shares import rest_slow
 
 HERE = Path(__file__).parent
 each_config = pytest.mark.parametrize("name", CONFIGS)
@@ -40,14 +41,18 @@ def assert_equal(cases):
     return verdicts
 
 
-@each_config
+#: That of maps on chip comes last: test_engine_residency and test_engine_weights have its kinds.
+_ORDER = [*(name for name in CONFIGS if name != "2x36chip"), "2x36chip"]
+
+
+@pytest.mark.parametrize("name", rest_slow(_ORDER, quick=len(_ORDER) - 1))
 def test_random_layers_match(name):
     """A share of what ``make exact`` runs, under the first memory and one of the others."""
     others = 1 + list(CONFIGS).index(name) % (len(TIMINGS) - 1)
-    seeds = [seed for seed in range(60) if seed % len(TIMINGS) in (0, others)]
+    seeds = [seed for seed in range(30) if seed % len(TIMINGS) in (0, others)]
     verdicts = assert_equal([*(Case(name, "layers", seed) for seed in seeds),
-                             *(Case(name, "network", seed) for seed in seeds[1:6:2])])
-    assert sum(verdict.layers for verdict in verdicts) >= 50
+                             *(Case(name, "network", seed) for seed in seeds[1:4:2])])
+    assert sum(verdict.layers for verdict in verdicts) >= 25
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from support.random_layers import random_images
 from support.residency_cases import banded_network, many_layers
 
 #: Tiles of few pixels, and room for the weights of small layers.
-KEEPS = AcceleratorConfig(buffers=BufferConfig(
+KEEPS = AcceleratorConfig(lanes=2, buffers=BufferConfig(
     window_words=128, pixels=64, output_words=128, weight_bytes=1 << 11))
 #: The same without a weight memory.
 PLAIN = replace(KEEPS, buffers=replace(KEEPS.buffers, weight_bytes=0))

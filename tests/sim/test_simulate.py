@@ -44,8 +44,8 @@ NETWORK = QuantizedNetwork(CONFIG, (layer("conv1", 8), layer("conv2", CHANNELS))
 def steps(per_tile):
     """A descriptor per layer."""
     tiling = Tiling((Band(0, EDGE),), IMAGES, per_tile)
-    return [Step(LayerPlan(of, tiling.bands, (), (), (), b"", {}), tiling, {"slot_pixels": PIXELS})
-            for of in NETWORK.layers]
+    return [Step(LayerPlan(of, of, tiling.bands, (), (), (), b"", {}), tiling,
+                 {"slot_pixels": PIXELS}) for of in NETWORK.layers]
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Binding:
         return words.reshape(IMAGES, CHANNELS, EDGE, EDGE)
 
 
-@dataclass(frozen=True)
-class Program:
-    copies: tuple[Copy, ...]
-    per_tile: int = 1
-    network: Any = NETWORK
-    config: Any = CONFIG
+class Program(hwgate.Program):
+    """A program whose layers are copies."""
+
+    def __init__(self, copies, per_tile=1):
+        super().__init__(NETWORK, CONFIG, ())
+        vars(self).update(copies=copies, per_tile=per_tile)
 
     def bind(self, images):
         return Binding(image(self.copies, size=4 * DATA), steps(self.per_tile))

@@ -55,7 +55,7 @@ OPERATORS = (
              r"\b(bmm|matmul|baddbmm|scaled_dot_product\w*|eq|any|where|logical_not)\(|"
              r"is a linear layer on values|moves values between images"),
     Operator("multiplication, squeeze-and-excite", "open",
-             r"multiplies tensors|\bis a Mul\b|mul(_\d+)?' takes|depend on the image"),
+             r"multiplies tensors|product of two values|mul(_\d+)?' takes|depend on the image"),
     Operator("concatenation", "compiler", r"\bConcat|\bjoins\b|concatenat|more than one tensor;"),
     Operator("upsampling, transposed convolution", "open", r"upsample|transposed conv|\bResize\b"),
     Operator("linear layers, averages before them", "compiler",

@@ -12,7 +12,7 @@ from support.random_layers import Features, Limits, random_network
 __all__ = ["ROOMY", "SMALL", "banded_network", "joining_network", "many_layers"]
 
 #: Buffers that divide maps of more than 64 pixels into bands; room on chip for small maps.
-SMALL = AcceleratorConfig(buffers=BufferConfig(
+SMALL = AcceleratorConfig(lanes=2, buffers=BufferConfig(
     window_words=128, pixels=64, output_words=128, map_bytes=1 << 13))
 
 #: Buffers that hold several images of such networks at a time.

@@ -1,6 +1,5 @@
 """How far a public network gets on its way onto the accelerator, and what stops it."""
 
-import re
 import statistics
 import time
 import traceback
@@ -14,11 +13,13 @@ from torch import nn
 
 import hwgate
 from hwgate.compiler.program import Program
-from hwgate.errors import CompileError, FidelityWarning, UserError
+from hwgate.errors import FidelityWarning, UserError
 from hwgate.frontend import Graph, lower, read_torch, simplify
 from hwgate.frontend.model import evaluating
 from hwgate.frontend.passes import drop_softmax
-from hwgate.machine.config import AcceleratorConfig, ConfigError
+from hwgate.machine.config import AcceleratorConfig
+from hwgate.plan.fitting import Placed, smallest
+from hwgate.plan.layer import stored_layer
 from hwgate.quant.network import QuantizedNetwork
 from support.public_networks import Definition, random_images
 
@@ -32,8 +33,6 @@ _SMALL = 50_000_000
 
 #: Calibration images, small and large ones.
 _IMAGES = 8, 2
-
-_NEEDED = re.compile(r"raise buffers\.(\w+)")
 
 
 @dataclass(frozen=True)
@@ -112,26 +111,20 @@ def take_in(definition: Definition, config: AcceleratorConfig,
 
 
 def compile_fitting(network: QuantizedNetwork) -> Program:
-    """A program for the network's accelerator, with the buffers doubled that are too small.
+    """A program for the network's accelerator, with its buffers no larger than they must be.
 
     Raises
     ------
     CompileError
         If no buffer is large enough.
     """
-    while True:
-        try:
-            return hwgate.compile(network)
-        except CompileError as error:
-            need = _NEEDED.search(str(error))
-            if need is None:
-                raise
-            buffers = network.config.buffers
-            try:
-                buffers = replace(buffers, **{need[1]: 2 * getattr(buffers, need[1])})
-            except ConfigError:
-                raise error from None
-            network = replace(network, config=replace(network.config, buffers=buffers))
+    config, layers = network.config, network.layers
+    shapes = [[network.shape(source) for source in network.inputs(n)] for n in range(len(layers))]
+    placed = [Placed(stored_layer(layer, [channels for channels, _, _ in own], config),
+                     None if layer.residual is None else network.shape(layer.residual))
+              for layer, own in zip(layers, shapes, strict=True)]
+    enough = smallest(placed, config)
+    return hwgate.compile(network if enough is None else replace(network, config=enough))
 
 
 class _Journey:
