@@ -14,6 +14,7 @@ from hwgate.evaluation.against_dense import simulate_and_estimate
 from hwgate.machine.config import preset
 from hwgate.nn.gates import gated_layers, set_density, settle_norms
 from hwgate.nn.models import REFERENCE, resnet18, resnet20, vgg16
+from support.shares import rest_slow
 
 torch.set_num_threads(1)  # tests run in parallel
 
@@ -51,9 +52,10 @@ def assert_exact(network, images):
     return pair.rtl
 
 
-@pytest.mark.parametrize("make,options", [
-    (resnet20, {}), (resnet20, {"post_activation": True, "grouping": True}), (resnet18, {}),
-], ids=["resnet20", "resnet20 post-activation", "resnet18"])
+@pytest.mark.parametrize("make,options", rest_slow({
+    "resnet20": (resnet20, {}),
+    "resnet20 post-activation": (resnet20, {"post_activation": True, "grouping": True}),
+    "resnet18": (resnet18, {})}))
 def test_small_networks_are_exact(make, options):
     """A quarter of the pixels and of the channels: bands, strides, both kinds of shortcuts."""
     width = 1 if make is resnet20 else 0.25

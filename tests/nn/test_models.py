@@ -20,6 +20,7 @@ from hwgate.nn.gates import gated_layers, set_density, settle_norms
 from hwgate.nn.macs import mac_summary
 from hwgate.nn.models import REFERENCE, lenet, load_reference_resnet20, resnet18, resnet20, vgg16
 from hwgate.quant.layer import IMAGE
+from support.shares import rest_slow
 
 CONFIG = preset("cifar")
 torch.set_num_threads(1)  # tests run in parallel
@@ -109,7 +110,7 @@ def test_narrow_layers_have_fewer_groups(base, by_inputs):
         resnet20(gate_groups=1, base_channels=4)
 
 
-@pytest.mark.parametrize("make", [resnet20, resnet18, vgg16])
+@pytest.mark.parametrize("make", rest_slow({m.__name__: m for m in (resnet20, resnet18, vgg16)}))
 @pytest.mark.parametrize("options", [{}, {"gate_groups": 2}, {"gate_groups": 2, "grouping": True},
                                      {"gate_groups": 8, "grouping": True, "base_channels": 4}],
                          ids=["dense", "gated", "grouped", "fitting"])

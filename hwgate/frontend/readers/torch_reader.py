@@ -3,6 +3,7 @@
 import operator
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -47,11 +48,16 @@ def read_torch(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...])
             program = model
         else:
             program = _export(model, image_shape, name)
-        table = torch.export.default_decompositions()
-        for target in [key for key in table if key.name().split("::")[-1].split(".")[0] in _WHOLE]:
-            table.pop(target)
-        program = program.run_decompositions(table)
+        program = program.run_decompositions(dict(_decompositions()))
     return _Reader(program, model, name).graph()
+
+
+@cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """How operators become those of the core, but for :data:`_WHOLE`; made once, for it is slow."""
+    table = torch.export.default_decompositions()
+    return {target: decompose for target, decompose in table.items()
+            if target.name().split("::")[-1].split(".")[0] not in _WHOLE}
 
 
 def _export(model: nn.Module, image_shape: tuple[int, ...], name: str) -> ExportedProgram:
