@@ -112,7 +112,8 @@ def check(model: Any, image_shape: tuple[int, int, int], config: AcceleratorConf
         For what is no model, or no shape of an image, or another one than a program was exported
         for.
     """
-    if len(image_shape) not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in image_shape):
+    if not isinstance(image_shape, (tuple, list)) or len(image_shape) not in (1, 3) or not all(
+            isinstance(n, int) and n > 0 for n in image_shape):
         raise UserError(f"The shape of an image must be three positive integers (C, H, W), or "
                         f"one of a vector (C,), not {image_shape}")
     model = unwrap(model)

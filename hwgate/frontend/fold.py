@@ -132,6 +132,12 @@ def calibrate(model: Any, calibration_images: Any, config: AcceleratorConfig,
         # lets pass is never larger than its bound, so that the largest integer clamps likewise.
         scales[index] = (range_scale(largest[block.value], high) if block is lowered.blocks[-1]
                          else activation_scale(values[block.value], low, high))
+        if block.bound is not None:
+            scales[index] = min(scales[index], block.bound / high)
+    # What is always zero takes the finest step: a coarse one would count beside other maps.
+    finest = min(scales.values())
+    scales |= {index: finest for index, block in enumerate(lowered.blocks)
+               if not largest[block.value]}
     return Calibrated(lowered, scales, (*images.shape[1:], 1, 1)[:3], graph, images)
 
 

@@ -80,7 +80,7 @@ def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tenso
         try:
             with torch.no_grad():
                 for batch in batches(images):
-                    found.append(module(batch.to(device, dtype)))
+                    found.append(module(batch.to(device, dtype, copy=True)))
         except Exception as error:  # whatever the user's forward does
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"The model does not run on calibration images of the shape "

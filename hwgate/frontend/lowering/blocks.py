@@ -85,8 +85,9 @@ class Block:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of the operator's output."""
-        return self.op.shape if len(self.op.shape) == 3 else (*self.op.shape, 1, 1)
+        """(C, H, W) of its output."""
+        channels, height, width = (*self.op.shape, 1, 1)[:3]
+        return channels, height // self.pool, width // self.pool
 
 
 @dataclass(frozen=True)

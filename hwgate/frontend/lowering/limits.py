@@ -75,7 +75,7 @@ def bound_of(node: Node) -> tuple[bool, float | None]:
     if node.options["kind"] != "clamp":
         raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
     low, high = node.options["low"], node.options["high"]
-    if low == 0 or high is not None and low == -high:
+    if (low == 0 or high is not None and low == -high) and (high is None or high > 0):
         return low == 0, None if high is None else float(high)
     raise unsupported(node, f"clamps to {low}..{high}", "clamp to 0..n, as ReLU6 does, or to -n..n")
 

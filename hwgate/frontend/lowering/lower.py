@@ -123,11 +123,17 @@ class _Lowering:
         maps = view.maps
         return view.whole(self._shape(maps[0])[0]) if len(maps) == 1 else None
 
-    def _shared(self, name: str) -> bool:
-        """Whether more than one operator takes a value, in this or in another shape."""
-        while self.readers[name] == 1 and self.graph.node(name).op == "Reshape":
-            name, = self.graph.node(name).inputs
-        return self.readers[name] > 1
+    def _free(self, name: str, index: int) -> bool:
+        """Whether a value is a block's output as it is, and one operator alone takes it, in this or
+        in another shape; so that the block may compute that operator as well."""
+        while self.readers[name] == 1:
+            if index < 0 or name == self.blocks[index].value:
+                return index >= 0
+            node = self.graph.node(name)
+            if node.op != "Reshape":
+                break
+            name, = node.inputs
+        return False
 
     # Blocks
 
@@ -183,8 +189,9 @@ class _Lowering:
     def _conv(self, node: Node) -> View:
         name, view = node.inputs[0], self.views[node.inputs[0]]
         options = node.options
-        pointwise = (node.tensors["weight"].shape[2:] == (1, 1) and not any(options["padding"])
-                     and options["groups"] == 1 and node.options.get("gate") is None)
+        pointwise = (node.tensors["weight"].shape[2:] == options["stride"] == (1, 1)
+                     and not any(options["padding"]) and options["groups"] == 1
+                     and options.get("gate") is None)
         if not view.unknown and (not view.plain or node.options.get("gate") is not None):
             if not (view.average and pointwise) and (not view.plain or self._mixed(view)):
                 view = self._map(name, node.origin)
@@ -222,8 +229,7 @@ class _Lowering:
         """
         name, view = node.inputs[0], self.views[node.inputs[0]]
         index = self._whole(view)
-        if index is not None and index >= 0 and not self._shared(name) and (
-                fits(self.blocks[index])):
+        if index is not None and self._free(name, index) and fits(self.blocks[index]):
             block = self.blocks[index]
         else:
             block = self._copy(view, name, node.origin)
@@ -252,7 +258,8 @@ class _Lowering:
     def _activation(self, node: Node) -> View:
         positive, bound = bound_of(node)
         block, view = self._last(node, lambda block: bound is None or block.bound is None)
-        block.relu, block.bound = block.relu or positive, block.bound or bound
+        block.relu = block.relu or positive
+        block.bound = bound if block.bound is None else block.bound
         return view
 
     def _pool(self, node: Node) -> View:
@@ -269,8 +276,10 @@ class _Lowering:
             raise unsupported(node, "takes rows and columns at other distances than 1 and 2",
                                "take whole maps")
         index, count = self._whole(view), len(view.channels)
+        if not any(channel >= 0 and view.channels[channel] for channel in channels):
+            raise unsupported(node, "takes nothing but zeros", "leave it out")
         if rows == 1 and sorted(channels) == list(range(count)) and index is not None and (
-                index >= 0 and not self._shared(name) and self.blocks[index].residual is None):
+                self._free(name, index) and self.blocks[index].residual is None):
             block, order = self.blocks[index], torch.tensor(channels)
             block.order = order if block.order is None else block.order[order]
             block.value = node.name
@@ -305,6 +314,9 @@ class _Lowering:
     def _add(self, node: Node) -> View:
         """The later of two blocks takes the other one's output in, or a copy does."""
         one, two = node.inputs
+        if len(self.views[one].channels) != len(self.views[two].channels):
+            raise unsupported(node, "adds a flattened map to a vector",
+                               "add maps before the flattening")
         for main, other in sorted([(one, two), (two, one)], key=lambda pair: -max(
                 self.views[pair[0]].maps, default=IMAGE)):
             index, seen = self._whole(self.views[main]), self._residual(self.views[other])
@@ -340,7 +352,7 @@ class _Lowering:
 
     def _takes(self, name: str, index: int) -> bool:
         """Whether a block can take a residual in."""
-        if index < 0 or self._shared(name):
+        if not self._free(name, index):
             return False
         block = self.blocks[index]
         return (not block.reduces and block.pool == 1 and block.residual is None

@@ -179,7 +179,7 @@ def _hardtanh(read: Emitter, x: Any, low: float = -1, high: float = 1) -> Moved:
 def _clamp(read: Emitter, x: Any, min: Any = None, max: Any = None) -> Moved:
     if min == 0 and max is None:
         return read.emit("Activation", [x], kind="relu")
-    if isinstance(min, Constant) or isinstance(max, Constant):
+    if isinstance(min, (Constant, Moved)) or isinstance(max, (Constant, Moved)):
         raise Obstacle("clamps to tensors", "clamp to numbers")
     return read.emit("Activation", [x], kind="clamp", low=min, high=max)
 
@@ -289,6 +289,8 @@ def _mul(read: Emitter, x: Any, y: Any) -> Moved:
 def _div(read: Emitter, x: Any, y: Any, **options: Any) -> Moved:
     if not isinstance(x, Moved) or isinstance(y, Moved) or options.get("rounding_mode"):
         raise Obstacle("divides by a value that depends on the image")
+    if not isinstance(y, Constant) and not y:
+        raise Obstacle("divides by 0", "leave it out")
     return _affine_of(read, x, Constant(1 / y.value) if isinstance(y, Constant) else 1 / y, 0)
 
 
