@@ -179,7 +179,7 @@ def test_compile_shows_the_program_and_explains_it(invoke, tmp_path):
     save_network(path, banded_network(SMALL))
     status, out, _ = invoke("compile", path, "--images", 3, "--map-kib", 0)
     assert status == 0
-    assert "3 images on 4 lanes" in out and "off chip" in out and "on chip" not in out
+    assert "3 images on 2 lanes" in out and "off chip" in out and "on chip" not in out
     content = json.loads(invoke("compile", path, "--json", "-", "--map-kib", 16)[1])
     assert [layer["on_chip"] for layer in content["layers"]] == [True] * 4 + [False]
     assert {layer["tiles"] for layer in content["layers"]} == {4}
