@@ -2,14 +2,16 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn import functional as F
 
 from hwgate.errors import CompileError, FidelityWarning, UserError
 from hwgate.machine.config import FormatConfig
@@ -21,10 +23,11 @@ from hwgate.quant.layer import IMAGE
 from hwgate.quant.network import QuantizedNetwork
 
 from .graph import Graph
-from .lowering.blocks import Lowered
+from .lowering.blocks import Block, Lowered
 from .model import evaluating, kind, reference
+from .operators import OPERATORS
 
-__all__ = ["CHECKS", "admit", "check_finite", "check_reading", "measure"]
+__all__ = ["CHECKS", "admit", "check_finite", "check_lowering", "check_reading", "measure"]
 
 #: What happens below the limit: an error, or only a warning.
 CHECKS = ("error", "warn")
@@ -87,6 +90,63 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
             f"The model computes something else than was read from it: outputs are up to "
             f"{apart:.3g} apart of {largest:.3g}; this is a bug of hwgate, or the model's results "
             "depend on more than an image")
+
+
+def check_lowering(lowered: Lowered, graph: Graph, images: NDArray[Any]) -> None:
+    """Raise unless each block computes in float what the graph does, fed with the graph's values:
+    of every channel and pixel, where a ratio over a whole layer would hide one.
+
+    Parameters
+    ----------
+    lowered : Lowered
+    graph : Graph
+        What it was lowered from.
+    images : float (N, C, H, W)
+        The first 32 of them are compared.
+
+    Raises
+    ------
+    CompileError
+        If they differ by more than rounding; names the layer.
+    """
+    names = {lowered.image, *(block.value for block in lowered.blocks)}
+    with torch.no_grad():
+        batch = torch.from_numpy(np.ascontiguousarray(images[:_IMAGES]))
+        values = {node.name: value for node, value in graph.values(batch, names)}
+        image = values[lowered.image]
+        maps = {IMAGE: image[:, :, None, None] if image.ndim == 2 else image}
+        for index, block in enumerate(lowered.blocks):
+            found, wanted = _in_float(block, maps), values[block.value]
+            apart = math.inf
+            if found.numel() == wanted.numel():
+                maps[index] = wanted.reshape(found.shape)
+                apart = float((found - maps[index]).abs().max())
+            if not apart <= _READING[graph.dtype] * max(float(wanted.abs().max()), 1e-30):
+                raise CompileError(f"Layer {block.name!r} would compute something else than the "
+                                   f"model: outputs are up to {apart:.3g} apart; this is a bug of "
+                                   "hwgate")
+
+
+def _in_float(block: Block, maps: Mapping[int, Tensor]) -> Tensor:
+    """Output (N, C, H, W) of a block for the outputs of those before it."""
+    x = torch.cat([maps[n] for n in block.sources], 1)
+    if block.channels is not None:
+        x = OPERATORS["Select"]([x], {}, {"channels": block.channels, "stride": (1, 1)})
+    x = x.mean((2, 3), keepdim=True) if block.average else x
+    op = block.op
+    y = OPERATORS[op.op]([x.flatten(1) if op.op == "Linear" else x], op.tensors, op.options)
+    y = y[:, :, None, None] if y.ndim == 2 else y
+    for node in block.after:
+        y = OPERATORS[node.op]([y], node.tensors, node.options)
+    y = y if block.order is None else y[:, block.order]
+    if block.residual is not None:
+        step, offset = block.shortcut.stride, block.shortcut.offset
+        r = maps[block.residual][:, :, ::step, ::step]
+        y = y.relu() if block.relu_first else y
+        y = y + F.pad(r, (0, 0, 0, 0, offset, y.shape[1] - offset - r.shape[1]))
+    y = y.relu() if block.relu else y
+    y = y if block.bound is None else y.clamp(-block.bound, block.bound)
+    return y if block.pool == 1 else F.max_pool2d(y, block.pool)
 
 
 def measure(lowered: Lowered, graph: Graph, network: QuantizedNetwork,

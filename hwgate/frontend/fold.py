@@ -17,7 +17,7 @@ from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.requantize import SHIFTS
 
 from .calibrate import activation_scale, range_scale, record
-from .door import CHECKS, admit, check_finite, check_reading, measure
+from .door import CHECKS, admit, check_finite, check_lowering, check_reading, measure
 from .graph import Graph
 from .images import Normalization, normalized, typical_images
 from .lowering.blocks import Block, Lowered
@@ -123,6 +123,7 @@ def calibrate(model: Any, calibration_images: Any, config: AcceleratorConfig,
             raise CompileError(obstacles[0])
         check_finite(graph)
         check_reading(whole, model, images)
+        check_lowering(lowered, graph, images)
         names = {lowered.image, *(block.value for block in lowered.blocks)}
         values, largest = record(graph, names, images)
     low, high = config.formats.limits(config.formats.activation)

@@ -1,5 +1,8 @@
 """A layer takes an operator in only where nobody else reads its output, however it is seen."""
 
+from dataclasses import replace
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from torch.nn import functional as F
 
 import hwgate
 from hwgate.errors import CompileError, UserError
+from hwgate.frontend import lower, read_torch, simplify
+from hwgate.frontend.door import check_lowering
 
 CONFIG = hwgate.preset("cifar")
 
@@ -84,6 +89,33 @@ def test_it_follows(name):
 def test_refused(body, sentence):
     with pytest.raises(CompileError, match=sentence):
         hwgate.quantize(Net(body).eval(), images(), CONFIG)
+
+
+def test_a_shared_output_that_is_changed_is_seen(monkeypatch):
+    """Of all that a layer's readers see, by value: a ratio over the layer was too coarse for it."""
+    lowering = import_module("hwgate.frontend.lowering.lower")._Lowering
+    monkeypatch.setattr(lowering, "_free",
+                        lambda self, name, index: index >= 0 and self.readers[name] == 1)
+    with pytest.raises(CompileError, match="^Layer 'eight' would compute something else"):
+        hwgate.quantize(Net(BODIES["clamp"]).eval(), images(), CONFIG)
+
+
+def planted(found, **changes):
+    blocks = [replace(block, **changes) if block.name == "stem" else block
+              for block in found.blocks]
+    return replace(found, blocks=tuple(blocks))
+
+
+@pytest.mark.parametrize("changes", [
+    {"relu": True}, {"bound": 0.5}, {"order": torch.tensor([*range(14), 15, 14])},
+    {"channels": (0, 2, 1)}, {"residual": -1}], ids=lambda changes: next(iter(changes)))
+def test_a_wrong_block_is_seen(changes):
+    model = Net(lambda m, x: m.whole(m.stem(x))).eval()
+    graph = simplify(read_torch(model, (3, 8, 8)))
+    found, _ = lower(graph)
+    check_lowering(found, graph, images().numpy())
+    with pytest.raises(CompileError, match="^Layer 'stem' would compute something else"):
+        check_lowering(planted(found, **changes), graph, images().numpy())
 
 
 def test_images_stay_as_they_are():
