@@ -6,12 +6,27 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["joined", "side_by_side"]
+__all__ = ["joined", "side_by_side", "stored_places"]
 
 
 def joined(maps: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
     """Feature maps (N, C, H, W) side by side, one's channels after the other's."""
     return maps[0] if len(maps) == 1 else np.concatenate(maps, axis=1)
+
+
+def stored_places(parts: Sequence[int], size: int) -> NDArray[np.int64]:
+    """Place in memory of each channel of maps side by side, which lie in whole channel groups.
+
+    Parameters
+    ----------
+    parts : sequence of int
+        Channels of each map.
+    size : int
+        R, channels of a group.
+    """
+    starts = np.cumsum([0, *(-(-part // size) * size for part in parts[:-1])])
+    return np.concatenate([start + np.arange(part)
+                           for start, part in zip(starts, parts, strict=True)])
 
 
 def side_by_side(runs: Iterable[Sequence[int]]) -> tuple[dict[int, tuple[int, ...]], int | None]:

@@ -42,10 +42,11 @@ def _sample(values: NDArray[Any], count: int) -> NDArray[Any]:
     return values[np.random.default_rng(0).integers(0, len(values), count)]
 
 
-def batches(images: NDArray[Any]) -> Iterator[torch.Tensor]:
+def batches(images: NDArray[Any], size: int | None = None) -> Iterator[torch.Tensor]:
     """Images as tensors, some at a time."""
-    for at in range(0, len(images), _BATCH):
-        yield torch.from_numpy(np.ascontiguousarray(images[at:at + _BATCH]))
+    size = size or _BATCH
+    for at in range(0, len(images), size):
+        yield torch.from_numpy(np.ascontiguousarray(images[at:at + size]))
 
 
 def record(graph: Graph, names: Collection[str],

@@ -12,6 +12,7 @@ from hwgate.errors import CompileError, UserError, expect
 from hwgate.machine.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig, FormatConfig
 from hwgate.nn.gated import GatedConv2d
 from hwgate.quant.golden import psum_bound, score_bound
+from hwgate.quant.joined import stored_places
 from hwgate.quant.layer import IMAGE, QuantizedLayer, reorder
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.requantize import SHIFTS
@@ -205,7 +206,7 @@ def fold_block(index: int, block: Block, shapes: Sequence[tuple[int, int, int]],
         weight, formats, np.abs(offset) * pixels / (in_scale * _INT32[1]), np.abs(gain))
     unit = in_scale * weight_scale  # real value of a psum of 1
     layer = QuantizedLayer(
-        block.name, integers, **_gates(block, in_scale, unit, config, square),
+        block.name, integers, **_gates(block, sizes, in_scale, unit, config, square),
         **_nothing(len(weight)), in_shape=in_shape, padding=padding(block),
         stride=block.op.options.get("stride", (1, 1))[0], relu=block.relu,
         pool=block.pool, reduce=block.reduces, in_scale=in_scale, out_scale=out_scale,
@@ -252,20 +253,24 @@ def _integers(weight: NDArray[np.float64], formats: FormatConfig,
     return np.rint(weight / scale[:, None, None, None]).astype(np.int8), scale
 
 
-def _gates(block: Block, in_scale: float, unit: NDArray[np.float64], config: AcceleratorConfig,
+def _gates(block: Block, sizes: Sequence[int], in_scale: float, unit: NDArray[np.float64],
+           config: AcceleratorConfig,
            square: Callable[[torch.Tensor], NDArray[np.float64]]) -> dict[str, Any]:
-    """Fields ``base`` and ``threshold``, and ``score`` and ``gate`` where channels share gates."""
+    """Fields ``base`` and ``threshold``, and ``score`` and ``gate`` where channels share gates; of
+    maps side by side with so many channels each."""
     gate, weight = block.gate, square(block.op.tensors["weight"])
     if gate is None or gate.force_open:
         return {"base": np.ones(weight.shape[:2], bool), "threshold": None}
     base = gate.base.cpu().numpy()
     size = config.channels * (TAPS if gate.kernel_size == (1, 1) else 1)
-    for start in range(0, base.shape[1], size):
-        group = base[:, start:start + size]
-        if (group != group[:, :1]).any():
+    group = stored_places(sizes, config.channels) // size
+    each = f" in each of its {len(sizes)} maps side by side" if len(sizes) > 1 else ""
+    for number in range(group[-1] + 1):
+        own = base[:, group == number]
+        if (own != own[:, :1]).any():
             raise CompileError(
                 f"Layer {block.name!r} has base paths of {int(base[0].sum())} input channels, "
-                f"which must be a multiple of the {size} channels of a pass; choose other "
+                f"which must be a multiple of the {size} channels of a pass{each}; choose other "
                 "channels, another gate_groups or a smaller group")
     if gate.share == 1:
         return {"base": base, "threshold": _thresholds(block, gate, unit)}

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 
 from hwgate.errors import CompileError, UserError, shown
 
@@ -47,6 +49,8 @@ def evaluating(model: nn.Module | ExportedProgram) -> Iterator[None]:
         yield
         return
     modules = list(model.modules())
+    tensors = [(tensor, tensor.detach().clone())
+               for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
     tables = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
     before = [(module, dict(module.__dict__),
                {name: copy.copy(module.__dict__[name]) for name in tables})
@@ -63,6 +67,9 @@ def evaluating(model: nn.Module | ExportedProgram) -> Iterator[None]:
                 table = module.__dict__[name]
                 table.clear()
                 table.update(values)
+        for tensor, value in tensors:
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
 
 
 def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tensor:
@@ -75,11 +82,14 @@ def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tenso
     """
     module = model.module() if isinstance(model, ExportedProgram) else model
     dtype, device = kind(model)
+    count, fixed = len(images), _batch_size(model)
+    if fixed is not None:  # runs whole batches only
+        images = np.concatenate([images, np.repeat(images[-1:], -len(images) % fixed, axis=0)])
     found = []
     with evaluating(model):
         try:
             with torch.no_grad():
-                for batch in batches(images):
+                for batch in batches(images, fixed):
                     found.append(module(batch.to(device, dtype, copy=True)))
         except Exception as error:  # whatever the user's forward does
             text = str(error).strip().splitlines() or [type(error).__name__]
@@ -88,7 +98,16 @@ def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tenso
     if not all(isinstance(value, Tensor) for value in found):
         raise CompileError(f"Model {type(model).__name__} must return one tensor, the output of "
                            "its last layer")
-    return torch.cat(found).double().cpu()
+    return torch.cat(found)[:count].double().cpu()
+
+
+def _batch_size(model: nn.Module | ExportedProgram) -> int | None:
+    """Images that a model takes at a time, if it takes only so many: an exported program's."""
+    if not isinstance(model, ExportedProgram) or model.range_constraints:
+        return None
+    inputs = set(model.graph_signature.user_inputs)
+    return next((int(node.meta["val"].shape[0]) for node in model.graph.nodes
+                 if node.name in inputs and isinstance(node.meta.get("val"), Tensor)), None)
 
 
 def kind(model: nn.Module | ExportedProgram) -> tuple[torch.dtype, torch.device]:

@@ -13,6 +13,7 @@ from hwgate.machine.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig
 from hwgate.machine.layouts import Gated, Opcode, header_layout
 from hwgate.plan.geometry import Band, Shape, kernel_blocks, split_rows
 from hwgate.quant.fetch import lane_order
+from hwgate.quant.joined import stored_places
 from hwgate.quant.layer import QuantizedLayer
 
 __all__ = ["Job", "LayerPlan", "plan_layer", "stored_layer"]
@@ -183,8 +184,7 @@ def stored_layer(layer: QuantizedLayer, parts: Sequence[int],
         return layer
     # Behind the channels of a map come those that its last group lacks; they read no weight.
     ends, room = np.cumsum(parts), [_ceil(part, size) * size for part in parts]
-    places = np.concatenate([np.arange(part) + start for part, start in zip(
-        parts, np.cumsum([0, *room[:-1]]), strict=True)])
+    places = stored_places(parts, size)
     source = np.repeat(ends - 1, room)
     source[places] = np.arange(len(places))
     holes = np.ones(sum(room), bool)

@@ -192,6 +192,11 @@ def test_functions_count_as_modules():
     assert np.abs(network(images) * network.layers[1].out_scale - wanted).max() < 0.02
 
 
+class SideBySide(nn.ModuleList):
+    def forward(self, x):
+        return torch.cat([part(x) for part in self], 1)
+
+
 class Function(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -281,12 +286,27 @@ def test_what_layers_take_in(modules, weights):
     ([nn.Conv2d(4, 16, 3), GatedConv2d(16, 4, 1)], "Layer '1' has base paths of 4 input channels, "
      "which must be a multiple of the 36 channels of a pass; choose other channels, another "
      "gate_groups or a smaller group"),
+    ([SideBySide([nn.Conv2d(4, 2, 3), nn.Conv2d(4, 6, 3)]), GatedConv2d(8, 4, 3, gate_groups=2)],
+     "Layer '1' has base paths of 4 input channels, which must be a multiple of the 4 channels of "
+     "a pass in each of its 2 maps side by side; choose other channels, another gate_groups or a "
+     "smaller group"),
+    ([nn.Conv2d(4, 4, 3), Function(lambda x: x.to(torch.int32).float())], "Layer '1._to_copy' "
+     "converts values to int32; keep them floating point"),
     ([nn.Identity()], f"The model has no layer to run; supported are {RUNS}"),
 ], ids=lambda v: v[:30] if isinstance(v, str) else "")
 def test_what_cannot_be_mapped_is_named(modules, sentence):
     with pytest.raises(CompileError) as error:
         hwgate.quantize(chain(*modules), torch.rand(1, 4, 6, 6), CONFIG)
     assert str(error.value) == sentence
+
+
+def test_gates_split_maps_side_by_side_between_their_groups():
+    """At 6 of 12 channels, where the second map begins with a channel group of its own."""
+    model = chain(SideBySide([nn.Conv2d(4, 6, 3), nn.Conv2d(4, 6, 3)]),
+                  GatedConv2d(12, 4, 3, gate_groups=2))
+    network = hwgate.quantize(model, torch.rand(2, 4, 6, 6), CONFIG)
+    job = hwgate.compile(network).plans[-1].jobs[0]
+    assert (job.base, job.conditional) == ((0, 1), (2, 3))
 
 
 def test_control_flow_cannot_be_traced():

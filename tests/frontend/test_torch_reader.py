@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
@@ -137,9 +138,28 @@ def test_wrappers_are_taken_off():
         hwgate.quantize("model", images, hwgate.preset("tiny"))
 
 
+@pytest.mark.parametrize("count, dynamic", [
+    (1, None), (3, None), (8, None), (8, {0: Dim.DYNAMIC}),
+    (4, {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO})])
+def test_programs_run_in_their_own_batches(count, dynamic):
+    torch.manual_seed(0)
+    model, images = Net().eval(), torch.randn(8, 4, 8, 8)
+    shapes = None if dynamic is None else (dynamic,)
+    program = torch.export.export(model, (images[:count],), dynamic_shapes=shapes)
+    own, other = (hwgate.quantize(found, images, hwgate.preset("tiny"))
+                  for found in (model, program))
+    assert [layer.name for layer in own.layers] == [layer.name for layer in other.layers]
+    assert (own(images) == other(images)).all() and own.fidelity == other.fidelity
+
+
 def test_the_model_comes_back_as_it_was():
     class Caches(Net):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
         def forward(self, x):
+            self.calls += 1
             self.seen = x.shape
             self.cache = super().forward(x)
             return self.cache
@@ -158,7 +178,20 @@ def test_the_model_comes_back_as_it_was():
         assert len(module._forward_hooks) == len(before[name]["_forward_hooks"])
         for key, parameter in module._parameters.items():
             assert parameter is None or torch.equal(parameter, before[name]["_parameters"][key])
+    assert model.calls == 0
     assert not model.b[0].weight.requires_grad and model.a[0].weight.requires_grad
+
+
+def test_weights_that_a_model_changes_come_back():
+    class Clamps(Net):
+        def forward(self, x):
+            self.b[0].weight.data.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    model = Clamps()
+    with pytest.raises(CompileError, match="^Model Clamps cannot be exported"):
+        hwgate.quantize(model, torch.randn(4, 4, 8, 8), hwgate.preset("tiny"))
+    assert model.b[0].weight.abs().max() > 0.1
 
 
 def test_half_precision_and_double():

@@ -44,10 +44,12 @@ def read_torch(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...])
     name = type(model).__name__
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if isinstance(model, ExportedProgram):
-            program = model
-        else:
+        if not isinstance(model, ExportedProgram):
             program = _export(model, image_shape, name)
+        elif model.range_constraints:  # of any batch: sizes are symbols
+            program = _export(model.module(), image_shape, name)
+        else:
+            program = model
         program = program.run_decompositions(dict(_decompositions()))
     return _Reader(program, model, name).graph()
 
@@ -164,7 +166,7 @@ class _Reader:
             return self._fold(node, args, options)
         try:
             if name in COPIES or name == "as_strided" and _same_place(node):
-                return args[0]
+                return _copied(node, args[0])
             if name in MOVES:
                 return self._move(node, name, args, options)
             if name not in ATEN:
@@ -336,6 +338,16 @@ def _same_place(node: fx.Node) -> bool:
     return before.shape == after.shape and len(node.args) < 4 and all(
         old == new for size, old, new in zip(before.shape, before.stride(), after.stride(),
                                              strict=True) if size > 1)
+
+
+def _copied(node: fx.Node, value: Any) -> Any:
+    """Values that an operator copies, if they stay what they are."""
+    kept = node.meta["val"]
+    dtype = (kept[0] if isinstance(kept, (list, tuple)) else kept).dtype
+    if not dtype.is_floating_point:
+        raise Obstacle(f"converts values to {str(dtype).removeprefix('torch.')}",
+                       "keep them floating point")
+    return value
 
 
 def _moved_among(args: Any) -> list[Moved]:
