@@ -17,13 +17,13 @@ from .lowering.limits import kernel_edge
 
 __all__ = ["deviation", "drop_same", "drop_softmax", "fold_norms", "fold_padding",
            "gain_and_offset", "merge_affine", "merge_means", "merge_relu", "norm_as_affine",
-           "pools_as_convolutions", "simplify", "whole_averages"]
+           "pools_as_convolutions", "simplify", "whole_averages", "whole_windows"]
 
 
 def simplify(graph: Graph) -> Graph:
     """All passes that compute the same, in their order."""
-    for fold in (whole_averages, merge_means, pools_as_convolutions, fold_padding, merge_relu,
-                 fold_norms, merge_affine):
+    for fold in (whole_averages, merge_means, pools_as_convolutions, whole_windows, fold_padding,
+                 merge_relu, fold_norms, merge_affine):
         graph = fold(graph)
     return graph
 
@@ -60,14 +60,13 @@ def pools_as_convolutions(graph: Graph) -> Graph:
     def fold(node: Node, graph: Graph) -> Node | None:
         if node.op != "AvgPool":
             return None
-        o, (channels, *pixels) = node.options, graph.node(node.inputs[0]).shape
+        o, channels = node.options, node.shape[0]
         rows, columns = o["kernel_size"]
         divisor = o.get("divisor_override")
-        floors = tuple((edge + 2 * pad - size) // step + 1 for edge, pad, size, step in zip(
-            pixels, o["padding"], o["kernel_size"], o["stride"], strict=True))
         uneven = any(o["padding"]) and not o["count_include_pad"] and divisor is None
-        if uneven or floors != node.shape[1:] or kernel_edge(rows, columns) is None or (
-                o["stride"] not in [(s, s) for s in STRIDES]):
+        if uneven or _windows(node, graph) != node.shape[1:]:
+            return None
+        if kernel_edge(rows, columns) is None or o["stride"] not in [(s, s) for s in STRIDES]:
             return None
         weight = torch.full((channels, 1, rows, columns), 1 / (divisor or rows * columns))
         down, across = o["padding"]
@@ -76,6 +75,26 @@ def pools_as_convolutions(graph: Graph) -> Graph:
             "groups": channels, "constant": True})
 
     return _each(graph, fold)
+
+
+def whole_windows(graph: Graph) -> Graph:
+    """A max pooling that has no more windows with ``ceil_mode`` than without does not need it."""
+    def fold(node: Node, graph: Graph) -> Node | None:
+        if node.op != "MaxPool" or not node.options["ceil_mode"] or (
+                _windows(node, graph) != node.shape[1:]):
+            return None
+        return replace(node, options={**node.options, "ceil_mode": False})
+
+    return _each(graph, fold)
+
+
+def _windows(node: Node, graph: Graph) -> tuple[int, ...]:
+    """Rows and columns of a pooling without ``ceil_mode``."""
+    o, (_, *pixels) = node.options, graph.node(node.inputs[0]).shape
+    return tuple((edge + 2 * pad - apart * (size - 1) - 1) // step + 1
+                 for edge, pad, size, apart, step in zip(
+                     pixels, o["padding"], o["kernel_size"], o.get("dilation", (1, 1)),
+                     o["stride"], strict=True))
 
 
 def merge_means(graph: Graph) -> Graph:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hwgate.frontend import read_torch, simplify
-from hwgate.frontend.passes import pools_as_convolutions, whole_averages
+from hwgate.frontend.passes import pools_as_convolutions, whole_averages, whole_windows
 from support.small_nets import Net
 
 torch.set_num_threads(1)  # tests run in parallel
@@ -50,6 +50,18 @@ def test_poolings_that_are_none(options):
     found = pools_as_convolutions(graph_of(lambda m, x: F.avg_pool2d(x, **options), (3, 9, 11)))
     assert operators(found) == ["AvgPool"]
     torch.testing.assert_close(found(x), F.avg_pool2d(x, **options))
+
+
+@pytest.mark.parametrize("options, ceil", [
+    ({"kernel_size": 3}, False), ({"kernel_size": 2}, True),
+    ({"kernel_size": 2, "padding": 1}, False), ({"kernel_size": 3, "dilation": 2}, True)], ids=str)
+def test_maxima_in_ceil_mode(options, ceil):
+    """On 9x12 pixels: only of one that has more windows by it does the pooling stay in it."""
+    x = torch.randn(2, 3, 9, 12, generator=torch.manual_seed(0))
+    options = {**options, "ceil_mode": True}
+    found = whole_windows(graph_of(lambda m, x: F.max_pool2d(x, **options), (3, 9, 12)))
+    assert [node.options["ceil_mode"] for node in found.nodes[1:]] == [ceil]
+    torch.testing.assert_close(found(x), F.max_pool2d(x, **options))
 
 
 @pytest.mark.parametrize("options, op", [

@@ -10,7 +10,7 @@ from support.way_in import WayIn
 __all__ = ["NEEDS", "OPERATORS", "OTHER", "Operator", "Refusal", "operator_of", "refusals"]
 
 #: What it would take to run an operator.
-NEEDS = ("compiler", "hardware", "open")
+NEEDS = ("hardware", "open")
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Operator:
     ----------
     title : str
     needs : str
-        ``compiler``: the accelerator has what it takes. ``hardware``: it has not. ``open``: neither
-        is planned, or nobody knows.
+        ``hardware``: the accelerator has not what it takes yet. ``open``: that is not planned, or
+        nobody knows.
     pattern : str
-        What a sentence about it says; the first operator that fits is it.
+        What a sentence says about it; the first operator that fits is it.
     """
 
     title: str
@@ -38,34 +38,28 @@ OPERATORS = (
     Operator("time is up", "open", r"^Stopped after"),
     Operator("integers that do not follow", "open", r"dB of signal to noise|Rounding adds up"),
     Operator("size of a buffer", "hardware", r"buffers\.\w+|of memory, but the bus reaches"),
-    Operator("grouped and depthwise convolution", "compiler", r"\bgroups\b|depthwise|grouped conv"),
-    Operator("max pooling of other windows", "hardware", r"is a max pooling of|max_pool"),
-    Operator("dilation", "hardware", r"\bdilation \d|adaptive_max"),
-    Operator("kernel size", "hardware", r"kernel size|has kernel \d|has a kernel"),
-    Operator("stride", "hardware", r"has stride|has a stride"),
-    Operator("padding", "compiler", r"has padding|\bpads\b"),
+    Operator("max pooling of other windows", "hardware", r"is a max pooling of"),
+    Operator("kernels beyond 7x7, dilation", "hardware",
+             r"has kernel size|is a linear layer on \d|padding of a kernel|has padding"),
+    Operator("stride 3 and more", "hardware", r"has stride"),
+    Operator("averages of unequal windows", "open", r"averages "),
     Operator("table activation", "hardware",
              r"is a (silu|hardswish|sigmoid|hardsigmoid|gelu|tanh)\b|"
-             r"calls (c?elu|selu|softplus|mish|log_?sigmoid|hardswish|erf|exp|tanh)\("),
-    Operator("LeakyReLU, PReLU", "hardware", r"(leaky_relu|prelu|leaky ReLU)\b"),
-    Operator("clamp", "compiler", r"\bclamp"),
-    Operator("average pooling", "compiler", r"averages over|average pooling of"),
+             r"calls (c?elu|selu|softplus|mish|log_?sigmoid|erf|exp)\("),
+    Operator("LeakyReLU, PReLU", "hardware", r"leaky_relu|prelu"),
     Operator("attention, layer norm, tokens", "open",
-             r"native_layer_norm|layer norm|group_norm|softmax|multiplies two values|"
-             r"\b(bmm|matmul|baddbmm|scaled_dot_product\w*|eq|any|where|logical_not)\(|"
-             r"is a linear layer on values|moves values between images"),
+             r"native_layer_norm|softmax|multiplies two values|moves values between images|"
+             r"\b(bmm|matmul|baddbmm|eq|any|where|logical_not|full_like|sum)\(|"
+             r"is a linear layer on values|with a constant of the shape|"
+             r"joins a value with constants"),
     Operator("multiplication, squeeze-and-excite", "open",
-             r"multiplies tensors|product of two values|mul(_\d+)?' takes|depend on the image"),
-    Operator("concatenation", "compiler", r"\bConcat|\bjoins\b|concatenat|more than one tensor;"),
-    Operator("upsampling, transposed convolution", "open", r"upsample|transposed conv|\bResize\b"),
-    Operator("linear layers, averages before them", "compiler",
-             r"linear layer|Linear layer|average pooling"),
-    Operator("norm, activation or addition of its own", "compiler",
-             r"also used elsewhere|not directly behind|no convolution can take in|value to itself|"
-             r"before the first convolution|second max pooling|follows the shortcut"),
-    Operator("channels moved about", "open",
-             r"rearranges|some of the channels|shuffles|by an index|is a mean over|"
-             r"combines a value|combines values|adds tensors of the shapes"),
+             r"multiplies tensors|product of two values|depend on the image"),
+    Operator("statistics of the image", "open", r"running statistics|group_norm"),
+    Operator("upsampling, transposed convolution", "open", r"upsample|transposed conv"),
+    Operator("maxima over channels or maps", "open", r"calls (adaptive_max_pool2d|max|amax)\("),
+    Operator("values moved about", "open",
+             r"rearranges|picks values|is a mean over|joins values along|adds tensors of|"
+             r"pads a map that no"),
     Operator("convolution in other dimensions", "open", r"convolution in \d dimensions"),
     Operator("results", "open", r"must return one tensor|takes more than one tensor"),
     Operator("export", "open", r"cannot be exported|does not run on calibration images"),
@@ -98,8 +92,8 @@ class Refusal:
 
 def operator_of(sentence: str) -> Operator:
     """The kind of an obstacle."""
-    return next((operator for operator in OPERATORS if re.search(operator.pattern, sentence)),
-                OTHER)
+    what = sentence.partition("; supported are ")[0]
+    return next((operator for operator in OPERATORS if re.search(operator.pattern, what)), OTHER)
 
 
 def refusals(found: Sequence[WayIn]) -> list[Refusal]:

@@ -77,8 +77,8 @@ def totals(rows: Sequence[WayIn]) -> str:
     needs = [max((NEEDS.index(operator_of(sentence).needs) for sentence in row.obstacles),
                  default=0) for row in rows if row.obstacles]
     if needs:
-        text += (f" Of the other {len(needs)}, {needs.count(0)} need the compiler only, "
-                 f"{needs.count(1)} other hardware, and {needs.count(2)} what is open.")
+        text += (f" Of the other {len(needs)}, {needs.count(0)} need hardware that is planned, "
+                 f"and {needs.count(1)} what is open.")
     crashes = sum(bool(row.crash) for row in rows)
     stopped = sum(row.stopped is not None for row in rows)
     return text + (f" {crashes} ended in an error that is no sentence." if crashes else "") + (

@@ -61,10 +61,11 @@ def pool_edge(node: Node) -> int:
     o = node.options
     edges = {*o["kernel_size"], *o["stride"]}
     if len(edges) > 1 or any(o["padding"]) or set(o["dilation"]) != {1} or o["ceil_mode"]:
+        beyond = " beyond the last whole window" if o["ceil_mode"] else ""
         raise unsupported(
             node, f"is a max pooling of kernel {_show(o['kernel_size'])}, stride "
-            f"{_show(o['stride'])} and padding {_show(o['padding'])}", "use MaxPool2d(k) with "
-            "equal edges and stride, without padding, dilation or ceil_mode")
+            f"{_show(o['stride'])} and padding {_show(o['padding'])}{beyond}", "use MaxPool2d(k) "
+            "with equal edges and stride, without padding, dilation or ceil_mode")
     return int(edges.pop())
 
 
