@@ -29,7 +29,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-all: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@HWGATE_ALL=1 $(BIN)/python -m pytest $(ARGS)
 
 exact: $(STAMP)
 	@$(BIN)/python tests/exact.py $(ARGS)

@@ -18,7 +18,7 @@ from hwgate.show.report import Pictures
 from hwgate.train.demo import Demo
 from hwgate.train.training import Epoch
 from support import fakes
-from support.residency_cases import SMALL, banded_network
+from support.residency_cases import PLAIN, SMALL, banded_network
 
 #: Of :data:`fakes.FIDELITY`, and of a network that has none.
 MEASURED = ("Fidelity: 93.8% of 32 calibration images answered as by the float model; signal to "
@@ -203,7 +203,7 @@ def test_compile_shows_the_program_and_explains_it(invoke, tmp_path):
 
 
 def test_compile_shows_how_closely_each_layer_follows(invoke, tmp_path):
-    path, network = tmp_path / "bands.npz", banded_network(SMALL)
+    path, network = tmp_path / "bands.npz", banded_network(PLAIN)
     save_network(path, network)
     out = invoke("compile", path)[1]
     assert UNKNOWN in out and "Through" not in out

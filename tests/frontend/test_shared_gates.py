@@ -20,6 +20,7 @@ from hwgate.nn.models import resnet20, vgg16
 from hwgate.quant.golden import convolve
 from hwgate.quant.layer import layer_macs
 from hwgate.train.qat import FakeQuantized, agreement
+from support.shares import rest_slow
 
 torch.set_num_threads(1)  # tests run in parallel
 
@@ -27,14 +28,14 @@ CONFIG = preset("cifar")
 
 #: Network, and how its gates are shared.
 CASES = {
-    "slice": (resnet20, {"width": 0.5, "gate_groups": 2, "share": 2}),
     "slice-grouped-tau": (vgg16, {"width": 0.25, "gate_groups": 4, "grouping": True, "share": 4,
                                   "tau": 0.1}),
-    "pixel": (resnet20, {"gate_groups": 4, "post_activation": True, "share": 0}),
-    "pixel-grouped": (vgg16, {"width": 0.25, "gate_groups": 4, "grouping": True, "share": 0})}
+    "pixel-grouped": (vgg16, {"width": 0.25, "gate_groups": 4, "grouping": True, "share": 0}),
+    "slice": (resnet20, {"width": 0.5, "gate_groups": 2, "share": 2}),
+    "pixel": (resnet20, {"gate_groups": 4, "post_activation": True, "share": 0})}
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=rest_slow({name: name for name in CASES}, quick=2))
 def case(request):
     """Model, images and integer network; about a third of the gates open."""
     make, options = CASES[request.param]

@@ -16,6 +16,7 @@ from hwgate.rtl.tiles import TILE_CHUNK, TILE_QUEUE, tile_run_layout
 from hwgate.sim.streams import pack, parameters, unpack
 from support.compress_cases import random_chunk
 from support.memory import Lanes, quiet_start, until, watch
+from support.shares import repeats
 from support.tiles import PLACES, tile_places
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
@@ -140,7 +141,7 @@ def layer_of(tiles, runs, chunks, same=False):
 async def reads_compressed_and_other_maps(dut):
     await quiet_start(dut)
     rng = np.random.default_rng(random.getrandbits(32))
-    for n in range(40):
+    for n in range(repeats(40)):
         layer = layer_of(*(random.randint(1, most) for most in (4, 4, 9)))
         await run(dut, rng, layer, packed=n % 3 != 2, grant_idle=random.choice([0, 0.3, 0.8]),
                   answer_idle=random.choice([0, 0.3, 0.8]), take_idle=random.choice([0, 0.3, 0.8]))

@@ -15,6 +15,7 @@ from hwgate.rtl.writer import BEAT_QUEUE
 from hwgate.sim.streams import pack, parameters, start, unpack
 from support.compress_cases import boundary_chunks, random_chunk
 from support.memory import until, watch
+from support.shares import repeats
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 BEAT = CONFIG.bus.bytes
@@ -160,7 +161,7 @@ async def packs_every_number_of_bytes(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_speeds(dut):
     rng = await prepare(dut)
-    for _ in range(40):
+    for _ in range(repeats(40)):
         await play(dut, planes_of(rng, [random_chunk(rng, BEAT) for _ in range(25)]),
                    give_idle=random.choice([0, 0.3, 0.8]),
                    grant_idle=random.choice([0, 0.5, 0.9]),

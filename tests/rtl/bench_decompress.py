@@ -13,6 +13,7 @@ from hwgate.rtl.decompress import DECOMPRESS_LATENCY
 from hwgate.sim.streams import parameters, start
 from support.compress_cases import boundary_chunks, random_chunk
 from support.memory import until, watch
+from support.shares import repeats
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 BEAT, DEPTH = CONFIG.bus.bytes, parameters()["depth"]
@@ -133,7 +134,7 @@ async def restores_every_number_of_bytes(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_speeds(dut):
     rng = await prepare(dut)
-    for n in range(40):
+    for n in range(repeats(40)):
         idle = {"answer_idle": random.choice([0, 0.3, 0.8]), "latency": random.choice([0, 0, 20]),
                 "take_idle": random.choice([0, 0.3, 0.8])}
         if n % 4 == 3:  # a map that is not compressed, between others

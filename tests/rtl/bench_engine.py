@@ -7,15 +7,15 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
 
 import hwgate
-from hwgate.machine.config import preset
 from hwgate.machine.driver import Driver, EngineError
 from hwgate.machine.regs import ErrorCause
 from hwgate.sim.bench_axi import MasterBus
 from hwgate.sim.streams import start
+from support.engine_cases import CONFIGS
 from support.memory import quiet_bus_models
 from support.random_layers import Limits, random_images, random_network
 
-CONFIG = preset("tiny")
+CONFIG = CONFIGS["4x36zeros"]
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")

@@ -28,6 +28,7 @@ from support.issue_model import (
     packer,
     slice_jobs,
 )
+from support.shares import repeats
 from support.tiles import PLACES, place_of
 
 PIXELS, SLOT_BITS = CONFIG.buffers.pixels, job_layout(CONFIG).size
@@ -436,7 +437,7 @@ async def reduction(dut):
 async def random_layers(dut):
     await begin(dut)
     total = Counter()
-    for _ in range(60):
+    for _ in range(repeats(60)):
         pixels, at, jobs = random.choice([1, 3, 16, 60]), 0, []
         images = random.choice([n for n in (1, 2, 3) if n * pixels <= PIXELS])
         gated = random.random() < 0.8

@@ -26,6 +26,7 @@ from hwgate.rtl.weights import BLOCK_LATENCY
 from hwgate.sim.streams import pack, start, unpack
 from support.lane_model import CONFIG, Loader, Operands, Pace, Reader, Store
 from support.random_layers import Features, Limits, random_images, random_network
+from support.shares import repeats
 from support.tiles import descriptor_bits
 
 STATUS, PROGRESS = status_layout(), progress_layout()
@@ -357,7 +358,7 @@ async def conditional_pass_beside_the_gate(dut):
     """Few open pixels, weights at once: the list runs empty before the gate is done."""
     await begin(dut)
     beside = 0
-    for seed in range(8):
+    for seed in range(repeats(8)):
         network, images = one_layer(seed, tiles=1, closed=0.8, gated=True, density="mixed",
                                     reduce=False)
         spent, times = await play(dut, narrow(network), images, 0, PACES["at_once"])

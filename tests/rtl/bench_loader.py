@@ -16,6 +16,7 @@ from hwgate.rtl.structs import window_write_layout
 from hwgate.rtl.tiles import TILE_QUEUE
 from hwgate.sim.streams import parameters, unpack
 from support.memory import Lanes, ReadPort, band_memory, quiet_start, until, watch
+from support.shares import repeats
 from support.tiles import PLACES, descriptor_bits, run_addresses, tile_places
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
@@ -374,7 +375,7 @@ async def queue_never_overflows(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_layers(dut):
     await quiet_start(dut)
-    for _ in range(20):
+    for _ in range(repeats(20)):
         bank_mode = random.random() < 0.3
         height, width = (random.randint(1, 9) for _ in range(2))
         pad = 0 if bank_mode else random.randint(0, 3)

@@ -14,6 +14,7 @@ from hwgate.rtl.structs import residual_write_layout
 from hwgate.rtl.tiles import TILE_QUEUE
 from hwgate.sim.streams import parameters, unpack
 from support.memory import Lanes, ReadPort, quiet_start, until, watch
+from support.shares import repeats
 from support.tiles import PLACES, descriptor_bits, run_addresses, tile_places
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
@@ -279,7 +280,7 @@ async def tiles_alternate_between_halves(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_operands(dut):
     await quiet_start(dut)
-    for _ in range(20):
+    for _ in range(repeats(20)):
         step, group, height = random.choice([1, 2]), random.randrange(4), random.randint(1, 9)
         width = random.randint(1, 9 if CONFIG.slot_reads == 1 else 3)
         images = random.randint(1, 2 if height * width <= 10 else 1)
@@ -301,7 +302,7 @@ async def without_an_operand_it_stays_idle(dut):
     await quiet_start(dut)
     await run(dut, Layer(R + 1, 4, 4, tiles=2))
     dut.layer.value, dut.start.value = descriptor_bits({"tiles": 3}), 1
-    for _ in range(50):
+    for _ in range(repeats(50)):
         await RisingEdge(dut.clk)
         dut.start.value = 0
         assert dut.idle.value and not dut.o__valid.value and not int(dut.plane.value)

@@ -12,6 +12,7 @@ from hwgate.machine.regs import ErrorCause
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
 from hwgate.sim.streams import pack, parameters, start
+from support.shares import repeats
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 LAYOUT, BEAT = descriptor_layout(), CONFIG.bus.bytes
@@ -209,7 +210,7 @@ async def an_error_in_any_cycle_stops_it(dut):
 @cocotb.test(timeout_time=500, timeout_unit="us")
 async def random_runs(dut):
     bench = await prepare(dut)
-    for _ in range(60):
+    for _ in range(repeats(60)):
         end = random.choice([None, None, bytes(SIZE), descriptor(Opcode.LAYER, 0)])
         cycle = random.randint(1, 200)
         error = random.choice([{}, {}, {"read_error": cycle}, {"write_error": cycle}])

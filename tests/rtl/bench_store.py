@@ -17,6 +17,7 @@ from hwgate.rtl.structs import status_layout
 from hwgate.rtl.writer import BEAT_QUEUE
 from hwgate.sim.streams import pack, parameters, start, unpack
 from support.memory import until, watch
+from support.shares import repeats
 from support.tiles import PLACES, descriptor_bits, tile_places
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
@@ -257,7 +258,7 @@ async def slow_writer(dut):
 @cocotb.test(timeout_time=500, timeout_unit="us")
 async def random_layers(dut):
     await start(dut)
-    for _ in range(15):
+    for _ in range(repeats(15)):
         pool = random.choice([1, 1, 2, 3])
         height, width = (random.randint(pool, 9) for _ in range(2))
         images = random.randint(1, 2)

@@ -9,6 +9,7 @@ from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.tiles import TILE_CHUNK, TILE_QUEUE, tile_run_layout
 from hwgate.sim.streams import pack, parameters
 from support.memory import Lanes, ReadPort, quiet_start, until, watch
+from support.shares import repeats
 from support.tiles import PLACES, place_of, run_addresses
 
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
@@ -181,7 +182,7 @@ async def queue_never_overflows(dut):
 @cocotb.test(timeout_time=5, timeout_unit="ms")
 async def random_speeds(dut):
     await quiet_start(dut)
-    for _ in range(25):
+    for _ in range(repeats(25)):
         layer = Layer(random.randint(1, 4), random.randint(1, 4), random.randint(1, 40))
         await run(dut, layer, latency=random.choice([0, 5, 50]), patience=random.choice([1, 30]),
                   answer_idle=random.choice([0, 0.3, 0.8]), absent=random.randrange(LANES),

@@ -31,10 +31,14 @@ each_config = pytest.mark.parametrize("name", rest_slow(
     {name: name for name in ("4x36", "8x18", "4x36zeros", *CONFIGS)}, quick=3))
 
 
+#: A seed of which a network with all of it is found soon.
+QUICK = 2
+
+
 class Scenario:
     """One program with images: its start, its broken variants, what a good run must leave."""
 
-    def __init__(self, name, seed=0):
+    def __init__(self, name, seed):
         self.config = CONFIGS[name]
         zeros = self.config.buffers.compressed_chunks > 0
         wanted = WANTED | (BANDS if name == "8x18" else ZEROS if zeros else set())
@@ -219,7 +223,7 @@ def check_errors(scenario, timing):
 @each_config
 def test_errors_stop_the_engine_and_leave_no_trace(name):
     """A random beat of every stream of every descriptor fails."""
-    check_errors(Scenario(name), TIMINGS[list(CONFIGS).index(name) % len(TIMINGS)])
+    check_errors(Scenario(name, QUICK), TIMINGS[list(CONFIGS).index(name) % len(TIMINGS)])
 
 
 @pytest.mark.slow
@@ -232,7 +236,7 @@ def test_many_errors_stop_the_engine(name, seed):
 
 @each_config
 def test_what_cannot_run_stops_the_engine(name):
-    scenario = Scenario(name, seed=1)
+    scenario = Scenario(name, QUICK)
     broken = list(scenario.outside())
     outcomes = scenario.run(starts_in_pairs(scenario, broken))
     assert_errors(scenario, broken, outcomes)
@@ -241,7 +245,7 @@ def test_what_cannot_run_stops_the_engine(name):
 
 @each_config
 def test_reset_in_mid_run(name):
-    scenario = Scenario(name, seed=2)
+    scenario = Scenario(name, QUICK)
     times = [int(t) for t in scenario.rng.integers(1, scenario.cycles - 10, 40)]
     starts = [start for time in times
               for start in (scenario.start(reset_after=time), scenario.start())]
@@ -255,7 +259,7 @@ def test_reset_in_mid_run(name):
 
 
 @pytest.mark.parametrize("name,seed", rest_slow([
-    ("4x36", 1), ("8x18", 1), ("4x36zeros", 1),
+    ("4x36zeros", 1), ("4x36", 1), ("8x18", 1),
     *((name, seed) for name in CONFIGS for seed in (2, 3))]))
 def test_back_pressure_changes_no_bit(name, seed):
     """Runs, errors and a reset while every channel of the bus waits at random."""

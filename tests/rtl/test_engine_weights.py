@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hwgate
-from hwgate.machine.config import AcceleratorConfig, BufferConfig, MemoryTiming
+from hwgate.machine.config import MemoryTiming
 from hwgate.machine.layouts import descriptor_layout, header_layout
 from hwgate.machine.regs import ErrorCause
 from hwgate.quant.layer import QuantizedLayer
@@ -16,13 +16,8 @@ from hwgate.sim.engine import run_engine
 from hwgate.sim.records import Start
 from support.engine_cases import TIMINGS
 from support.random_layers import random_images
-from support.residency_cases import banded_network, many_layers
-
-#: Tiles of few pixels, and room for the weights of small layers.
-KEEPS = AcceleratorConfig(lanes=2, buffers=BufferConfig(
-    window_words=128, pixels=64, output_words=128, weight_bytes=1 << 11))
-#: The same without a weight memory.
-PLAIN = replace(KEEPS, buffers=replace(KEEPS.buffers, weight_bytes=0))
+from support.residency_cases import PLAIN, SMALL, banded_network, many_layers
+from support.shares import rest_slow
 
 
 def assert_equal(program, images, timing=MemoryTiming()):
@@ -75,11 +70,11 @@ def assert_bytes(program, images, result):
             program.config, program, images, index, opened), layer.name
 
 
-@pytest.mark.parametrize("timing", TIMINGS, ids=str)
+@pytest.mark.parametrize("timing", rest_slow({str(t): t for t in TIMINGS}, quick=2))
 def test_random_networks_match(timing):
     seen = set()
     for seed in (1, 4, 5, 11):
-        network = many_layers(seed, KEEPS)
+        network = many_layers(seed, SMALL)
         images = random_images(np.random.default_rng(seed), network, 1 + 2 * (seed % 3))
         program = hwgate.compile(network, images_per_tile=1 if seed % 2 else None)
         result = assert_equal(program, images, timing)
@@ -93,9 +88,9 @@ def test_random_networks_match(timing):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_bands_of_rows_read_weights_once(count):
-    network = banded_network(KEEPS)
+    network = banded_network(SMALL)
     images = random_images(np.random.default_rng(1), network, count)
-    program, timing = hwgate.compile(network), MemoryTiming(beat_interval=4)
+    program, timing = hwgate.compile(network), MemoryTiming(beat_interval=16)
     result = assert_equal(program, images, timing)
     assert_bytes(program, images, result)
     assert all(0 < layer.density < 1 for layer in result.layers)
@@ -122,13 +117,14 @@ def steps_network(config, channels=8):
     return QuantizedNetwork(config, (layer,))
 
 
-@pytest.mark.parametrize("timing", [MemoryTiming(), MemoryTiming(read_latency=2),
-                                    MemoryTiming(read_latency=100, beat_interval=3)], ids=str)
+@pytest.mark.parametrize("timing", rest_slow({str(t): t for t in (
+    MemoryTiming(), MemoryTiming(read_latency=2),
+    MemoryTiming(read_latency=100, beat_interval=3))}))
 @pytest.mark.parametrize("channels", [8, 20])
 def test_conditional_weights_come_with_the_first_tile_that_asks(channels, timing):
     """Image after image, more and fewer channels open; each channel's weights come once. Of 20
     channels not all are kept, and the last ones never open."""
-    network, levels = steps_network(KEEPS, channels), (5, 0, 35, 15, 0, 75, 79, 2)
+    network, levels = steps_network(SMALL, channels), (5, 0, 35, 15, 0, 75, 79, 2)
     images = np.zeros((len(levels), channels, 6, 6), np.int8)
     for image, level in zip(images, levels, strict=True):
         image[0, 3, 2] = level  # one pixel asks
@@ -139,7 +135,7 @@ def test_conditional_weights_come_with_the_first_tile_that_asks(channels, timing
     assert opened.tolist() == [[level > 10 * c for c in range(channels)] for level in levels]
     assert_bytes(program, images, result)
     if channels == 8:
-        one = program.plans[0].chunks(1, KEEPS)[0][1] * KEEPS.bus.bytes
+        one = program.plans[0].chunks(1, SMALL)[0][1] * SMALL.bus.bytes
         assert result.layers[0].bytes["conditional"] == 8 * one < opened.sum() * one
 
 
@@ -150,7 +146,7 @@ def starts_of(program, images):
 
 def test_a_run_meets_weights_of_another():
     """Two programs of one layout with different weights take turns; one stops in mid-layer."""
-    networks = [banded_network(KEEPS, seed=seed) for seed in range(2)]
+    networks = [banded_network(SMALL, seed=seed) for seed in range(2)]
     images = random_images(np.random.default_rng(1), networks[0], 2)
     pairs = [starts_of(hwgate.compile(network), images) for network in networks]
     (first, one), (second, two) = pairs
@@ -162,14 +158,14 @@ def test_a_run_meets_weights_of_another():
         # Weights end at a random beat of a layer.
         step = int(rng.integers(len(first.steps)))
         plan, _, fields = first.steps[step]
-        beat = KEEPS.bus.bytes
+        beat = SMALL.bus.bytes
         left = beat * int(rng.integers((len(plan.stream) - fields["job_stride"]) // beat + 1))
         memory = np.concatenate([first.memory, np.zeros(size, np.uint8)])
         memory[2 * size - left:] = np.frombuffer(plan.stream[:left], np.uint8)
         raw = layout.pack({**fields, "weights_address": 2 * size - left})
         memory[step * len(raw):(step + 1) * len(raw)] = np.frombuffer(raw, np.uint8)
         starts += [replace(one, memory=memory), two, one]
-    outcomes = run_engine(KEEPS, starts, memory_bytes=2 * size,
+    outcomes = run_engine(SMALL, starts, memory_bytes=2 * size,
                           timing=MemoryTiming(read_latency=2))
     for binding, outcome, network in zip((first, second), outcomes, networks, strict=False):
         assert outcome.status.error is ErrorCause.NONE
@@ -183,7 +179,7 @@ def test_a_run_meets_weights_of_another():
 
 
 def test_one_tile_keeps_nothing():
-    network = steps_network(KEEPS)
+    network = steps_network(SMALL)
     program = hwgate.compile(network)
     assert descriptor(program, np.zeros((1, 8, 6, 6), np.int8), 0)["kept_channels"] == 0
     assert descriptor(program, np.zeros((9, 8, 6, 6), np.int8), 0)["kept_channels"] == 8

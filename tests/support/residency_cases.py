@@ -9,11 +9,14 @@ from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
 from support.random_layers import Features, Limits, random_network
 
-__all__ = ["ROOMY", "SMALL", "banded_network", "joining_network", "many_layers"]
+__all__ = ["PLAIN", "ROOMY", "SMALL", "banded_network", "joining_network", "many_layers"]
 
-#: Buffers that divide maps of more than 64 pixels into bands; room on chip for small maps.
+#: Buffers that divide maps of more than 64 pixels into bands; room on chip for small maps, and for
+#: the weights of small layers.
 SMALL = AcceleratorConfig(lanes=2, buffers=BufferConfig(
-    window_words=128, pixels=64, output_words=128, map_bytes=1 << 13))
+    window_words=128, pixels=64, output_words=128, map_bytes=1 << 13, weight_bytes=1 << 11))
+#: The same without a weight memory.
+PLAIN = replace(SMALL, buffers=replace(SMALL.buffers, weight_bytes=0))
 
 #: Buffers that hold several images of such networks at a time.
 ROOMY = AcceleratorConfig(buffers=BufferConfig(window_words=1024, pixels=1024, output_words=2048))
