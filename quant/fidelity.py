@@ -51,7 +51,8 @@ class Fidelity:
     images : int
         Calibration images that were compared.
     answers : float
-        Share of them that both put into the same class, the largest output.
+        Share of them, or of the pixels of a map, that both put into the same class: the channel
+        with the largest output.
     layers : tuple of LayerFidelity
     ignored : bool
         A ratio lies below the limit, and the user went on knowingly.

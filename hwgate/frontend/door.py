@@ -40,6 +40,15 @@ _IMAGES = 32
 _READING = {torch.float64: 1e-6, torch.float32: 1e-3}
 _READING_NARROW = 5e-2
 
+#: Signal-to-noise ratio in dB of a model whose gates decide, which only values within rounding of a
+#: threshold may lower.
+_GATES = 10.0
+
+
+#: Share of equal answers below which there is a warning, whatever the ratios: outputs far apart in
+#: every image alike are much signal, and their ranking may be lost in it.
+_ANSWERS = 0.9
+
 
 def check_finite(graph: Graph) -> None:
     """Raise if a parameter is infinite or no number.
@@ -59,8 +68,9 @@ def check_finite(graph: Graph) -> None:
 
 
 def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDArray[Any]) -> None:
-    """Raise unless a graph computes what the model itself does, with all gates open: a gate near
-    its threshold may decide either way.
+    """Raise unless a graph computes what the model itself does: with all gates open up to rounding,
+    and with those that decide up to :data:`_GATES` dB, for one near its threshold may decide either
+    way.
 
     Parameters
     ----------
@@ -73,14 +83,18 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
     Raises
     ------
     CompileError
-        If they differ by more than rounding.
+        If they differ by more.
     """
     images = images[:_IMAGES]
+
+    def outputs() -> tuple[Tensor, Tensor]:
+        return reference(model, images), graph(torch.from_numpy(
+            np.ascontiguousarray(images))).double()
+
     with evaluating(model):
         if isinstance(model, nn.Module):
             force_open(model)
-        wanted = reference(model, images)
-        found = graph(torch.from_numpy(np.ascontiguousarray(images))).double()
+        wanted, found = outputs()
     dtype, _ = kind(model)
     same = found.shape == wanted.shape
     apart = float((found - wanted).abs().max()) if same else math.inf
@@ -90,6 +104,13 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
             f"The model computes something else than was read from it: outputs are up to "
             f"{apart:.3g} apart of {largest:.3g}; this is a bug of hwgate, or the model's results "
             "depend on more than an image")
+    if any("gate" in node.options for node in graph.nodes):
+        decided = _ratio(*(values.numpy() for values in outputs()))
+        if decided < _GATES:
+            raise CompileError(
+                f"The model's gates decide otherwise than its gated layers say: {decided:.1f} dB "
+                "of signal to noise are left; a forward must leave gates, their thresholds and "
+                "scores as they are")
 
 
 def check_lowering(lowered: Lowered, graph: Graph, images: NDArray[Any]) -> None:
@@ -182,10 +203,10 @@ def measure(lowered: Lowered, graph: Graph, network: QuantizedNetwork,
         residual = None if layer.residual is None else floats(layer.residual)
         x = joined([floats(source) for source in network.inputs(index)])
         own = run_layer(layer, x, formats, residual).output
+        through = results[index].output
         layers.append(LayerFidelity(layer.name, _ratio(wanted, own * layer.out_scale),
-                                    _ratio(wanted, results[index].output * layer.out_scale)))
-    answers = results[-1].output.reshape(len(images), -1).argmax(1)
-    same = answers == wanted.reshape(len(images), -1).argmax(1)
+                                    _ratio(wanted, through * layer.out_scale)))
+    same = through.argmax(1) == wanted.argmax(1)
     return Fidelity(len(images), float(same.mean()), tuple(layers))
 
 
@@ -229,7 +250,7 @@ def admit(network: QuantizedNetwork, fidelity: Fidelity, check: str) -> Quantize
         what = (f"Rounding adds up to more than the signal at the end ({last.through:.1f} dB), "
                 f"beginning at layer {first.name!r}")
     else:
-        if min(last.through, fidelity.worst.own) < doubtful:
+        if min(last.through, fidelity.worst.own) < doubtful or fidelity.answers < _ANSWERS:
             warnings.warn(f"The integers follow the model loosely: {fidelity.describe()}",
                           FidelityWarning, stacklevel=3)
         return replace(network, fidelity=fidelity)

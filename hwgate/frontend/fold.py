@@ -76,10 +76,10 @@ def quantize(model: Any, calibration_images: Any, config: AcceleratorConfig, *,
     expect("Check", check, str)
     if check not in CHECKS:
         raise UserError(f"A check must be {' or '.join(CHECKS)}, not {check!r}")
-    found = calibrate(model, calibration_images, config, normalize)
-    network = fold(found.lowered, found.scales, found.image_shape, config)
-    network = replace(network, flat=len(found.graph.node(found.graph.output).shape) == 1)
     with evaluating(unwrap(model)):
+        found = calibrate(model, calibration_images, config, normalize)
+        network = fold(found.lowered, found.scales, found.image_shape, config)
+        network = replace(network, flat=len(found.graph.node(found.graph.output).shape) == 1)
         fidelity = measure(found.lowered, found.graph, network, found.images)
     if normalize is not None:
         network = normalized(network, *normalize)

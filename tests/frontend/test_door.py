@@ -13,6 +13,8 @@ from hwgate.errors import CompileError, FidelityWarning, UserError
 from hwgate.files.networks import load_network, save_network
 from hwgate.frontend.images import typical_images
 from hwgate.machine.config import AcceleratorConfig, FormatConfig
+from hwgate.nn.gated import GatedConv2d
+from hwgate.nn.gates import set_density, settle_norms
 from hwgate.quant.fidelity import limits
 
 CONFIG = AcceleratorConfig()
@@ -99,6 +101,81 @@ class Alternating(nn.Module):
 
     def forward(self, x):
         return self.conv(x) * (2 if len(x) > 2 else 1)
+
+
+def centred(made):
+    """Each output is 0 on the mean, so that images differ in their class."""
+    outputs = made(images()).detach()
+    made[-1].bias.data -= outputs.mean((0, *range(2, outputs.ndim)))
+    return made
+
+
+def rules_out(made):
+    """A class whose bias takes the range of all."""
+    centred(made)[-1].bias.data[4] = -1e4
+    return made
+
+
+def of_a_map(made):
+    made = centred(nn.Sequential(*list(made)[:3], nn.Conv2d(8, 4, 1)))
+    made[-1].bias.data[0] = -1e4
+    return made.eval()
+
+
+@pytest.mark.parametrize("change", [rules_out, of_a_map])
+def test_other_answers_are_told(change):
+    """Where the ratios see signal: outputs far apart in every image."""
+    with pytest.warns(FidelityWarning, match=r"follow the model loosely: \d"):
+        network = hwgate.quantize(change(model()), images(), CONFIG)
+    assert network.fidelity.answers < 0.9 and network.fidelity.worst.own > 20
+
+
+class Gated(nn.Module):
+    """A gated layer whose state its forward sets."""
+
+    def __init__(self, sets, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.sets = GatedConv2d(8, 8, 3, padding=1, gate_groups=2, **options), sets
+        self.before = nn.Conv2d(4, 8, 3, padding=1)
+        set_density(settle_norms(self, images()), images(), 0.4)
+
+    def forward(self, x):
+        return self.sets(self.conv, self.before(x).relu())
+
+
+@pytest.mark.parametrize("sets", [
+    lambda conv, x: setattr(conv, "force_open", True) or conv(x),
+    lambda conv, x: torch.func.functional_call(conv, {"delta": conv.delta + 3}, (x,)),
+    lambda conv, x: conv(x, -conv.score_weights())], ids=["open", "thresholds", "scores"])
+def test_gates_that_the_forward_sets_are_refused(sets):
+    made = Gated(lambda conv, x: conv(x), share=2)
+    hwgate.quantize(made, images(), CONFIG)
+    made.sets = sets
+    with pytest.raises(CompileError, match="^The model's gates decide otherwise than its gated "
+                                           "layers say: .* as they are$"):
+        hwgate.quantize(made, images(), CONFIG)
+
+
+class Merges(nn.Linear):
+    """Adds a matrix to its weights while it evaluates."""
+
+    merged = False
+
+    def train(self, mode=True):
+        if mode == self.merged:
+            self.weight.data += -1.0 if mode else 1.0
+            self.merged = not mode
+        return super().train(mode)
+
+
+def test_weights_are_those_of_evaluation_mode():
+    made = model()
+    made[-1] = Merges(8, 5)
+    wanted = hwgate.quantize(made.eval(), images(), CONFIG).layers[-1]
+    found = hwgate.quantize(made.train(), images(), CONFIG).layers[-1]
+    assert np.array_equal(found.weight, wanted.weight) and found.out_scale == wanted.out_scale
+    assert made.training and not made[-1].merged
 
 
 @pytest.mark.parametrize("form", [
