@@ -17,14 +17,14 @@ from hwgate.evaluation.thresholds import psum_deviations, shift_thresholds, swee
 from hwgate.files.networks import save_network
 from hwgate.machine.config import preset
 from hwgate.quant.golden import base_psum
-from hwgate.train.digits import train_digits
+from support.digits import trained_digits
 
 torch.set_num_threads(1)  # tests run in parallel
 
 
 @pytest.fixture(scope="module")
 def network():
-    trained = train_digits(seed=0, epochs=4)
+    trained = trained_digits()
     return hwgate.quantize(trained.model, trained.train_images, preset("digits"))
 
 

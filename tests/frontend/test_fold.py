@@ -18,8 +18,9 @@ from hwgate.frontend.graph import RUNS
 from hwgate.machine.config import AcceleratorConfig, FormatConfig, preset
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d
 from hwgate.nn.gates import force_open, gated_layers
-from hwgate.train.digits import train_digits
 from hwgate.train.training import accuracy
+from support.digits import trained_digits
+from support.shares import rest_slow
 
 CONFIG = AcceleratorConfig()
 torch.set_num_threads(1)  # tests run in parallel
@@ -376,13 +377,9 @@ def test_scale_clips_outliers_only_where_that_pays():
     assert activation_scale(np.zeros(3), -8, 7) == 1
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return train_digits(seed=0, epochs=4)
-
-
-@pytest.mark.parametrize("bits,drop", [(8, 0.01), (6, 0.03)])
-def test_quantized_digits_are_as_accurate(digits, bits, drop):
+@pytest.mark.parametrize("bits,drop", rest_slow([(8, 0.01), (6, 0.03)]))
+def test_quantized_digits_are_as_accurate(bits, drop):
+    digits = trained_digits()
     config = replace(CONFIG, formats=FormatConfig(activation=bits, weight=bits))
     network = hwgate.quantize(digits.model, digits.train_images, config)
     images, labels = torch.from_numpy(digits.test_images), torch.from_numpy(digits.test_labels)

@@ -27,8 +27,9 @@ WANTED = {"residual, open and closed", "kernel 1x1", "stride 2, open and closed"
 BANDS = {"residual in bands", "bands, open and closed"}
 ZEROS = {f"{name} without its zero bytes" for name in ("input", "residual", "output")}
 
+#: Errors in bands of rows meet the small accelerator of test_engine_weights each time.
 each_config = pytest.mark.parametrize("name", rest_slow(
-    {name: name for name in ("4x36", "8x18", "4x36zeros", *CONFIGS)}, quick=3))
+    {name: name for name in ("4x36", "4x36zeros", *CONFIGS)}, quick=2))
 
 
 #: A seed of which a network with all of it is found soon.

@@ -93,6 +93,7 @@ def test_what_is_written_on_chip_is_what_lies_off_chip_otherwise():
                                   golden.output)
 
 
+@pytest.mark.slow  # in test_engine_weights maps move while weights end, on two lanes
 def test_errors_while_maps_move_leave_no_trace():
     """Weights end at a random beat of any layer, while maps are read and written on chip.
 

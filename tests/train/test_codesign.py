@@ -14,6 +14,7 @@ from hwgate.train.codesign import BudgetLoss, GateCost, NetworkCost, measure_cos
 from hwgate.train.recipe import load_recipe
 from hwgate.train.trained import build
 from hwgate.train.training import train
+from support.shares import rest_slow
 
 CONFIG = preset("digits")
 torch.set_num_threads(1)  # tests run in parallel
@@ -92,7 +93,7 @@ def test_the_excess_is_the_formula():
         assert float(BudgetLoss("cycles", cost, 0.9)(model)) == 0
 
 
-@pytest.mark.parametrize("kind", ["cycles", "bytes"])
+@pytest.mark.parametrize("kind", rest_slow(["cycles", "bytes"]))
 def test_a_budget_is_approached(trained, kind):
     """Without any pull on thresholds, the budget alone closes gates."""
     data, _, images, costs = trained

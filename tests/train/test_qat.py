@@ -16,11 +16,12 @@ from hwgate.machine.config import FormatConfig, preset
 from hwgate.nn.gates import set_density, settle_norms
 from hwgate.nn.models import resnet18, resnet20, vgg16
 from hwgate.quant.requantize import requantize
-from hwgate.train.digits import train_digits
 from hwgate.train.qat import FakeQuantized, _requantize, agreement
 from hwgate.train.recipe import load_recipe
 from hwgate.train.training import train
+from support.digits import trained_digits
 from support.random_layers import random_network
+from support.shares import rest_slow
 
 CONFIG = preset("cifar")
 torch.set_num_threads(1)  # tests run in parallel
@@ -81,11 +82,10 @@ def test_requantization_is_that_of_the_contract(relu_first):
 
 @pytest.fixture(scope="module")
 def digits():
-    data = load_dataset("digits", seed=3)
-    return data, train_digits(seed=3, epochs=4).model
+    return load_dataset("digits"), trained_digits().model
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", rest_slow([4, 8]))
 def test_the_integers_compute_what_was_trained(digits, bits):
     data, model = digits
     model, recipe = copy.deepcopy(model), load_recipe("digits")

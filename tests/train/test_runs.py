@@ -128,7 +128,7 @@ app(sys.argv[1:])
 
 def start(folder, *more):
     changes = [f"--set={name}={value}" for name, value in (QUICK | {
-        "data.images": 600, "optimizer.epochs": 3, "quantize.epochs": 0}).items()]
+        "data.images": 200, "optimizer.epochs": 3, "quantize.epochs": 0}).items()]
     return subprocess.Popen([sys.executable, "-c", PROGRAM, "train", "digits", "-o", str(folder),
                              *changes, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
