@@ -8,6 +8,9 @@ LINKS  := build/typing/hwgate
 INSTALL := $(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check \
            --constraint constraints.txt
 
+# Packages are compiled as they are loaded, and only once: hundreds of processes load them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-all exact soak bench networks results lint docs clean
 
 help:
