@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hwgate.errors import UserError, expect
 from hwgate.frontend.fold import calibrate, fold
 from hwgate.frontend.lowering.blocks import Block, rebind
+from hwgate.frontend.model import kind
 from hwgate.frontend.operators import OPERATORS
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.nn.gates import settle_norms
@@ -33,8 +34,9 @@ class FakeQuantized(nn.Module):
     parameters as they are: weights, image and activations on their grids, factors and offsets
     rounded to the width of the multiplier and to steps of the psum. Gradients pass straight
     through the rounding. Batch norms, those of the gates included, use their running statistics,
-    as folding does. Partial sums are added in float32, so one beyond 2^24, or one that equals its
-    threshold to the last digit, may decide otherwise.
+    as folding does. A normalization of the image inside of the model stays as it is. Partial sums
+    are added in float32, so one beyond 2^24, or one that equals its threshold to the last digit,
+    may decide otherwise.
 
     Below 8 bits, the statistics of the norms are settled anew, and the steps of activations are
     learned (Esser et al., "Learned Step Size Quantization", ICLR 2020).
@@ -113,9 +115,9 @@ class FakeQuantized(nn.Module):
 
     def outputs(self, x: Tensor) -> dict[int, Tensor]:
         """Output of each block by its index, and the image: real values on their grids."""
-        values = {IMAGE: self._quantize(x, IMAGE, self._limits[0])}
-        layers = self.network().layers
-        for index, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
+        network = self.network()
+        values = {IMAGE: self._image(x, network)}
+        for index, (block, layer) in enumerate(zip(self.blocks, network.layers, strict=True)):
             values[index] = self._run(index, block, values, layer)
         return values
 
@@ -125,6 +127,21 @@ class FakeQuantized(nn.Module):
         scales = {n: float(steps[n + 1]) for n in range(IMAGE, len(self.blocks))}
         self._lowered = rebind(self._lowered, self.model)
         return fold(self._lowered, scales, self.image_shape, self.config)
+
+    def _image(self, x: Tensor, network: QuantizedNetwork) -> Tensor:
+        """An image on its grid, normalized as the model does it itself."""
+        shape = self.image_shape
+        fits = x.ndim in (2, 4) and (*x.shape[1:], 1, 1)[:3] == shape
+        if not fits or not x.is_floating_point():
+            raise UserError(f"Images must be float (N, {', '.join(map(str, shape))}), not "
+                            f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}")
+        mean, std = (torch.from_numpy(values).to(x.device).reshape(-1, 1, 1)
+                     for values in (network.image_mean, network.image_std))
+        normal = (x.double().reshape(-1, *shape) - mean) / std
+        y = self._quantize(normal, IMAGE, self._limits[0])
+        step = self._step(IMAGE)
+        integers = torch.round(normal.detach() / step).clamp(*self._limits)
+        return (y + (integers * step - y.detach())).to(kind(self.model)[0])
 
     def _run(self, index: int, block: Block, values: dict[int, Tensor],
              layer: QuantizedLayer) -> Tensor:

@@ -62,6 +62,41 @@ def test_every_layer_computes_what_the_integers_do(make, options, bits):
     assert (same.classes, same.logits, same.decisions, same.largest) == (1, 1, 1, 0)
 
 
+class Pixels(nn.Module):
+    """Normalizes its images itself, which have values of 0 to 255."""
+
+    def __init__(self, net, scale):
+        super().__init__()
+        self.net, self.scale = net, nn.Parameter(torch.tensor(scale).reshape(-1, 1, 1))
+
+    def forward(self, x):
+        return self.net((x - 128) / self.scale)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("scale", [[64.0], [50.0, 64.0, -70.0]], ids=["one", "each"])
+def test_the_model_normalizes_its_images_itself(scale, bits):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(8, 5))
+    images = torch.randint(256, (16, 3, 6, 6)).float()
+    fake = FakeQuantized(Pixels(net, scale).eval(), images, config(bits))
+    network = fake.network()
+    found = fake.outputs(images)[-1] / fake._step(-1)
+    np.testing.assert_array_equal(found.detach().numpy().round(4), network.quantize_images(images))
+    same = agreement(fake, network, images)
+    assert (same.classes, same.logits, same.largest) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("wrong", [
+    torch.zeros(1, 2, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)], ids=["shape", "type"])
+def test_images_of_another_form_are_named(wrong, digits):
+    data, model = digits
+    fake = FakeQuantized(model, data.normalize(data.train.images[:8]), CONFIG)
+    with pytest.raises(UserError, match=r"^Images must be float \(N, 1, 8, 8\), not "):
+        fake(wrong)
+
+
 @pytest.mark.parametrize("relu_first", [False, True])
 def test_requantization_is_that_of_the_contract(relu_first):
     """Ties among the values, which are frequent at a shift of 2."""
