@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from hwgate.errors import UserError, expect
 from hwgate.frontend.fold import calibrate, fold
 from hwgate.frontend.lowering.blocks import Block, rebind
-from hwgate.frontend.model import kind
 from hwgate.frontend.operators import OPERATORS
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.nn.gates import settle_norms
+from hwgate.nn.running import kind
 from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
 
