@@ -13,7 +13,14 @@ from hwgate.compiler import balance, explain
 from hwgate.data import load_dataset
 from hwgate.errors import UserError
 from hwgate.machine.config import BufferConfig, BusConfig, FormatConfig
-from hwgate.nn import GatedConv2d, gated_layers, set_density, settle_norms
+from hwgate.nn import (
+    GatedConv2d,
+    gated_layers,
+    load_cgconv,
+    read_cgconv,
+    set_density,
+    settle_norms,
+)
 from hwgate.plan import Goal
 from hwgate.train import (
     BudgetLoss,
@@ -122,7 +129,8 @@ def compiled(**named):
     case(gate(groups=None), "Gate group count must be an integer, not None"),
     case(gate(skip="0"), "Modules to skip must be a list or a tuple or a set or a frozenset, not "
          "'0'"),
-    case(gate(images="images"), "Images must be a tensor or a NumPy array, not 'images'"),
+    case(gate(images="images"), "Calibration images must be an array, a tensor or "
+         "batches of them, not 'images'"),
     case(gate(images=IMAGES, density="half"), "Density must be a number, not 'half'"),
     case(gate(config="digits"), "Configuration " + NO_CONFIG.format("'digits'")),
     case(gate(share=2.5), "Share must be an integer, not 2.5"),
@@ -136,6 +144,13 @@ def compiled(**named):
          "be an integer, not None"),
     case(lambda: GatedConv2d(8, 8, 3, alpha="steep"), "Alpha of a gate must be a number, not "
          "'steep'"),
+    case(gate(skip=[["0"]]), "Module to skip must be a text, not a list"),
+    case(lambda: read_cgconv(None), "State of a layer must be a mapping, not None"),
+    case(lambda: read_cgconv({}, 3), "Prefix of a layer must be a text, not 3"),
+    case(lambda: read_cgconv({"mask": IMAGES}), "Tensor 'mask' of the state must be a tensor, not "
+         "a NumPy array"),
+    case(lambda: load_cgconv("m", {}), "Model must be a torch module, not 'm'"),
+    case(lambda: load_cgconv(model(), None), "State of a network must be a mapping, not None"),
     case(lambda: set_density(model(), IMAGES, 0.5), "Images must be a tensor, not a NumPy array; "
          "torch.as_tensor makes one of an array"),
     case(lambda: set_density(model(), torch.as_tensor(IMAGES), "0.5"),

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from hwgate.errors import CompileError, FidelityWarning, UserError
 from hwgate.machine.config import FormatConfig
 from hwgate.nn.gates import force_open
+from hwgate.nn.running import kind, rounding
 from hwgate.quant.fidelity import Fidelity, LayerFidelity, limits
 from hwgate.quant.golden import run_layer
 from hwgate.quant.joined import joined
@@ -24,7 +25,7 @@ from hwgate.quant.network import QuantizedNetwork
 
 from .graph import Graph
 from .lowering.blocks import Block, Lowered
-from .model import evaluating, kind, reference
+from .model import evaluating, reference
 from .operators import OPERATORS
 
 __all__ = ["CHECKS", "admit", "check_finite", "check_lowering", "check_reading", "measure"]
@@ -35,15 +36,9 @@ CHECKS = ("error", "warn")
 #: Images that are compared, at most.
 _IMAGES = 32
 
-#: What a graph may differ from the model that it was read from, as a share of the largest output:
-#: rounding of the model's own type, added up.
-_READING = {torch.float64: 1e-6, torch.float32: 1e-3}
-_READING_NARROW = 5e-2
-
 #: Signal-to-noise ratio in dB of a model whose gates decide, which only values within rounding of a
 #: threshold may lower.
 _GATES = 10.0
-
 
 #: Share of equal answers below which there is a warning, whatever the ratios: outputs far apart in
 #: every image alike are much signal, and their ranking may be lost in it.
@@ -99,7 +94,7 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
     same = found.shape == wanted.shape
     apart = float((found - wanted).abs().max()) if same else math.inf
     largest = float(wanted.abs().max())
-    if not apart <= _READING.get(dtype, _READING_NARROW) * max(largest, 1e-30):
+    if not apart <= rounding(dtype) * max(largest, 1e-30):
         raise CompileError(
             f"The model computes something else than was read from it: outputs are up to "
             f"{apart:.3g} apart of {largest:.3g}; this is a bug of hwgate, or the model's results "
@@ -142,7 +137,7 @@ def check_lowering(lowered: Lowered, graph: Graph, images: NDArray[Any]) -> None
             if found.numel() == wanted.numel():
                 maps[index] = wanted.reshape(found.shape)
                 apart = float((found - maps[index]).abs().max())
-            if not apart <= _READING[graph.dtype] * max(float(wanted.abs().max()), 1e-30):
+            if not apart <= rounding(graph.dtype) * max(float(wanted.abs().max()), 1e-30):
                 raise CompileError(f"Layer {block.name!r} would compute something else than the "
                                    f"model: outputs are up to {apart:.3g} apart; this is a bug of "
                                    "hwgate")

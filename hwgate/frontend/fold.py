@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hwgate.data.typical import Normalization, normalized, typical_images
 from hwgate.errors import CompileError, UserError, expect
 from hwgate.machine.config import RESIDUAL_SHIFT, TAPS, AcceleratorConfig, FormatConfig
 from hwgate.nn.gated import GatedConv2d
@@ -20,7 +21,6 @@ from hwgate.quant.requantize import SHIFTS
 from .calibrate import activation_scale, range_scale, record
 from .door import CHECKS, admit, check_finite, check_lowering, check_reading, measure
 from .graph import Graph
-from .images import Normalization, normalized, typical_images
 from .lowering.blocks import Block, Lowered
 from .lowering.lower import lower
 from .lowering.weights import fan_in, padding, square_weights

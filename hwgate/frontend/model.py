@@ -1,8 +1,7 @@
 """The user's model: unwrapped, run as it is, and given back as it was."""
 
-import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.nn.parameter import is_lazy
 
 from hwgate.errors import CompileError, UserError, shown
+from hwgate.nn import running
+from hwgate.nn.running import kind
 
 from .calibrate import batches
 
-__all__ = ["evaluating", "kind", "reference", "unwrap"]
+__all__ = ["evaluating", "reference", "unwrap"]
 
 
 def unwrap(model: Any) -> nn.Module | ExportedProgram:
@@ -44,32 +44,10 @@ def unwrap(model: Any) -> nn.Module | ExportedProgram:
 
 @contextmanager
 def evaluating(model: nn.Module | ExportedProgram) -> Iterator[None]:
-    """Evaluation mode; afterwards every submodule is what it was, whatever its forward has set."""
-    if isinstance(model, ExportedProgram):  # has no modes
+    """Evaluation mode of what has modes; afterwards a model is what it was, see
+    :func:`hwgate.nn.running.evaluating`."""
+    with nullcontext() if isinstance(model, ExportedProgram) else running.evaluating(model):
         yield
-        return
-    modules = list(model.modules())
-    tensors = [(tensor, tensor.detach().clone())
-               for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
-    tables = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-    before = [(module, dict(module.__dict__),
-               {name: copy.copy(module.__dict__[name]) for name in tables})
-              for module in modules]
-    try:
-        with suppress(NotImplementedError):  # a module of an exported program has one mode
-            model.eval()
-        yield
-    finally:
-        for module, attributes, kept in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for name, values in kept.items():
-                table = module.__dict__[name]
-                table.clear()
-                table.update(values)
-        for tensor, value in tensors:
-            if not torch.equal(tensor, value):
-                tensor.data.copy_(value)
 
 
 def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tensor:
@@ -108,9 +86,3 @@ def _batch_size(model: nn.Module | ExportedProgram) -> int | None:
     inputs = set(model.graph_signature.user_inputs)
     return next((int(node.meta["val"].shape[0]) for node in model.graph.nodes
                  if node.name in inputs and isinstance(node.meta.get("val"), Tensor)), None)
-
-
-def kind(model: nn.Module | ExportedProgram) -> tuple[torch.dtype, torch.device]:
-    """Type and device of the images that a model takes."""
-    first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(0))
-    return first.dtype, first.device

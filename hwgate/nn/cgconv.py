@@ -6,14 +6,14 @@ statistics ``bn.running_mean`` and ``bn.running_var`` (Co,) of the affine-free n
 ``bias`` (Co,). Stride, padding, alpha and whether channels are shuffled are not in a state.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d
+from hwgate.nn.running import copied
 
 __all__ = ["load_cgconv", "read_cgconv"]
 
@@ -54,6 +54,7 @@ def read_cgconv(state: Mapping[str, Tensor], prefix: str = "", *,
         For names that are missing, tensors of other shapes, a mask of another form, or another
         number of groups.
     """
+    expect("Prefix of a layer", prefix, str)
     name = prefix.removesuffix(".") or "CGConv2d"
     found = _tensors(state, prefix, name)
     weight = found[_WEIGHT]
@@ -98,6 +99,8 @@ def load_cgconv(model: nn.Module, state: Mapping[str, Tensor], *, shuffle: bool 
     UserError
         If the state holds no such layer, or does not fit the model; names the layer.
     """
+    expect("Model", model, nn.Module)
+    expect("State of a network", state, Mapping)
     if state and all(name.startswith(_PARALLEL) for name in state):
         state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
     paths = [name.removesuffix(f".{_THRESHOLD}") for name in state
@@ -105,7 +108,7 @@ def load_cgconv(model: nn.Module, state: Mapping[str, Tensor], *, shuffle: bool 
     if not paths:
         raise UserError("The state holds no CGConv2d below a module; such a layer has a "
                         f"{', '.join(_NEEDED[:-1])} and {_NEEDED[-1]}")
-    result = copy.deepcopy(model)
+    result = copied(model)
     modules = dict(model.named_modules())
     for path in paths:
         conv = modules.get(path)
@@ -125,7 +128,10 @@ def load_cgconv(model: nn.Module, state: Mapping[str, Tensor], *, shuffle: bool 
 
 def _tensors(state: Mapping[str, Tensor], prefix: str, name: str) -> dict[str, Tensor]:
     """The tensors of a layer by their names, if they are those of a ``CGConv2d``."""
+    expect("State of a layer", state, Mapping)
     found = {key: state[prefix + key] for key in (*_NEEDED, _BIAS, _COUNT) if prefix + key in state}
+    for key, value in found.items():
+        expect(f"Tensor {prefix + key!r} of the state", value, Tensor)
     missing = [key for key in _NEEDED if key not in found]
     if missing:
         raise UserError(f"Layer {name!r} of the state is no CGConv2d; it lacks "
@@ -146,6 +152,10 @@ def _tensors(state: Mapping[str, Tensor], prefix: str, name: str) -> dict[str, T
 def _groups(mask: Tensor, name: str) -> tuple[int, bool]:
     """G, and whether the mask of a base path is block-diagonal rather than the first group."""
     outputs, inputs = mask.shape[:2]
+    others = mask[(mask != 0) & (mask != 1)]
+    if len(others):
+        raise UserError(f"Layer {name!r} of the state must have a mask of ones and zeros, not of "
+                        f"{float(others[0]):g}")
     base = mask[:, :, 0, 0] != 0
     width = int(base[0].sum())
     if width == inputs and bool(base.all()):
@@ -198,6 +208,7 @@ def _load_others(model: nn.Module, state: Mapping[str, Tensor], below: tuple[str
                         f"{', '.join(lacking) or 'nothing'} and has "
                         f"{', '.join(strange) or 'nothing'} besides")
     for name, value in state.items():
+        expect(f"Tensor {name!r} of the state", value, Tensor)
         if value.shape != wanted[name]:
             raise UserError(f"Tensor {name!r} of the state must be of {tuple(wanted[name])} as in "
                             f"the model, not of {tuple(value.shape)}")

@@ -1,11 +1,10 @@
 """Gates the convolutions of a user's own network, and says what it left ungated and why."""
 
-import copy
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +12,16 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
-from hwgate.errors import UserError, expect
+from hwgate.data.typical import typical_images
+from hwgate.errors import UserError, expect, shown
 from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d, PaddingShortcut
-from hwgate.nn.gates import fitting_groups, gated_layers, set_density
+from hwgate.nn.gates import fitting_groups, force_open, gated_layers, set_density
+from hwgate.nn.running import copied, evaluating, kind, one_mode, rounding
 
 __all__ = ["Conversion", "LeftLayer", "gate"]
 
-_LEAVES = (ChannelShuffle, GatedConv2d, PaddingShortcut)
+_LEAVES = (ChannelShuffle, PaddingShortcut, nn.Conv2d)
 
 _RELUS: tuple[Any, ...] = (torch.relu, F.relu, "relu", "relu_")
 
@@ -59,7 +60,7 @@ class Conversion:
 
 
 def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
-         images: Tensor | None = None, density: float | None = None,
+         images: Any = None, density: float | None = None,
          config: AcceleratorConfig | None = None, grouping: bool = False, alpha: float = 2.0,
          sparse_bp: bool = True, share: int = 1, tau: float = 0.0,
          base_channels: int = 0) -> Conversion:
@@ -68,7 +69,8 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
     The model itself is not changed. The copy keeps all weights, and computes the same with
     ``hwgate.nn.gates.force_open``; with ``images``, that is checked. Its gates are new: without
     ``images`` they have thresholds and statistics of an untrained layer, so train it before its
-    accuracy means anything.
+    accuracy means anything. A convolution that is more than its weight and bias, such as a
+    subclass or one with hooks, is left.
 
     Parameters
     ----------
@@ -78,9 +80,9 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
         G. Convolutions whose input channels it does not divide are left.
     skip : collection of str
         Module paths to leave; a path stands for all that is below it.
-    images : float (N, C, H, W), optional
-        Typical inputs, array or tensor, to which the statistics and thresholds of the gates are
-        set.
+    images : float or uint8 (N, C, H, W), optional
+        Typical inputs, in any form that :func:`hwgate.quantize` takes, to which the statistics and
+        thresholds of the gates are set.
     density : float, optional
         Share of gates that open on ``images``; a half by default.
     config : AcceleratorConfig, optional
@@ -94,12 +96,12 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
     Raises
     ------
     UserError
-        If the model cannot be traced, a path to skip does not exist, a group count is less than
-        2, a density comes without images, or the copy does not compute what the model does.
+        If the model cannot be traced or copied or does not run on the images, a path to skip does
+        not exist, a group count is less than 2, a density comes without images, or the copy does
+        not compute what the model does.
     """
     expect("Model to gate", model, nn.Module)
     expect("Modules to skip", skip, list, tuple, set, frozenset)
-    expect("Images", images, Tensor, np.ndarray, type(None))
     expect("Configuration", config, AcceleratorConfig, type(None), hint="hwgate.preset makes one")
     for what, value in (("Gate group count", groups), ("Share", share),
                         ("Base channel count", base_channels)):
@@ -108,64 +110,79 @@ def gate(model: nn.Module, groups: int = 4, *, skip: Collection[str] = (),
         expect(what, number, Real, *([type(None)] if what == "Density" else []))
     for what, flag in (("Grouping", grouping), ("Sparse backpropagation", sparse_bp)):
         expect(what, flag, bool)
-    names = dict(model.named_modules())
+    names: dict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[module].append(name)
+    there = [name for each in names.values() for name in each if name]
     for path in skip:
-        if path not in names:
-            raise UserError(f"There is no module {path!r} to skip; there are "
-                            f"{', '.join(name for name in names if name)}")
+        expect("Module to skip", path, str)
+        if path not in there:
+            raise UserError(f"There is no module {path!r} to skip; there are {', '.join(there)}")
     if groups < 2:
         raise UserError(f"Gate group count must be at least 2, not {groups!r}")
     if density is not None and images is None:
         raise UserError(f"A density of {density!r} needs images to choose thresholds on")
     options = {"grouping": grouping, "alpha": alpha, "sparse_bp": sparse_bp, "share": share,
                "tau": tau}
+    batch = None if images is None else _inputs(model, images)
     calls = _trace(model)
-    counts = Counter(str(node.target) for node in calls)
-    result = _copy(model)
-    gated: list[str] = []
-    left: list[LeftLayer] = []
+    counts = Counter(node.target for node in calls)
+    made: dict[nn.Module, nn.Module] = {}
+    left: dict[str, str] = {}
     for node in calls:
-        path = str(node.target)
-        conv = cast(nn.Conv2d, model.get_submodule(path))
+        conv = _conv(model, node)
         count = fitting_groups(groups, conv.in_channels, base_channels)
         reason = _obstacle(model, node, count, config)
-        if any(path == name or path.startswith(f"{name}.") for name in skip):
+        if any(path == name or path.startswith(f"{name}.")
+               for path in names[conv] for name in skip):
             reason = "skipped, as asked"
-        elif reason is None and counts[path] > 1:
+        elif reason is None and counts[node.target] > 1:
             reason = "runs more than once"
         if reason is None:
             try:
-                result.set_submodule(path, _gated(conv, gate_groups=count, **options))
-                gated.append(path)
+                made[conv] = _gated(conv, gate_groups=count, **options)
                 continue
             except UserError as error:
                 reason = str(error)
-        if path not in {layer.name for layer in left}:
-            left.append(LeftLayer(path, reason))
-    if images is not None:
-        images = torch.as_tensor(images)
-        _check(model, result, set(gated), images)
-        _settle(result, set(gated), images, 0.5 if density is None else density)
-    return Conversion(result, tuple(gated), tuple(left))
+        left.setdefault(names[conv][0], reason)
+    for module, paths in names.items():
+        if isinstance(module, nn.Conv2d) and module not in made:
+            left.setdefault(paths[0], "is not called by a forward that can be traced")
+    result = copied(model, made)
+    if not {_conv(result, node) for node in _trace(result)}.issuperset(made.values()):
+        raise UserError(f"A copy of model {type(model).__name__} does not call its own layers; "
+                        "put GatedConv2d in by hand")
+    gated = tuple(names[conv][0] for conv in made)
+    if batch is not None:
+        _check(model, result, batch)
+        _settle(result, set(gated), batch, 0.5 if density is None else density)
+    return Conversion(result, gated, tuple(LeftLayer(*each) for each in left.items()))
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    """A copy, of computed tensors such as pruned weights as well."""
-    memo = {id(value): value.detach().clone() for module in model.modules()
-            for value in vars(module).values() if isinstance(value, Tensor)}
-    return copy.deepcopy(model, memo)
+def _inputs(model: nn.Module, images: Any) -> Tensor:
+    """Images as the model takes them."""
+    dtype, device = kind(model)
+    return torch.from_numpy(np.ascontiguousarray(typical_images(images))).to(device, dtype)
 
 
 def _trace(model: nn.Module) -> list[fx.Node]:
     """Calls of convolutions, in the order of execution."""
     try:
-        graph = _Tracer().trace(model)
+        with evaluating(model):
+            graph = _Tracer().trace(model)
     except Exception as error:  # whatever the user's forward does with a proxy
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"Model {type(model).__name__} cannot be traced ({text}); write its "
                         "forward without control flow, or put GatedConv2d in by hand") from error
     return [node for node in graph.nodes if node.op == "call_module"
             and isinstance(model.get_submodule(str(node.target)), nn.Conv2d)]
+
+
+def _conv(model: nn.Module, node: fx.Node) -> nn.Conv2d:
+    """The convolution that a node calls."""
+    conv = model.get_submodule(str(node.target))
+    assert isinstance(conv, nn.Conv2d)
+    return conv
 
 
 class _Tracer(fx.Tracer):
@@ -178,15 +195,14 @@ class _Tracer(fx.Tracer):
 def _obstacle(model: nn.Module, node: fx.Node, groups: int | None,
               config: AcceleratorConfig | None) -> str | None:
     """Why a convolution cannot be gated; None if it can."""
-    conv = model.get_submodule(str(node.target))
-    assert isinstance(conv, nn.Conv2d)
+    conv = _conv(model, node)
     if isinstance(conv, GatedConv2d):
         return "is gated already"
     if conv.groups > 1:
         return f"is a grouped convolution of {conv.groups} groups"
     if conv.dilation != (1, 1) or conv.padding_mode != "zeros":
         return "has a dilation, or pads with something other than zeros"
-    own = _own_weights(model, conv)
+    own = _own(model, conv)
     if own is not None:
         return own
     norm, after = _next(model, node)
@@ -209,14 +225,28 @@ def _obstacle(model: nn.Module, node: fx.Node, groups: int | None,
     return None
 
 
-def _own_weights(model: nn.Module, conv: nn.Conv2d) -> str | None:
-    """Why the weights of a convolution cannot move to another layer; None if they can."""
-    if (is_parametrized(conv) or "weight" not in conv._parameters or conv._forward_hooks
-            or conv._forward_pre_hooks):
+def _own(model: nn.Module, conv: nn.Conv2d) -> str | None:
+    """Why a convolution is more than can move to another layer; None if it is not."""
+    parameters = dict(conv.named_parameters(recurse=False))
+    hooks = [values for name, values in vars(conv).items() if name.endswith("_hooks")]
+    for parameter in parameters.values():
+        hooks += [parameter._backward_hooks, parameter._post_accumulate_grad_hooks]
+    if is_parametrized(conv) or "weight" not in parameters or any(hooks):
         return "has hooks, or computes its weights (pruning, weight or spectral norm)"
-    owners = sum(parameter is conv.weight for module in model.modules()
-                 for parameter in module._parameters.values())
-    return "shares its weights with another layer" if owners > 1 else None
+    if type(conv) is not nn.Conv2d:
+        return f"is a {type(conv).__name__}, which may be more than a convolution"
+    # Libraries mark modules with attributes that begin with an underscore.
+    attributes = (name for name in vars(conv).keys() - vars(nn.Conv2d(1, 1, 1)).keys()
+                  if hasattr(nn.Conv2d, name) or not name.startswith("_"))
+    more = sorted({*attributes, *(parameters.keys() - {"weight", "bias"}),
+                   *dict(conv.named_buffers()), *dict(conv.named_children())})
+    if more:
+        return f"has {', '.join(more)} of its own"
+    if conv.weight.shape != (conv.out_channels, conv.in_channels, *conv.kernel_size):
+        return f"has a weight of {tuple(conv.weight.shape)}, which its channels and kernel are not"
+    owners = sum(parameter is own for module in model.modules()
+                 for parameter in module._parameters.values() for own in parameters.values())
+    return "shares its weights with another layer" if owners > len(parameters) else None
 
 
 def _next(model: nn.Module, node: fx.Node) -> tuple[fx.Node | None, Any]:
@@ -260,23 +290,35 @@ def _padding(value: str | tuple[int, ...]) -> str | tuple[int, int]:
     return value if isinstance(value, str) else _pair(value)
 
 
-def _check(model: nn.Module, result: nn.Module, paths: set[str], images: Tensor) -> None:
-    """Raise unless the copy with its new gates open computes what the model does."""
-    opened, before = _copy(result).eval(), _copy(model).eval()
-    for name, layer in gated_layers(opened):
-        layer.force_open = layer.force_open or name in paths
-    with torch.no_grad():
-        wanted, found = before(images), opened(images)
+def _check(model: nn.Module, result: nn.Module, images: Tensor) -> None:
+    """Raise unless the copy computes what the model does, with all gates open: one near its
+    threshold may decide either way."""
+    wanted, found = (_run(force_open(copied(each)), images) for each in (model, result))
     apart, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
-    if not apart <= 1e-3 * max(largest, 1e-30):
+    share = max(rounding(images.dtype), rounding(wanted.dtype))
+    if not apart <= share * max(largest, 1e-30):
         raise UserError(f"With all gates open the copy computes something else than the model: "
                         f"outputs are up to {apart:.3g} apart of {largest:.3g}; put GatedConv2d in "
                         "by hand")
 
 
+def _run(model: nn.Module, images: Tensor) -> Tensor:
+    """What a model computes in evaluation mode, in its own precision."""
+    try:
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            found = model.eval()(images)
+    except Exception as error:  # whatever the user's forward does
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"The model does not run on images of the shape {tuple(images.shape)}: "
+                        f"{text[0]}") from error
+    if not isinstance(found, Tensor):
+        raise UserError(f"Model {type(model).__name__} must return one tensor, to be compared with "
+                        f"that of its copy, not {shown(found)}")
+    return found
+
+
 def _settle(model: nn.Module, paths: set[str], images: Tensor, density: float) -> None:
     """Statistics and thresholds of new gates from what the open network computes."""
-    training = model.training
     layers = [layer for name, layer in gated_layers(model) if name in paths]
     old = {layer: layer.delta.detach().clone() for name, layer in gated_layers(model)
            if name not in paths}
@@ -290,10 +332,10 @@ def _settle(model: nn.Module, paths: set[str], images: Tensor, density: float) -
 
     hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), one_mode(model):
             for layer in layers:
                 layer.force_open = True
-            model.eval()(images)
+            model(images)
     finally:
         for layer, hook in zip(layers, hooks, strict=True):
             layer.force_open = False
@@ -302,4 +344,3 @@ def _settle(model: nn.Module, paths: set[str], images: Tensor, density: float) -
     with torch.no_grad():
         for layer, delta in old.items():
             layer.delta.copy_(delta)
-    model.train(training)

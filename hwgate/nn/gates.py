@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hwgate.errors import UserError, expect
 from hwgate.nn.gated import GatedConv2d
+from hwgate.nn.running import one_mode
 
 __all__ = ["fitting_groups", "force_open", "gated_layers", "parameter_groups", "set_density",
            "settle_norms"]
@@ -83,7 +84,8 @@ def set_density(model: nn.Module, images: Tensor, density: float) -> nn.Module:
 
 
 def settle_norms(model: nn.Module, images: Tensor) -> nn.Module:
-    """Set the statistics of all batch norms to those of ``images``, and return the model.
+    """Set the statistics of all batch norms to those of ``images``, and return the model in
+    evaluation mode.
 
     Layer by layer, so that a model of random weights computes what its evaluation mode promises.
     """
@@ -95,17 +97,16 @@ def settle_norms(model: nn.Module, images: Tensor) -> nn.Module:
             norm.running_var.copy_(values.var(dim=(0, 2, 3), correction=0))
 
     _run_with(model, images, nn.BatchNorm2d, settle)
-    return model
+    return model.eval()
 
 
 def _run_with(model: nn.Module, images: Tensor, kind: type[nn.Module], hook: Any) -> None:
     """Run a model once, in evaluation mode, with a hook before each module of a kind."""
     expect("Images", images, Tensor, hint="torch.as_tensor makes one of an array")
     expect("Model", model, nn.Module)
-    model.eval()
     hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, kind)]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), one_mode(model):
             model(images)
     finally:
         for handle in hooks:

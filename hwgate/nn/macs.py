@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hwgate.nn.gated import GatedConv2d
+from hwgate.nn.running import one_mode
 
 __all__ = ["LayerMacs", "MacCounter", "MacSummary", "count_macs", "mac_summary"]
 
@@ -103,12 +104,8 @@ def count_macs(model: nn.Module) -> Iterator[MacCounter]:
 
 def mac_summary(model: nn.Module, images: Tensor) -> MacSummary:
     """Multiply-accumulates of a model in evaluation mode over a batch; see :func:`count_macs`."""
-    training = model.training
-    try:
-        with count_macs(model) as counter, torch.no_grad():
-            model.eval()(images)
-    finally:
-        model.train(training)
+    with count_macs(model) as counter, torch.no_grad(), one_mode(model):
+        model(images)
     return counter.summary
 
 

@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 import hwgate
 from hwgate.compiler.balancing import balance
+from hwgate.data.typical import typical_images
 from hwgate.errors import UserError, expect
+from hwgate.frontend.model import unwrap
 from hwgate.machine.config import AcceleratorConfig, MemoryTiming
-from hwgate.nn.gates import gated_layers
+from hwgate.nn.gated import GatedConv2d
 from hwgate.quant.network import QuantizedNetwork
 from hwgate.results.run import RunResult
+
+from .qat import FakeQuantized
 
 __all__ = ["BudgetLoss", "GateCost", "NetworkCost", "measure_costs"]
 
@@ -81,7 +85,7 @@ def measure_costs(model: nn.Module, images: Any, config: AcceleratorConfig,
     """
     expect("Images", images, Tensor, np.ndarray)
     network = hwgate.quantize(model, images, config)
-    network = balance(network, np.asarray(images[:_SAMPLE]))
+    network = balance(network, typical_images(images[:_SAMPLE]))
     batch = np.zeros((1, *network.image_shape), np.int8)
 
     def run(which: QuantizedNetwork, dense: bool = False) -> RunResult:
@@ -142,22 +146,42 @@ class BudgetLoss:
     def __call__(self, model: nn.Module) -> Tensor:
         """``weight * max(0, predicted / dense - share)`` of the last forward pass.
 
-        The model's gated layers must keep their decisions (:func:`hwgate.nn.losses.kept_gates`).
+        The model is the one whose costs were measured, fake-quantized or wrapped or as it is; its
+        gated layers must keep their decisions (:func:`hwgate.nn.losses.kept_gates`).
+
+        Raises
+        ------
+        UserError
+            If it has not the layers of the costs.
         """
         return self.weight * torch.relu(self.predicted(model) / self.cost.dense - self.share)
 
     def predicted(self, model: nn.Module) -> Tensor:
         """Cost of an image, mean over the last batch, with its gradient."""
+        layers = _gated(model)
         total = torch.tensor(float(self.cost.fixed))
-        for path, layer in gated_layers(model):
-            name = path.removeprefix("model.")  # inside a FakeQuantized
-            if name not in self.cost.layers or layer.gates is None:
+        for name, cost in self.cost.layers.items():
+            if name not in layers:
+                raise UserError(f"A budget has the cost of a layer {name!r}, but the gated layers "
+                                f"of the model are {', '.join(layers) or 'none'}; measure the "
+                                "costs of this model")
+            gates = layers[name].gates
+            if gates is None:
                 continue
-            cost = self.cost.layers[name]
-            busy = _Mean.apply(layer.gates) if self.kind == "cycles" else layer.gates.amax(
-                dim=(2, 3)).mean()
+            busy = _Mean.apply(gates) if self.kind == "cycles" else gates.amax(dim=(2, 3)).mean()
             total = total.to(busy.device) + cost.closed + (cost.opened - cost.closed) * busy
         return total
+
+
+def _gated(model: nn.Module) -> dict[str, GatedConv2d]:
+    """Gated layers by all their names in the network itself, without what it is wrapped in."""
+    expect("Model", model, nn.Module)
+    network = unwrap(model)
+    while isinstance(network, FakeQuantized):
+        network = unwrap(network.model)
+    assert isinstance(network, nn.Module)
+    return {name: module for name, module in network.named_modules(remove_duplicate=False)
+            if isinstance(module, GatedConv2d)}
 
 
 def _with_threshold(network: QuantizedNetwork, value: int) -> QuantizedNetwork:

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 from hwgate.errors import UserError, expect
 from hwgate.frontend.fold import calibrate, fold
 from hwgate.frontend.lowering.blocks import Block, rebind
+from hwgate.frontend.model import unwrap
 from hwgate.frontend.operators import OPERATORS
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.nn.gates import settle_norms
+from hwgate.nn.running import kind
 from hwgate.quant.layer import IMAGE, QuantizedLayer
 from hwgate.quant.network import QuantizedNetwork
 
@@ -33,19 +35,20 @@ class FakeQuantized(nn.Module):
     parameters as they are: weights, image and activations on their grids, factors and offsets
     rounded to the width of the multiplier and to steps of the psum. Gradients pass straight
     through the rounding. Batch norms, those of the gates included, use their running statistics,
-    as folding does. Partial sums are added in float32, so one beyond 2^24, or one that equals its
-    threshold to the last digit, may decide otherwise.
+    as folding does. A normalization of the image inside of the model stays as it is. Partial sums
+    are added in float32, so one beyond 2^24, or one that equals its threshold to the last digit,
+    may decide otherwise.
 
-    Below 8 bits, the statistics of the norms are settled anew, and the steps of activations are
-    learned (Esser et al., "Learned Step Size Quantization", ICLR 2020).
+    Below 8 bits, the statistics of the norms of gates are settled anew, and the steps of
+    activations are learned (Esser et al., "Learned Step Size Quantization", ICLR 2020).
 
     Parameters
     ----------
     model : Module
         What :func:`hwgate.quantize` takes; its parameters are trained. Weights that it computes
         from others, such as those of a spectral norm, cannot be.
-    images : float (N, C, H, W)
-        Calibration images.
+    images : float or uint8 (N, C, H, W)
+        Calibration images, as for :func:`hwgate.quantize`.
     config : AcceleratorConfig
         Its formats give the widths.
 
@@ -55,13 +58,14 @@ class FakeQuantized(nn.Module):
         As :func:`hwgate.quantize` raises them.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor | NDArray[Any],
-                 config: AcceleratorConfig) -> None:
+    def __init__(self, model: nn.Module, images: Any, config: AcceleratorConfig) -> None:
         super().__init__()
         expect("Model to fine-tune", model, nn.Module)
         expect("Configuration", config, AcceleratorConfig, hint="hwgate.preset makes one")
-        self.model, self.config = model, config
-        found = calibrate(model, images, config)
+        network = unwrap(model)
+        assert isinstance(network, nn.Module)
+        self.model, self.config = network, config
+        found = calibrate(network, images, config)
         self._lowered, scales, self.image_shape = found.lowered, found.scales, found.image_shape
         fold(self._lowered, scales, self.image_shape, config)  # refuse what cannot be run
         for block in self.blocks:
@@ -74,7 +78,8 @@ class FakeQuantized(nn.Module):
         self._limits = formats.limits(formats.activation)
         self._top = formats.limits(formats.weight)[1]
         if learned or formats.weight < _LEARNED_BELOW:
-            settle_norms(self, torch.as_tensor(images))
+            settle_norms(self, torch.from_numpy(np.ascontiguousarray(found.images)).to(
+                kind(network)[1]))
         self.eval()
 
     @property
@@ -94,7 +99,7 @@ class FakeQuantized(nn.Module):
             own = (set(node.tensors) == set(node.keys)
                    and all(name.rpartition(".")[0] == node.origin for name in node.keys.values()))
             if not own or not isinstance(self.model.get_submodule(node.origin),
-                                         (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
+                                         (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)):
                 raise UserError(f"Layer {node.origin!r} computes with values that are no "
                                 "parameters of its own convolution, linear layer or batch norm, "
                                 "which cannot be trained with the rounding")
@@ -103,7 +108,7 @@ class FakeQuantized(nn.Module):
         """Training mode for all but batch norms."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.eval()
         return self
 
@@ -113,9 +118,9 @@ class FakeQuantized(nn.Module):
 
     def outputs(self, x: Tensor) -> dict[int, Tensor]:
         """Output of each block by its index, and the image: real values on their grids."""
-        values = {IMAGE: self._quantize(x, IMAGE, self._limits[0])}
-        layers = self.network().layers
-        for index, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
+        network = self.network()
+        values = {IMAGE: self._image(x, network)}
+        for index, (block, layer) in enumerate(zip(self.blocks, network.layers, strict=True)):
             values[index] = self._run(index, block, values, layer)
         return values
 
@@ -125,6 +130,21 @@ class FakeQuantized(nn.Module):
         scales = {n: float(steps[n + 1]) for n in range(IMAGE, len(self.blocks))}
         self._lowered = rebind(self._lowered, self.model)
         return fold(self._lowered, scales, self.image_shape, self.config)
+
+    def _image(self, x: Tensor, network: QuantizedNetwork) -> Tensor:
+        """An image on its grid, normalized as the model does it itself."""
+        shape = self.image_shape
+        fits = x.ndim in (2, 4) and (*x.shape[1:], 1, 1)[:3] == shape
+        if not fits or not x.is_floating_point():
+            raise UserError(f"Images must be float (N, {', '.join(map(str, shape))}), not "
+                            f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}")
+        mean, std = (torch.from_numpy(values).to(x.device).reshape(-1, 1, 1)
+                     for values in (network.image_mean, network.image_std))
+        normal = (x.double().reshape(-1, *shape) - mean) / std
+        y = self._quantize(normal, IMAGE, self._limits[0])
+        step = self._step(IMAGE)
+        integers = torch.round(normal.detach() / step).clamp(*self._limits)
+        return (y + (integers * step - y.detach())).to(kind(self.model)[0])
 
     def _run(self, index: int, block: Block, values: dict[int, Tensor],
              layer: QuantizedLayer) -> Tensor:

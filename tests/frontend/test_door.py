@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hwgate
+from hwgate.data.typical import typical_images
 from hwgate.errors import CompileError, FidelityWarning, UserError
 from hwgate.files.networks import load_network, save_network
-from hwgate.frontend.images import typical_images
 from hwgate.machine.config import AcceleratorConfig, FormatConfig
 from hwgate.nn.gated import GatedConv2d
 from hwgate.nn.gates import set_density, settle_norms

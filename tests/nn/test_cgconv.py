@@ -113,6 +113,9 @@ def changed(**changes):
     (state_of(groups=1), {},
      "Layer 'CGConv2d' of the state has one group, so nothing is gated; load it as an ordinary "
      "convolution"),
+    *((changed(mask=scale * state_of()["mask"]), {},
+       f"Layer 'CGConv2d' of the state must have a mask of ones and zeros, not of {scale:g}")
+      for scale in (2, -1, 0.5, float("nan"))),
     *((changed(mask=mask), {},
        "Layer 'CGConv2d' of the state must have the first of equal groups of its 8 input channels "
        "as base path, or one for each of as many groups of its 12 output channels, which its mask "

@@ -187,6 +187,128 @@ def test_computed_weights_are_left(wrap):
         torch.testing.assert_close(force_open(found.model.eval())(images), model(images))
 
 
+class Names(nn.Module):
+    """Holds the same convolution in several ways, and calls it by one of them."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.conv, self.norm, self.call = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), call
+        self.body = nn.Sequential(self.conv, self.norm, nn.ReLU())
+        self.parts, self.weights = [self.conv, self.norm], {"conv": self.conv.weight}
+
+    def forward(self, x):
+        return torch.relu(self.call(self, x)) + self.weights["conv"].sum()
+
+
+@pytest.mark.parametrize("call", [
+    lambda m, x: m.body(x), lambda m, x: m.norm(m.conv(x)),
+    lambda m, x: m.parts[1](m.parts[0](x))], ids=["sequence", "attribute", "list"])
+@pytest.mark.parametrize("skip", [[], ["body"], ["conv"]])
+def test_a_convolution_of_several_names_is_one(call, skip):
+    torch.manual_seed(0)
+    images = torch.randn(4, 8, 6, 6)
+    found = gate(Names(call), 2, skip=skip, images=images)
+    assert found.gated == (() if skip else ("conv",))
+    net = found.model
+    assert net.conv is net.body[0] is net.parts[0] and net.conv.weight is net.weights["conv"]
+    assert isinstance(net.conv, GatedConv2d) == (not skip)
+    if not skip:
+        net(images)
+        assert 0.4 < net.conv.density < 0.6
+
+
+def test_a_copy_that_calls_the_original_is_refused():
+    conv = nn.Conv2d(8, 8, 3, padding=1)
+    model = Names(lambda m, x: m.norm(conv(x)))
+    model.conv = model.body[0] = model.parts[0] = conv
+    with pytest.raises(UserError, match="^Model Names cannot be traced .module is not installed"):
+        gate(model, 2)
+
+
+class Doubling(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def buffered(conv):
+    bias = conv.bias.detach()
+    del conv.bias
+    conv.register_buffer("bias", bias)
+
+
+HOOKS = "has hooks, or computes its weights (pruning, weight or spectral norm)"
+
+
+@pytest.mark.parametrize("change, reason", [
+    (buffered, "has bias of its own"),
+    (lambda conv: setattr(conv, "forward", lambda x: x), "has forward of its own"),
+    (lambda conv: setattr(conv, "_conv_forward", lambda *x: x[0]), "has _conv_forward of its own"),
+    (lambda conv: setattr(conv, "gain", 2.0), "has gain of its own"),
+    (lambda conv: setattr(conv, "gain", nn.Parameter(torch.ones(1))), "has gain of its own"),
+    (lambda conv: conv.add_module("after", nn.ReLU()), "has after of its own"),
+    (lambda conv: setattr(conv, "weight", nn.Parameter(conv.weight[:4].detach())),
+     "has a weight of (4, 8, 3, 3), which its channels and kernel are not"),
+    (lambda conv: conv.register_full_backward_hook(lambda *all: None), HOOKS),
+    (lambda conv: conv.register_state_dict_post_hook(lambda *all: None), HOOKS),
+    (lambda conv: conv.weight.register_hook(lambda grad: 2 * grad), HOOKS),
+    (lambda conv: conv.bias.register_post_accumulate_grad_hook(lambda p: None), HOOKS)])
+def test_what_is_more_than_a_convolution_is_left(change, reason):
+    model = computed(change)
+    found = hwgate.gate(model, 2)
+    assert found.gated == ("3",) and [(layer.name, layer.reason) for layer in found.left] == [
+        ("0", reason)]
+
+
+def test_subclasses_and_what_is_not_called_are_left():
+    model = computed(lambda conv: None)
+    model[0] = Doubling(8, 8, 3, padding=1)
+    model[5].spare = nn.Conv2d(8, 8, 1)
+    found = hwgate.gate(model, 2)
+    assert found.gated == ("3",) and [(layer.name, layer.reason) for layer in found.left] == [
+        ("0", "is a Doubling, which may be more than a convolution"),
+        ("5.spare", "is not called by a forward that can be traced")]
+
+
+def test_marks_of_libraries_are_no_obstacle():
+    assert hwgate.gate(computed(lambda conv: setattr(conv, "_mark", True)), 2).gated == ("0", "3")
+
+
+@pytest.mark.parametrize("images", [
+    torch.rand(4, 8, 6, 6).double().numpy(), (torch.rand(4, 8, 6, 6) * 255).byte(),
+    list(torch.rand(4, 8, 6, 6)), torch.rand(4, 8, 6, 6).numpy()[..., ::-1]],
+    ids=["float64", "uint8", "list", "strides"])
+def test_images_in_every_form(images):
+    assert hwgate.gate(computed(lambda conv: None), 2, images=images).gated == ("0", "3")
+
+
+@pytest.mark.parametrize("images, sentence", [
+    (torch.rand(4, 2, 6, 6), "The model does not run on images of the shape (4, 2, 6, 6): Given "),
+    (torch.rand(8, 6, 6), "Calibration images must have the shape (N, C, H, W), or (N, C) of "),
+    (torch.rand(0, 8, 6, 6), "A batch must have at least one image, not 0")])
+def test_images_that_do_not_fit_are_one_sentence(images, sentence):
+    with pytest.raises(UserError) as error:
+        hwgate.gate(computed(lambda conv: None), 2, images=images)
+    assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_of_every_precision(dtype):
+    model = computed(lambda conv: None).to(dtype)
+    assert hwgate.gate(model, 2, images=torch.randn(8, 8, 6, 6)).model[0].weight.dtype == dtype
+
+
+def test_a_gated_network_is_gated_further():
+    """Old gates near their thresholds may decide otherwise."""
+    torch.manual_seed(0)
+    images = torch.randn(16, 8, 12, 12)
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+              for _ in range(4)]
+    first = gate(settle_norms(nn.Sequential(*blocks), images), 2, skip=["0", "1"], images=images)
+    found = gate(first.model, 2, images=images)
+    assert found.gated == ("0.0", "1.0")
+    assert not any(layer.force_open for _, layer in gated_layers(found.model))
+
+
 def test_shared_weights_stay_shared():
     model = computed(lambda conv: None)
     model[3].weight = model[0].weight

@@ -233,8 +233,8 @@ def test_set_density(density, grouping):
     torch.manual_seed(0)
     net = nn.Sequential(GatedConv2d(8, 8, 3, grouping=grouping), nn.ReLU(), GatedConv2d(8, 4, 3))
     images = torch.randn(8, 8, 9, 10)
-    assert set_density(net, images, density) is net and not net.training
-    net(images)
+    assert set_density(net, images, density) is net and net.training
+    net.eval()(images)
     for _, layer in gated_layers(net):
         shares = layer.decision.float().mean(dim=(0, 2, 3))
         assert shares.tolist() == pytest.approx([density] * len(shares), abs=0.01)

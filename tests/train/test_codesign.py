@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import hwgate
 from hwgate.compiler.balancing import balance
 from hwgate.data.datasets import load_dataset
+from hwgate.errors import UserError
 from hwgate.machine.config import preset
+from hwgate.nn.gated import GatedConv2d
 from hwgate.nn.gates import gated_layers, set_density, settle_norms
 from hwgate.nn.losses import kept_gates
 from hwgate.train.codesign import BudgetLoss, GateCost, NetworkCost, measure_costs
+from hwgate.train.qat import FakeQuantized
 from hwgate.train.recipe import load_recipe
 from hwgate.train.trained import build
 from hwgate.train.training import train
@@ -91,6 +95,48 @@ def test_the_excess_is_the_formula():
             assert float(loss.predicted(model)) == pytest.approx(wanted)
             assert float(loss(model)) == pytest.approx(3 * (wanted / 500 - 0.2))
         assert float(BudgetLoss("cycles", cost, 0.9)(model)) == 0
+
+
+class Outer(nn.Module):
+    """Has its network at a name that wrappers have, too."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def fake(model):
+    return FakeQuantized(model, torch.randn(4, 8, 6, 6), CONFIG)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of torch.compile
+@pytest.mark.parametrize("before, after", [
+    (lambda m: m, lambda m: m), (Outer, lambda m: m), (nn.DataParallel, lambda m: m),
+    (lambda m: m, nn.DataParallel), (Outer, fake), (nn.DataParallel, fake),
+    (torch.compile, lambda m: m)],
+    ids=["plain", "outer", "parallel", "parallel after", "fake outer", "fake parallel", "compiled"])
+def test_wrapped_models_are_looked_into(before, after):
+    torch.manual_seed(0)
+    model = before(nn.Sequential(GatedConv2d(8, 8, 3, gate_groups=2), nn.ReLU()).eval())
+    cost = NetworkCost(100, {name.removeprefix("module.").removeprefix("_orig_mod."): GateCost(
+        10, 50) for name, _ in gated_layers(model)}, 500)
+    whole = after(model)
+    with kept_gates(whole):
+        for _, layer in gated_layers(whole):
+            layer.gates = torch.ones(4, 8, 4, 4)
+        assert float(BudgetLoss("cycles", cost, 0.0).predicted(whole)) == 150
+
+
+def test_costs_of_other_layers_are_refused():
+    model = nn.Sequential(GatedConv2d(8, 8, 3, gate_groups=2))
+    loss = BudgetLoss("cycles", NetworkCost(100, {"body.0": GateCost(10, 50)}, 500), 0.0)
+    with pytest.raises(UserError) as error:
+        loss(model)
+    assert str(error.value) == ("A budget has the cost of a layer 'body.0', but the gated layers "
+                                "of the model are 0; measure the costs of this model")
 
 
 @pytest.mark.parametrize("kind", rest_slow(["cycles", "bytes"]))

@@ -13,6 +13,7 @@ from hwgate.data.datasets import load_dataset
 from hwgate.errors import UserError
 from hwgate.evaluation.scoring import score_network
 from hwgate.machine.config import FormatConfig, preset
+from hwgate.nn.gated import GatedConv2d
 from hwgate.nn.gates import set_density, settle_norms
 from hwgate.nn.models import resnet18, resnet20, vgg16
 from hwgate.quant.requantize import requantize
@@ -61,6 +62,65 @@ def test_every_layer_computes_what_the_integers_do(make, options, bits):
     assert any(layer.limit for layer in network.layers) == ("tau" in options)
     same = agreement(fake, network, images)
     assert (same.classes, same.logits, same.decisions, same.largest) == (1, 1, 1, 0)
+
+
+class Pixels(nn.Module):
+    """Normalizes its images itself, which have values of 0 to 255."""
+
+    def __init__(self, net, scale):
+        super().__init__()
+        self.net, self.scale = net, nn.Parameter(torch.tensor(scale).reshape(-1, 1, 1))
+
+    def forward(self, x):
+        return self.net((x - 128) / self.scale)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("scale", [[64.0], [50.0, 64.0, -70.0]], ids=["one", "each"])
+def test_the_model_normalizes_its_images_itself(scale, bits):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten(), nn.Linear(8, 5))
+    images = torch.randint(256, (16, 3, 6, 6)).float()
+    fake = FakeQuantized(Pixels(net, scale).eval(), images, config(bits))
+    network = fake.network()
+    found = fake.outputs(images)[-1] / fake._step(-1)
+    np.testing.assert_array_equal(found.detach().numpy().round(4), network.quantize_images(images))
+    same = agreement(fake, network, images)
+    assert (same.classes, same.logits, same.largest) == (1, 1, 0)
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(GatedConv2d(8, 8, 3, gate_groups=2), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+                         nn.BatchNorm1d(4)).eval()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("form", [
+    list, lambda x: x.numpy()[..., ::-1], lambda x: x.double().numpy(),
+    lambda x: (x * 255).byte(), lambda x: [(x[:4], 0), (x[4:], 1)]],
+    ids=["list", "strides", "float64", "uint8", "batches"])
+def test_calibration_images_in_every_form(form, bits):
+    images = torch.rand(8, 8, 5, 5)
+    fake = FakeQuantized(small(), form(images), config(bits))
+    same = agreement(fake, fake.network(), images)
+    assert (same.classes, same.logits, same.decisions, same.largest) == (1, 1, 1, 0)
+
+
+def test_wrapped_models_are_looked_into():
+    model, images = small(), torch.rand(8, 8, 5, 5)
+    assert FakeQuantized(nn.DataParallel(model), images, CONFIG).model is model
+
+
+@pytest.mark.parametrize("wrong", [
+    torch.zeros(1, 2, 5, 5), torch.zeros(2, 8, 5), torch.zeros(2, 8, 5, 5, dtype=torch.uint8)],
+    ids=["channels", "dimensions", "type"])
+def test_images_of_another_form_are_named(wrong):
+    fake = FakeQuantized(small(), torch.rand(8, 8, 5, 5), CONFIG)
+    with pytest.raises(UserError, match=r"^Images must be float \(N, 8, 5, 5\), not "):
+        fake(wrong)
 
 
 @pytest.mark.parametrize("relu_first", [False, True])

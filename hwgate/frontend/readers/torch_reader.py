@@ -12,8 +12,9 @@ from torch.export import ExportedProgram
 
 from hwgate.errors import CompileError
 from hwgate.frontend.graph import RUNS, UNSUPPORTED, Graph, Node
-from hwgate.frontend.model import evaluating, kind
+from hwgate.frontend.model import evaluating
 from hwgate.nn.gated import kept_whole
+from hwgate.nn.running import kind
 
 from .aten import ATEN, COPIES, MOVES, Constant, Obstacle, shape_text, size_of
 from .moves import ZERO, Moved, selection, spatial_padding
@@ -44,13 +45,13 @@ def read_torch(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...])
     name = type(model).__name__
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if not isinstance(model, ExportedProgram):
-            program = _export(model, image_shape, name)
-        elif model.range_constraints:  # of any batch: sizes are symbols
-            program = _export(model.module(), image_shape, name)
-        else:
-            program = model
-        program = program.run_decompositions(dict(_decompositions()))
+        try:
+            program = _program(model, image_shape).run_decompositions(dict(_decompositions()))
+        except Exception as error:  # whatever the user's forward does
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise CompileError(f"Model {name} cannot be exported for images of the shape "
+                               f"{'x'.join(map(str, image_shape))} ({lines[0]}); write its forward "
+                               "without control flow that depends on values") from error
     return _Reader(program, model, name).graph()
 
 
@@ -62,17 +63,16 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
             if target.name().split("::")[-1].split(".")[0] not in _WHOLE}
 
 
-def _export(model: nn.Module, image_shape: tuple[int, ...], name: str) -> ExportedProgram:
+def _program(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...]) -> ExportedProgram:
+    """What a model computes for images of a fixed shape."""
+    if isinstance(model, ExportedProgram):
+        if not model.range_constraints:
+            return model
+        model = model.module()  # of any batch: sizes are symbols
     dtype, device = kind(model)
     example = torch.zeros(_EXAMPLE, *image_shape, dtype=dtype, device=device)
     with evaluating(model), kept_whole(), torch.no_grad():
-        try:
-            return torch.export.export(model, (example,), strict=False)
-        except Exception as error:  # whatever the user's forward does
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise CompileError(f"Model {name} cannot be exported for images of the shape "
-                               f"{'x'.join(map(str, image_shape))} ({lines[0]}); write its forward "
-                               "without control flow that depends on values") from error
+        return torch.export.export(model, (example,), strict=False)
 
 
 class _Reader:
