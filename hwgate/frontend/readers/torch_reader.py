@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from hwgate.errors import CompileError
 from hwgate.frontend.graph import RUNS, UNSUPPORTED, Graph, Node
 from hwgate.frontend.model import evaluating, kind
-from hwgate.nn.gated import kept_whole
+from hwgate.nn.gated import GatedConv2d, kept_whole
 
 from .aten import ATEN, COPIES, MOVES, Constant, Obstacle, shape_text, size_of
 from .moves import ZERO, Moved, selection, spatial_padding
@@ -22,6 +22,9 @@ __all__ = ["read_torch"]
 
 #: Operators that stay whole, where a decomposition would hide what they are.
 _WHOLE = ("silu", "hardswish", "hardsigmoid", "gelu", "leaky_relu", "hardtanh", "prelu")
+
+#: What of a gated layer its decisions come from, beside its forward.
+_DECIDES = ("_decide", "_paths", "_convolve", "scores", "score_weights", "limit")
 
 #: Images of the example that a model is exported with. Not one: that would be taken as a constant.
 _EXAMPLE = 2
@@ -211,7 +214,19 @@ class _Reader:
     def gate(self) -> nn.Module:
         """The gated layer that the operator stands for."""
         assert isinstance(self.model, nn.Module)
-        return self.model.get_submodule(self._path())
+        layer = self.model.get_submodule(self._path())
+        if not isinstance(layer, GatedConv2d):
+            raise Obstacle("runs the forward of a gated layer by itself", "call the layer")
+        if any(getattr(type(layer), name) is not getattr(GatedConv2d, name) for name in _DECIDES):
+            raise Obstacle("decides in another way than GatedConv2d", "change its forward only")
+        norm = layer.gate_norm
+        if not layer.force_open and (
+                type(norm) not in (nn.BatchNorm2d, nn.SyncBatchNorm) or norm.affine
+                or norm.running_mean is None or norm.running_var is None
+                or norm._forward_hooks or norm._forward_pre_hooks):
+            raise Obstacle("has a gate_norm other than a BatchNorm2d with running statistics, "
+                           "without parameters and hooks", "leave it as GatedConv2d makes it")
+        return layer
 
     def emit(self, op: str, inputs: Sequence[Any], tensors: dict[str, Tensor] | None = None,
              keys: dict[str, str] | None = None, **options: Any) -> Moved:
