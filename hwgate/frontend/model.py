@@ -1,6 +1,7 @@
 """The user's model: unwrapped, run as it is, and given back as it was."""
 
 import copy
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +18,9 @@ from hwgate.errors import CompileError, UserError, shown
 from .calibrate import batches
 
 __all__ = ["evaluating", "kind", "reference", "unwrap"]
+
+#: What holds values of a module that its forward may add to.
+_HOLDERS = (list, deque, set, dict, OrderedDict, defaultdict, Counter)
 
 
 def unwrap(model: Any) -> nn.Module | ExportedProgram:
@@ -44,29 +48,30 @@ def unwrap(model: Any) -> nn.Module | ExportedProgram:
 
 @contextmanager
 def evaluating(model: nn.Module | ExportedProgram) -> Iterator[None]:
-    """Evaluation mode; afterwards every submodule is what it was, whatever its forward has set."""
+    """Evaluation mode; afterwards every submodule is what it was, whatever its forward has set:
+    its attributes, what its lists, dictionaries and sets hold, and the values of tensors."""
     if isinstance(model, ExportedProgram):  # has no modes
         yield
         return
-    modules = list(model.modules())
-    tensors = [(tensor, tensor.detach().clone())
-               for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
-    tables = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-    before = [(module, dict(module.__dict__),
-               {name: copy.copy(module.__dict__[name]) for name in tables})
-              for module in modules]
+    before: list[tuple[Any, Any]] = [(vars(module), dict(vars(module)))
+                                     for module in model.modules()]
+    before += [(value, copy.copy(value)) for _, attributes in before
+               for value in attributes.values() if type(value) in _HOLDERS]
+    tensors = [(tensor, tensor.detach().clone()) for _, kept in before
+               for tensor in (kept.values() if isinstance(kept, dict) else kept)
+               if isinstance(tensor, Tensor) and not is_lazy(tensor)
+               and tensor.layout == torch.strided and not tensor.is_meta]
     try:
         with suppress(NotImplementedError):  # a module of an exported program has one mode
             model.eval()
         yield
     finally:
-        for module, attributes, kept in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for name, values in kept.items():
-                table = module.__dict__[name]
-                table.clear()
-                table.update(values)
+        for holder, kept in before:
+            holder.clear()
+            if isinstance(holder, (dict, set)):
+                holder.update(kept)
+            else:
+                holder.extend(kept)
         for tensor, value in tensors:
             if not torch.equal(tensor, value):
                 tensor.data.copy_(value)

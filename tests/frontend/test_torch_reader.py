@@ -1,6 +1,7 @@
 """The reader for PyTorch: its graph computes what the model does, however that is written."""
 
 import copy
+from collections import defaultdict, deque
 
 import pytest
 import torch
@@ -236,9 +237,15 @@ def test_the_model_comes_back_as_it_was():
         def __init__(self):
             super().__init__()
             self.register_buffer("calls", torch.zeros(()))
+            self.history, self.log, self.names = [1], defaultdict(list, a=[2]), {3}
+            self.last = deque([4, 5], maxlen=2)
 
         def forward(self, x):
             self.calls += 1
+            self.history.append(x)
+            self.log["x"] = self.log.pop("a", x)
+            self.names.add(len(self.history))
+            self.last.append(x)
             self.seen = x.shape
             self.cache = super().forward(x)
             return self.cache
@@ -258,6 +265,8 @@ def test_the_model_comes_back_as_it_was():
         for key, parameter in module._parameters.items():
             assert parameter is None or torch.equal(parameter, before[name]["_parameters"][key])
     assert model.calls == 0
+    assert (model.history, model.log, model.names) == ([1], {"a": [2]}, {3})
+    assert list(model.last) == [4, 5]
     assert not model.b[0].weight.requires_grad and model.a[0].weight.requires_grad
 
 
@@ -271,6 +280,23 @@ def test_weights_that_a_model_changes_come_back():
     with pytest.raises(CompileError, match="^Model Clamps cannot be exported"):
         hwgate.quantize(model, torch.randn(4, 4, 8, 8), hwgate.preset("tiny"))
     assert model.b[0].weight.abs().max() > 0.1
+
+
+def test_a_tensor_that_is_no_buffer_and_changed_is_refused():
+    class Counts(Net):
+        def __init__(self):
+            super().__init__()
+            self.calls, self.more = torch.zeros(1), [torch.zeros(1)]
+
+        def forward(self, x):
+            self.calls += 1
+            self.more[0] += 1
+            return super().forward(x)
+
+    model = Counts()
+    with pytest.raises(CompileError, match="^Model Counts cannot be exported for .*buffer"):
+        hwgate.quantize(model, torch.randn(4, 4, 8, 8), hwgate.preset("tiny"))
+    assert model.calls == 0 and model.more == [torch.zeros(1)]
 
 
 def test_half_precision_and_double():

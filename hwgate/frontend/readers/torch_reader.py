@@ -47,13 +47,7 @@ def read_torch(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...])
     name = type(model).__name__
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if not isinstance(model, ExportedProgram):
-            program = _export(model, image_shape, name)
-        elif model.range_constraints:  # of any batch: sizes are symbols
-            program = _export(model.module(), image_shape, name)
-        else:
-            program = model
-        program = program.run_decompositions(dict(_decompositions()))
+        program = _export(model, image_shape, name)
     return _Reader(program, model, name).graph()
 
 
@@ -65,17 +59,27 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
             if target.name().split("::")[-1].split(".")[0] not in _WHOLE}
 
 
-def _export(model: nn.Module, image_shape: tuple[int, ...], name: str) -> ExportedProgram:
+def _export(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...],
+            name: str) -> ExportedProgram:
+    """A program of core operators."""
     dtype, device = kind(model)
-    example = torch.zeros(_EXAMPLE, *image_shape, dtype=dtype, device=device)
-    with evaluating(model), kept_whole(), torch.no_grad():
-        try:
-            return torch.export.export(model, (example,), strict=False)
-        except Exception as error:  # whatever the user's forward does
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise CompileError(f"Model {name} cannot be exported for images of the shape "
-                               f"{'x'.join(map(str, image_shape))} ({lines[0]}); write its forward "
-                               "without control flow that depends on values") from error
+    try:
+        example = torch.zeros(_EXAMPLE, *image_shape, dtype=dtype, device=device)
+    except (RuntimeError, TypeError) as error:  # more memory, or a larger number, than there is
+        raise CompileError(f"Images of the shape {shape_text(image_shape)} are too large to export "
+                           f"model {name} with; use smaller ones") from error
+    try:
+        with evaluating(model), kept_whole(), torch.no_grad():
+            if not isinstance(model, ExportedProgram):
+                model = torch.export.export(model, (example,), strict=False)
+            elif model.range_constraints:  # of any batch: sizes are symbols
+                model = torch.export.export(model.module(), (example,), strict=False)
+        return model.run_decompositions(dict(_decompositions()))
+    except Exception as error:  # whatever the user's forward does
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileError(f"Model {name} cannot be exported for images of the shape "
+                           f"{shape_text(image_shape)} ({lines[0]}); write its forward "
+                           "without control flow that depends on values") from error
 
 
 class _Reader:
