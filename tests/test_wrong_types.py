@@ -115,6 +115,16 @@ def compiled(**named):
     case(quantize(normalize=(0, 0)), "A normalization must have standard deviations other than 0"),
     case(quantize(check=np.zeros(2)), "Check must be a text, not a NumPy array"),
     case(quantize(check=None), "Check must be a text, not None"),
+    case(lambda: hwgate.check(model(), (1, 8, 8), "digits"),
+         "Configuration " + NO_CONFIG.format("'digits'")),
+    case(lambda: hwgate.check(model(), (1, 8, 8), hwgate.AcceleratorConfig),
+         "Configuration " + NO_CONFIG.format("the class AcceleratorConfig")),
+    case(lambda: hwgate.check(model(), "1x8x8", CONFIG), "Shape of an image must be a tuple or a "
+         "list, not '1x8x8'"),
+    case(lambda: hwgate.check(model(), (1, 8.0, 8), CONFIG), "Size of an image must be an integer, "
+         "not 8.0"),
+    case(lambda: hwgate.check(model(), (True, 8, 8), CONFIG), "Size of an image must be an "
+         "integer, not True"),
     case(gate(model=Model), "Model to gate must be a torch module, not the class Model"),
     case(gate(model="resnet"), "Model to gate must be a torch module, not 'resnet'"),
     case(gate(groups=4.0), "Gate group count must be an integer, not 4.0"),
