@@ -73,7 +73,7 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
     Raises
     ------
     CompileError
-        If they differ by more than rounding.
+        If they differ by more than rounding, or the model's results are not finite.
     """
     images = images[:_IMAGES]
     with evaluating(model):
@@ -81,6 +81,9 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
             force_open(model)
         wanted = reference(model, images)
         found = graph(torch.from_numpy(np.ascontiguousarray(images))).double()
+    if not bool(wanted.isfinite().all()):
+        raise CompileError("The model's results on the calibration images are not finite; look at "
+                           "the range and the normalization of these")
     dtype, _ = kind(model)
     same = found.shape == wanted.shape
     apart = float((found - wanted).abs().max()) if same else math.inf
