@@ -12,6 +12,7 @@ import hwgate
 from hwgate.compiler import balance, explain
 from hwgate.data import load_dataset
 from hwgate.errors import UserError
+from hwgate.files.tensors import write_safetensors
 from hwgate.machine.config import BufferConfig, BusConfig, FormatConfig
 from hwgate.nn import GatedConv2d, gated_layers, set_density, settle_norms
 from hwgate.plan import Goal
@@ -309,10 +310,20 @@ def test_a_file_is_no_folder(tmp_path):
             call(tmp_path / "file")
 
 
-@pytest.mark.parametrize("call", [hwgate.load, lambda path: hwgate.save(path, network())])
-def test_names_that_no_file_can_have(call):
-    with pytest.raises(UserError, match="does not exist|cannot be written"):
-        call("a\0b")
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000], ids=["zero", "long"])
+@pytest.mark.parametrize("call", [
+    hwgate.load, lambda path: hwgate.save(path, network()), load_model, load_teacher, load_recipe,
+    lambda path: save_model(path, model(), recipe())])
+def test_names_that_no_file_can_have(call, name):
+    with pytest.raises(UserError, match="does not exist|cannot be (read|written)|There is no "):
+        call(name)
+
+
+@pytest.mark.parametrize("text", ["3", "[]", "{", '{"network": 3}'])
+def test_a_model_file_of_another_kind(text, tmp_path):
+    write_safetensors(tmp_path / "net", {"a": torch.zeros(1)}, {"recipe": text})
+    with pytest.raises(UserError, match="is no network that `hwgate train` wrote$"):
+        load_model(tmp_path / "net")
 
 
 def test_what_is_alike_is_taken():
