@@ -12,6 +12,7 @@ import hwgate
 from hwgate.compiler import balance, explain
 from hwgate.data import load_dataset
 from hwgate.errors import UserError
+from hwgate.files.tensors import write_safetensors
 from hwgate.machine.config import BufferConfig, BusConfig, FormatConfig
 from hwgate.nn import (
     GatedConv2d,
@@ -122,6 +123,16 @@ def compiled(**named):
     case(quantize(normalize=(0, 0)), "A normalization must have standard deviations other than 0"),
     case(quantize(check=np.zeros(2)), "Check must be a text, not a NumPy array"),
     case(quantize(check=None), "Check must be a text, not None"),
+    case(lambda: hwgate.check(model(), (1, 8, 8), "digits"),
+         "Configuration " + NO_CONFIG.format("'digits'")),
+    case(lambda: hwgate.check(model(), (1, 8, 8), hwgate.AcceleratorConfig),
+         "Configuration " + NO_CONFIG.format("the class AcceleratorConfig")),
+    case(lambda: hwgate.check(model(), "1x8x8", CONFIG), "Shape of an image must be a tuple or a "
+         "list, not '1x8x8'"),
+    case(lambda: hwgate.check(model(), (1, 8.0, 8), CONFIG), "Size of an image must be an integer, "
+         "not 8.0"),
+    case(lambda: hwgate.check(model(), (True, 8, 8), CONFIG), "Size of an image must be an "
+         "integer, not True"),
     case(gate(model=Model), "Model to gate must be a torch module, not the class Model"),
     case(gate(model="resnet"), "Model to gate must be a torch module, not 'resnet'"),
     case(gate(groups=4.0), "Gate group count must be an integer, not 4.0"),
@@ -314,10 +325,20 @@ def test_a_file_is_no_folder(tmp_path):
             call(tmp_path / "file")
 
 
-@pytest.mark.parametrize("call", [hwgate.load, lambda path: hwgate.save(path, network())])
-def test_names_that_no_file_can_have(call):
-    with pytest.raises(UserError, match="does not exist|cannot be written"):
-        call("a\0b")
+@pytest.mark.parametrize("name", ["a\0b", "a" * 5000], ids=["zero", "long"])
+@pytest.mark.parametrize("call", [
+    hwgate.load, lambda path: hwgate.save(path, network()), load_model, load_teacher, load_recipe,
+    lambda path: save_model(path, model(), recipe())])
+def test_names_that_no_file_can_have(call, name):
+    with pytest.raises(UserError, match="does not exist|cannot be (read|written)|There is no "):
+        call(name)
+
+
+@pytest.mark.parametrize("text", ["3", "[]", "{", '{"network": 3}'])
+def test_a_model_file_of_another_kind(text, tmp_path):
+    write_safetensors(tmp_path / "net", {"a": torch.zeros(1)}, {"recipe": text})
+    with pytest.raises(UserError, match="is no network that `hwgate train` wrote$"):
+        load_model(tmp_path / "net")
 
 
 def test_what_is_alike_is_taken():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,11 +43,6 @@ def typical_images(images: Any, normalize: Normalization | None = None) -> NDArr
         that does not fit the channels.
     """
     array = _array(images)
-    if array.dtype == np.uint8:
-        array = array.astype(np.float32) / np.float32(255)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise UserError(f"Calibration images must be float or uint8, not {array.dtype}")
-    array = array.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
     if array.ndim not in (2, 4):
         raise UserError("Calibration images must have the shape (N, C, H, W), or (N, C) of "
                         f"vectors, not {array.shape}")
@@ -59,7 +55,11 @@ def typical_images(images: Any, normalize: Normalization | None = None) -> NDArr
                      for values in normalize)
         if not std.all():
             raise UserError("A normalization must have standard deviations other than 0")
-        array = ((array - mean) / std).astype(array.dtype)
+        with np.errstate(over="ignore"):
+            array = ((array - mean) / std).astype(array.dtype)
+        if not np.isfinite(array).all():
+            raise UserError("A normalization must keep images finite, which these standard "
+                            "deviations are too small for")
     _look(array)
     return array
 
@@ -75,29 +75,44 @@ def normalized(network: QuantizedNetwork, mean: Any, std: Any) -> QuantizedNetwo
 def _array(images: Any) -> NDArray[Any]:
     """One array of all images."""
     if isinstance(images, Tensor):
-        images = images.detach().cpu()
-        if getattr(images, "is_sparse", False):
-            images = images.to_dense()
-        return np.asarray(images.float() if str(images.dtype) in ("torch.bfloat16", "torch.float16")
-                          else images)
+        try:
+            dense = images.to_dense()
+            narrow = dense.is_floating_point() and dense.dtype != torch.float64
+            return _floats((dense.float() if narrow else dense).numpy(force=True))
+        except (RuntimeError, TypeError):  # quantized, or without values
+            raise UserError("Calibration images must be a tensor that NumPy can hold, not one of "
+                            f"{images.dtype} on the device {images.device}") from None
     if isinstance(images, np.ndarray):
-        return images.astype(images.dtype.newbyteorder("="), copy=False)
+        return _floats(images)
     if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
         raise UserError(f"Calibration images must be an array, a tensor or batches of them, not "
                         f"{shown(images)}")
     parts: list[NDArray[Any]] = []
     for part in images:
-        part = part[0] if isinstance(part, (list, tuple)) else part
+        part, *labels = part if isinstance(part, (list, tuple)) and part else [part]
         found = _array(part)
-        parts.append(found[None] if found.ndim in (1, 3) else found)
+        if found.shape in [getattr(label, "shape", None) for label in labels]:
+            raise UserError("A batch of calibration images must be one array or tensor, with "
+                            f"labels behind it, not several of the shape {found.shape}; stack "
+                            "them, or leave out what is no image")
+        parts.append(found[None] if found.ndim in (0, 1, 3) else found)
         if sum(map(len, parts)) >= _MOST:
             break
     if not parts:
         raise UserError("A batch must have at least one image, not 0")
-    if len({part.shape[1:] for part in parts}) > 1:
-        raise UserError(f"Calibration images must have one shape, not {parts[0].shape[1:]} and "
-                        f"{next(p.shape[1:] for p in parts if p.shape != parts[0].shape)}")
+    shapes = list(dict.fromkeys(part.shape[1:] for part in parts))
+    if len(shapes) > 1:
+        raise UserError(f"Calibration images must have one shape, not {shapes[0]} and {shapes[1]}")
     return np.concatenate(parts)
+
+
+def _floats(array: NDArray[Any]) -> NDArray[Any]:
+    """Values in single precision, or double if they are; those of uint8 in 0..1."""
+    if array.dtype == np.uint8:
+        array = array.astype(np.float32) / np.float32(255)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"Calibration images must be float or uint8, not {array.dtype}")
+    return array.astype(np.float64 if array.itemsize == 8 else np.float32, copy=False)
 
 
 def _channels(values: Any, channels: int) -> NDArray[np.float64]:
@@ -106,7 +121,9 @@ def _channels(values: Any, channels: int) -> NDArray[np.float64]:
         array = np.asarray(values, np.float64).ravel()
     except (TypeError, ValueError):
         raise UserError(f"A normalization must have numbers, not {shown(values)}") from None
-    if len(array) not in (1, channels) or not np.isfinite(array).all():
+    if not np.isfinite(array).all():
+        raise UserError("A normalization must have finite numbers, not NaN or infinite")
+    if len(array) not in (1, channels):
         raise UserError(f"A normalization must have one number, or one of each of {channels} "
                         f"channels, not {len(array)}")
     return np.broadcast_to(array, channels).reshape(-1, 1, 1)

@@ -77,9 +77,9 @@ def load_network(path: str | Path) -> QuantizedNetwork:
     """
     expect("Path of a network file", path, str, os.PathLike)
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"Network file {path} must be a file, not a folder")
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike a Path, of names that no file can have as well
         raise UserError(f"Network file {path} does not exist; "
                         f"`hwgate demo --save {path}` writes one")
     arrays = read_archive(path)

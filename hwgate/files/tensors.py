@@ -27,8 +27,9 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except OSError as error:
-        raise UserError(f"Weights file {path} cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a name may hold what no name can
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Weights file {path} cannot be read: {reason}") from None
     except SafetensorError:
         raise UserError(f"File {path} is no safetensors file") from None
 

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
 
-from hwgate.errors import CompileError, UserError
+from hwgate.errors import CompileError, UserError, expect
 from hwgate.machine.config import PRESETS, AcceleratorConfig, preset_line
 from hwgate.plan.fitting import (
     Placed,
@@ -33,6 +34,9 @@ from .passes import drop_softmax, simplify
 from .readers.torch_reader import read_torch
 
 __all__ = ["Check", "check"]
+
+#: Bits of the widest accumulator.
+_WIDEST = 32
 
 #: What a layer that even the largest buffers cannot hold has too much of, by the field.
 _TOO_LARGE = {"passes": "fewer input channels, or an accelerator with more channels a group",
@@ -96,8 +100,9 @@ class Check:
 def check(model: Any, image_shape: tuple[int, int, int], config: AcceleratorConfig) -> Check:
     """All that keeps a network from running on an accelerator; without images, so in seconds.
 
-    Whether its integers follow the model is for :func:`quantize` to say, and whether a batch fits
-    the memory for :meth:`Program.bind`.
+    Whether its integers follow the model is for :func:`quantize` to say, as is whether a narrow
+    accumulator holds sums over maps side by side, which depend on their steps; and whether a batch
+    fits the memory for :meth:`Program.bind`.
 
     Parameters
     ----------
@@ -112,10 +117,13 @@ def check(model: Any, image_shape: tuple[int, int, int], config: AcceleratorConf
         For what is no model, or no shape of an image, or another one than a program was exported
         for.
     """
-    if not isinstance(image_shape, (tuple, list)) or len(image_shape) not in (1, 3) or not all(
-            isinstance(n, int) and n > 0 for n in image_shape):
+    expect("Configuration", config, AcceleratorConfig, hint="hwgate.preset makes one")
+    expect("Shape of an image", image_shape, tuple, list)
+    for size in image_shape:
+        expect("Size of an image", size, Integral)
+    if len(image_shape) not in (1, 3) or min(image_shape) < 1:
         raise UserError(f"The shape of an image must be three positive integers (C, H, W), or "
-                        f"one of a vector (C,), not {image_shape}")
+                        f"one of a vector (C,), not {tuple(image_shape)}")
     model = unwrap(model)
     with evaluating(model):
         try:
@@ -193,7 +201,9 @@ class _Layers:
 
     def _take(self, index: int, block: Block) -> None:
         shapes = [self._source(source, block) for source in block.sources]
-        scales = defaultdict[int, float](lambda: 1.0)
+        scales, config = defaultdict[int, float](lambda: 1.0), self.config
+        if len(shapes) > 1:  # sums of maps side by side depend on their steps: all have room
+            config = replace(config, formats=replace(config.formats, accumulator=_WIDEST))
         try:
             if block.op.op == "Conv":
                 check_conv(block.op)
@@ -202,10 +212,10 @@ class _Layers:
         if UNKNOWN in block.sources and block.op.op == "Linear":
             return  # whether it is one of a flattened map is not known
         try:
-            layer = fold_block(index, block, shapes, scales, self.config)
+            layer = fold_block(index, block, shapes, scales, config)
         except CompileError as error:
             self.obstacles.append(str(error))
-            layer = fold_block(index, _blank(block), shapes, scales, self.config)
+            layer = fold_block(index, _blank(block), shapes, scales, config)
         residual = None if block.residual is None else self._shape(block.residual)
         parts = [channels for channels, _, _ in shapes]
         self.layers.append(layer)

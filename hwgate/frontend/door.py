@@ -78,7 +78,7 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
     Raises
     ------
     CompileError
-        If they differ by more.
+        If they differ by more, or the model's results are not finite.
     """
     images = images[:_IMAGES]
 
@@ -90,6 +90,9 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
         if isinstance(model, nn.Module):
             force_open(model)
         wanted, found = outputs()
+    if not bool(wanted.isfinite().all()):
+        raise CompileError("The model's results on the calibration images are not finite; look at "
+                           "the range and the normalization of these")
     dtype, _ = kind(model)
     same = found.shape == wanted.shape
     apart = float((found - wanted).abs().max()) if same else math.inf

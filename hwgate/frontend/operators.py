@@ -4,8 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
+
+from hwgate.nn.gated import GatedConv2d
 
 __all__ = ["ACTIVATIONS", "OPERATORS"]
 
@@ -35,10 +39,32 @@ def _conv(x: Tensor, tensors: Tensors, options: Options) -> Tensor:
     top, bottom, left, right = options["padding"]
     gate = options.get("gate")
     if gate is not None:
-        return gate(x)
+        return _gated(x, tensors, gate)
     return F.conv2d(F.pad(x, (left, right, top, bottom)), tensors["weight"].to(x.dtype),
                     _optional(tensors, "bias", x), options["stride"], 0, options["dilation"],
                     options["groups"])
+
+
+class _Alone(nn.Module):
+    """What a gated layer computes without its hooks and what a class made of it adds: nodes of
+    their own."""
+
+    def __init__(self, layer: GatedConv2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return GatedConv2d.forward(self.layer, x)
+
+
+def _gated(x: Tensor, tensors: Tensors, layer: GatedConv2d) -> Tensor:
+    """A gated layer in the type of its input."""
+    own = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    if not is_parametrized(layer):  # which computes its weights anew from what is its own
+        own |= tensors
+    return functional_call(_Alone(layer), {
+        f"layer.{name}": value.to(x.dtype) if value.is_floating_point() else value
+        for name, value in own.items()}, (x,))
 
 
 def _norm(x: Tensor, tensors: Tensors, options: Options) -> Tensor:

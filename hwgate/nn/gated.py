@@ -187,7 +187,7 @@ class GatedConv2d(nn.Conv2d):
         Where channels share gates, ``score_weights`` may stand for :meth:`score_weights`, such as
         these rounded by themselves.
         """
-        if _WHOLE.get():
+        if _WHOLE.get() and score_weights is None:
             return cast(Tensor, _gated_conv2d(input, self.weight, self.bias, self.stride,
                                               self.sides))
         base, conditional = self._paths(input)

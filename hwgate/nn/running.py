@@ -1,7 +1,7 @@
 """A user's module is run, traced and copied, and stays as it was."""
 
 import copy
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,7 +15,7 @@ from hwgate.errors import UserError
 __all__ = ["copied", "evaluating", "kind", "one_mode", "rounding"]
 
 #: Containers that are given back with what they held.
-_CONTAINERS = (list, deque, dict, OrderedDict, defaultdict, set)
+_CONTAINERS = (list, deque, dict, OrderedDict, defaultdict, Counter, set)
 
 
 @contextmanager

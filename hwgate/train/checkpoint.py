@@ -71,7 +71,7 @@ def read_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
         progress: dict[str, Any] = found["progress"]
     except UserError:
         raise
-    except (KeyError, ValueError, RuntimeError, TypeError):
+    except (AttributeError, KeyError, ValueError, RuntimeError, TypeError):
         raise UserError(f"File {path} is no checkpoint of this network") from None
     return progress
 

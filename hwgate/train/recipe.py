@@ -64,6 +64,7 @@ class Recipe:
         UserError
             For an unknown name, a value of another type or out of range.
         """
+        expect("Recipe", values, Mapping)
         made: dict[str, Any] = {}
         for name, value in values.items():
             part = _PARTS.get(name)
@@ -138,7 +139,7 @@ def load_recipe(source: str | Path) -> Recipe:
     else:
         try:
             text = Path(source).read_text()
-        except (OSError, UnicodeDecodeError):
+        except (OSError, ValueError):
             raise UserError(f"There is no recipe or recipe file {name!r}; there are "
                             f"{', '.join(recipe_names())}") from None
     try:

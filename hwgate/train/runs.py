@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from os import PathLike
+from os import PathLike, path
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,10 @@ def run_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False, devi
     """
     expect("Recipe", recipe, Recipe, hint="load_recipe reads one")
     expect("Folder of a run", folder, str, PathLike)
-    if Path(folder).is_file():
+    if path.isfile(folder):
         raise UserError(f"Folder of a run must be a folder, and {folder} is a file")
     place = {name: Path(folder, file) for name, file in FILES.items()}
-    if not resume and any(place[name].exists() for name in ("checkpoint", "results")):
+    if not resume and any(path.exists(place[name]) for name in ("checkpoint", "results")):
         raise UserError(f"Folder {folder} holds a training; --resume continues it, and another "
                         "--output keeps it")
     begin = time.monotonic()

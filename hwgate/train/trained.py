@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from numbers import Integral
 from os import PathLike
+from os.path import isfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -129,7 +130,7 @@ def load_teacher(source: str) -> nn.Module:
         model: nn.Module = load_reference_resnet20()
     else:
         shipped = Path(str(files("hwgate") / "zoo" / source / "model.safetensors"))
-        model = load_model(shipped if shipped.is_file() else source)[0]
+        model = load_model(shipped if isfile(shipped) else source)[0]
     return model.requires_grad_(False)
 
 

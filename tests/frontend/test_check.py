@@ -11,7 +11,14 @@ from torch import nn
 
 import hwgate
 from hwgate.errors import UserError
-from hwgate.machine.config import PRESETS, AcceleratorConfig, BufferConfig, preset, preset_line
+from hwgate.machine.config import (
+    PRESETS,
+    AcceleratorConfig,
+    BufferConfig,
+    FormatConfig,
+    preset,
+    preset_line,
+)
 from hwgate.nn import GatedConv2d, PaddingShortcut, resnet20, settle_norms
 from hwgate.plan.fitting import FIELDS, changed_fields
 
@@ -192,10 +199,42 @@ def test_what_cannot_be_exported_is_an_obstacle():
                                          "3x8x8")
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (3, 0, 8), (3, 8.0, 8), (1, 3, 8, 8)])
+@pytest.mark.parametrize("shape", [(), (8, 8), (3, 0, 8), (1, 3, 8, 8)])
 def test_a_wrong_shape_is_refused(shape):
     with pytest.raises(UserError, match="three positive integers"):
         hwgate.check(nn.ReLU(), shape, CONFIG)
+
+
+@pytest.mark.parametrize("edge", [10**9, 10**30])
+def test_images_too_large_to_look_at(edge):
+    found = hwgate.check(network(conv=nn.Conv2d(3, 8, 3)), (3, edge, edge), CONFIG)
+    assert found.obstacles == (f"Images of the shape 3x{edge}x{edge} are too large to export model "
+                               "Sequential with; use smaller ones",)
+
+
+@pytest.mark.parametrize("left, right, fits", [(0.1, 0.1, True), (1, 0.01, False)])
+def test_sums_over_maps_side_by_side_are_left_to_quantize(left, right, fits):
+    """Steps of the second map are a hundred times as coarse."""
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Conv2d(4, 8, 3, padding=1) for _ in range(2))
+            self.c = nn.Conv2d(16, 8, 3, padding=1)
+            for name, value in self.a.named_parameters():
+                self.b.get_parameter(name).data = value.data * 100
+            self.c.weight.data[:, :8], self.c.weight.data[:, 8:] = left, right
+
+        def forward(self, x):
+            return self.c(torch.cat([self.a(x).relu(), self.b(x).relu()], 1))
+
+    torch.manual_seed(0)
+    model, config = Net(), replace(CONFIG, formats=FormatConfig(accumulator=22))
+    assert hwgate.check(model, (4, 8, 8), config).fits
+    if fits:
+        hwgate.quantize(model, torch.rand(8, 4, 8, 8), config, check="warn")
+    else:
+        with pytest.raises(UserError, match="^Layer 'c' can reach partial sums of "):
+            hwgate.quantize(model, torch.rand(8, 4, 8, 8), config, check="warn")
 
 
 def test_an_exported_program():

@@ -182,10 +182,44 @@ def test_weights_are_those_of_evaluation_mode():
     lambda x: x.numpy(), lambda x: x.double().numpy().astype(">f8"), lambda x: list(x),
     lambda x: [part.numpy() for part in x.split(5)], lambda x: x.split(7),
     lambda x: DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=6),
-    lambda x: (part for part in x.split(4)), lambda x: x.to_sparse()],
-    ids=["array", "big endian", "list", "arrays", "batches", "loader", "generator", "sparse"])
+    lambda x: (part for part in x.split(4)), lambda x: x.to_sparse(),
+    lambda x: torch.complex(x, -x).conj().imag],
+    ids=["array", "big endian", "list", "arrays", "batches", "loader", "generator", "sparse",
+         "negated"])
 def test_images_in_any_form(form):
     np.testing.assert_array_equal(typical_images(form(images())), images().numpy())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_narrow_types_and_layouts():
+    x = images()
+    np.testing.assert_allclose(typical_images(x.to(torch.float8_e4m3fn)), x, rtol=0.1, atol=0.01)
+    np.testing.assert_array_equal(typical_images(x[:, :, 0, 0].to_sparse_csr()), x[:, :, 0, 0])
+
+
+def test_bytes_beside_floats():
+    x = images(6)
+    pixels = (x * 255).byte()
+    found = typical_images([x[:2], pixels[2:4].numpy(), x[4:].double()])
+    np.testing.assert_array_equal(found[2:4], pixels[2:4].numpy() / np.float32(255))
+    np.testing.assert_array_equal(found[[0, 1, 4, 5]], x[[0, 1, 4, 5]])
+
+
+@pytest.mark.parametrize("normalize, sentence", [
+    ((float("nan"), 1), "A normalization must have finite numbers, not NaN or infinite"),
+    ((0, [1, 1, 1, np.inf]), "A normalization must have finite numbers, not NaN or infinite"),
+    (([0, 0], 1), "A normalization must have one number, or one of each of 4 channels, not 2"),
+    ((0, 1e-45), "A normalization must keep images finite, which these standard deviations are "
+     "too small for"),
+    ((0, 1e-36), "The model's results on the calibration images are not finite; look at the range "
+     "and the normalization of these")])
+@pytest.mark.filterwarnings("ignore::hwgate.errors.FidelityWarning")
+def test_normalizations_that_are_none(normalize, sentence):
+    large = model()
+    large[0].weight.data.mul_(1e6)
+    with pytest.raises(UserError) as error:
+        hwgate.quantize(large, images(), CONFIG, normalize=normalize)
+    assert str(error.value) == sentence
 
 
 def test_bytes_and_normalization():
@@ -231,6 +265,14 @@ def test_ranges_that_look_wrong_are_said(given, sentence):
     (3, "Calibration images must be an array, a tensor or batches of them, not 3"),
     ([], "A batch must have at least one image, not 0"),
     ([torch.zeros(4, 8, 8), torch.zeros(4, 9, 8)], "Calibration images must have one shape, not "),
+    ([torch.zeros(2, 4, 8, 8), torch.zeros(3, 4, 8, 8), torch.zeros(2, 4, 9, 8)], "Calibration "
+     "images must have one shape, not (4, 8, 8) and (4, 9, 8)"),
+    ([(torch.zeros(4, 8, 8), torch.zeros(4, 8, 8))], "A batch of calibration images must be one "
+     "array or tensor, with labels behind it, not several of the shape (4, 8, 8); stack them"),
+    ([[]], "A batch must have at least one image, not 0"),
+    ([torch.tensor(1.0)], "Calibration images must have the shape (N, C, H, W), or (N, C)"),
+    (torch.zeros(2, 4, 8, 8, device="meta"), "Calibration images must be a tensor that NumPy can "
+     "hold, not one of torch.float32 on the device meta"),
     (np.zeros((2, 4, 8, 8), np.int64), "Calibration images must be float or uint8, not int64")])
 def test_images_that_are_none(given, sentence):
     with pytest.raises(UserError) as error:

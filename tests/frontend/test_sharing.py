@@ -126,5 +126,5 @@ def test_images_stay_as_they_are():
 
 
 def test_no_shape():
-    with pytest.raises(UserError, match="The shape of an image must be three positive integers"):
+    with pytest.raises(UserError, match="Shape of an image must be a tuple or a list, not 32"):
         hwgate.check(Net(BODIES["clamp"]), 32, CONFIG)

@@ -1,6 +1,7 @@
 """The reader for PyTorch: its graph computes what the model does, however that is written."""
 
 import copy
+from collections import defaultdict, deque
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hwgate.errors import CompileError, UserError
 from hwgate.frontend import read_torch, simplify
 from hwgate.frontend.graph import UNSUPPORTED
 from hwgate.frontend.model import evaluating, unwrap
+from hwgate.nn import GatedConv2d, set_density, settle_norms
 from hwgate.nn.models import lenet, resnet18, resnet20, vgg16
 
 torch.set_num_threads(1)  # tests run in parallel
@@ -119,6 +121,84 @@ def test_hooks_are_followed():
     assert_follows(model, torch.randn(3, 4, 8, 8))
 
 
+class Plus(GatedConv2d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class Decides(GatedConv2d):
+    def _decide(self, scores):
+        return super()._decide(-scores)
+
+
+class Inside(nn.Sequential):
+    def forward(self, x):
+        return self[0].forward(x)
+
+
+def gated(kind=GatedConv2d):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(8, 8, 3, padding=1, gate_groups=2, bias=True), nn.ReLU())
+    return set_density(settle_norms(model, torch.randn(8, 8, 8, 8)), torch.randn(8, 8, 8, 8), 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("kind, change", [
+    (Plus, lambda layer: None),
+    (GatedConv2d, lambda layer: layer.register_forward_hook(lambda m, i, o: o + 1)),
+    (GatedConv2d, lambda layer: layer.register_forward_pre_hook(lambda m, i: (i[0] - 1,))),
+    (GatedConv2d, lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
+    (GatedConv2d, lambda layer: torch.nn.utils.weight_norm(layer).weight_g.data.mul_(2)),
+    (GatedConv2d, parametrizations.spectral_norm)],
+    ids=["class", "hook", "pre-hook", "pruned", "weight hook", "spectral norm"])
+def test_what_is_around_a_gated_layer_is_followed_once(kind, change):
+    model, images = gated(kind), torch.randn(8, 8, 8, 8)
+    change(model[0])
+    assert_follows(model.eval(), images)
+    assert hwgate.quantize(model, images, hwgate.preset("tiny")).layers[0].gated
+
+
+def normed(norm):
+    def change(model):
+        model[0].gate_norm = norm
+        return model
+    return change
+
+
+def hooked(model):
+    model[0].gate_norm.register_forward_hook(lambda m, i, o: o + 1)
+    return model
+
+
+OTHER_NORM = ("has a gate_norm other than a BatchNorm2d with running statistics, without "
+              "parameters and hooks; leave it as GatedConv2d makes it")
+
+
+@pytest.mark.parametrize("kind, change, sentence", [
+    (GatedConv2d, normed(nn.BatchNorm2d(8)), OTHER_NORM),
+    (GatedConv2d, normed(nn.BatchNorm2d(8, affine=False, track_running_stats=False)), OTHER_NORM),
+    (GatedConv2d, normed(nn.Identity()), OTHER_NORM), (GatedConv2d, hooked, OTHER_NORM),
+    (Decides, lambda model: model,
+     "decides in another way than GatedConv2d; change its forward only"),
+    (GatedConv2d, lambda model: Inside(*model),
+     "runs the forward of a gated layer by itself; call the layer")],
+    ids=["parameters", "no statistics", "another module", "hook", "class", "forward alone"])
+def test_gates_that_are_others_are_refused(kind, change, sentence):
+    model = change(gated(kind)).eval()
+    with pytest.raises(CompileError, match=f"^Layer '.*' {sentence}$"):
+        hwgate.quantize(model, torch.randn(8, 8, 8, 8), hwgate.preset("tiny"))
+    assert any(sentence in text for text in
+               hwgate.check(model, (8, 8, 8), hwgate.preset("tiny")).obstacles)
+
+
+def test_gate_norms_of_several_processes():
+    model, images = gated(), torch.randn(8, 8, 8, 8)
+    wanted = hwgate.quantize(model, images, hwgate.preset("tiny"))
+    found = hwgate.quantize(nn.SyncBatchNorm.convert_sync_batchnorm(model), images,
+                            hwgate.preset("tiny"))
+    assert (found.layers[0].threshold == wanted.layers[0].threshold).all()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of ScriptModules
 def test_wrappers_are_taken_off():
     torch.manual_seed(0)
@@ -157,9 +237,15 @@ def test_the_model_comes_back_as_it_was():
         def __init__(self):
             super().__init__()
             self.register_buffer("calls", torch.zeros(()))
+            self.history, self.log, self.names = [1], defaultdict(list, a=[2]), {3}
+            self.last = deque([4, 5], maxlen=2)
 
         def forward(self, x):
             self.calls += 1
+            self.history.append(x)
+            self.log["x"] = self.log.pop("a", x)
+            self.names.add(len(self.history))
+            self.last.append(x)
             self.seen = x.shape
             self.cache = super().forward(x)
             return self.cache
@@ -179,6 +265,8 @@ def test_the_model_comes_back_as_it_was():
         for key, parameter in module._parameters.items():
             assert parameter is None or torch.equal(parameter, before[name]["_parameters"][key])
     assert model.calls == 0
+    assert (model.history, model.log, model.names) == ([1], {"a": [2]}, {3})
+    assert list(model.last) == [4, 5]
     assert not model.b[0].weight.requires_grad and model.a[0].weight.requires_grad
 
 
@@ -194,6 +282,23 @@ def test_weights_that_a_model_changes_come_back():
     assert model.b[0].weight.abs().max() > 0.1
 
 
+def test_a_tensor_that_is_no_buffer_and_changed_is_refused():
+    class Counts(Net):
+        def __init__(self):
+            super().__init__()
+            self.calls, self.more = torch.zeros(1), [torch.zeros(1)]
+
+        def forward(self, x):
+            self.calls += 1
+            self.more[0] += 1
+            return super().forward(x)
+
+    model = Counts()
+    with pytest.raises(CompileError, match="^Model Counts cannot be exported for .*buffer"):
+        hwgate.quantize(model, torch.randn(4, 4, 8, 8), hwgate.preset("tiny"))
+    assert model.calls == 0 and model.more == [torch.zeros(1)]
+
+
 def test_half_precision_and_double():
     torch.manual_seed(0)
     for dtype in (torch.bfloat16, torch.float64):
@@ -202,6 +307,14 @@ def test_half_precision_and_double():
         with torch.no_grad():
             wanted = model(images.to(dtype))
         torch.testing.assert_close(found.float(), wanted.float(), atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gated_layers_in_half_precision(dtype):
+    images = torch.randn(8, 8, 8, 8)
+    wanted = hwgate.quantize(gated(), images, hwgate.preset("tiny"))
+    found = hwgate.quantize(gated().to(dtype), images, hwgate.preset("tiny"))
+    assert (found.run(images)[0].decision == wanted.run(images)[0].decision).mean() > 0.97
 
 
 @pytest.mark.parametrize("forward, sentence", [

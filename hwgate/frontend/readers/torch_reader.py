@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from hwgate.errors import CompileError
 from hwgate.frontend.graph import RUNS, UNSUPPORTED, Graph, Node
 from hwgate.frontend.model import evaluating
-from hwgate.nn.gated import kept_whole
+from hwgate.nn.gated import GatedConv2d, kept_whole
 from hwgate.nn.running import kind
 
 from .aten import ATEN, COPIES, MOVES, Constant, Obstacle, shape_text, size_of
@@ -23,6 +23,9 @@ __all__ = ["read_torch"]
 
 #: Operators that stay whole, where a decomposition would hide what they are.
 _WHOLE = ("silu", "hardswish", "hardsigmoid", "gelu", "leaky_relu", "hardtanh", "prelu")
+
+#: What of a gated layer its decisions come from, beside its forward.
+_DECIDES = ("_decide", "_paths", "_convolve", "scores", "score_weights", "limit")
 
 #: Images of the example that a model is exported with. Not one: that would be taken as a constant.
 _EXAMPLE = 2
@@ -45,13 +48,7 @@ def read_torch(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...])
     name = type(model).__name__
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            program = _program(model, image_shape).run_decompositions(dict(_decompositions()))
-        except Exception as error:  # whatever the user's forward does
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise CompileError(f"Model {name} cannot be exported for images of the shape "
-                               f"{'x'.join(map(str, image_shape))} ({lines[0]}); write its forward "
-                               "without control flow that depends on values") from error
+        program = _export(model, image_shape, name)
     return _Reader(program, model, name).graph()
 
 
@@ -63,16 +60,27 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
             if target.name().split("::")[-1].split(".")[0] not in _WHOLE}
 
 
-def _program(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...]) -> ExportedProgram:
-    """What a model computes for images of a fixed shape."""
-    if isinstance(model, ExportedProgram):
-        if not model.range_constraints:
-            return model
-        model = model.module()  # of any batch: sizes are symbols
+def _export(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...],
+            name: str) -> ExportedProgram:
+    """A program of core operators."""
     dtype, device = kind(model)
-    example = torch.zeros(_EXAMPLE, *image_shape, dtype=dtype, device=device)
-    with evaluating(model), kept_whole(), torch.no_grad():
-        return torch.export.export(model, (example,), strict=False)
+    try:
+        example = torch.zeros(_EXAMPLE, *image_shape, dtype=dtype, device=device)
+    except (RuntimeError, TypeError) as error:  # more memory, or a larger number, than there is
+        raise CompileError(f"Images of the shape {shape_text(image_shape)} are too large to export "
+                           f"model {name} with; use smaller ones") from error
+    try:
+        with evaluating(model), kept_whole(), torch.no_grad():
+            if not isinstance(model, ExportedProgram):
+                model = torch.export.export(model, (example,), strict=False)
+            elif model.range_constraints:  # of any batch: sizes are symbols
+                model = torch.export.export(model.module(), (example,), strict=False)
+        return model.run_decompositions(dict(_decompositions()))
+    except Exception as error:  # whatever the user's forward does
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileError(f"Model {name} cannot be exported for images of the shape "
+                           f"{shape_text(image_shape)} ({lines[0]}); write its forward "
+                           "without control flow that depends on values") from error
 
 
 class _Reader:
@@ -211,7 +219,19 @@ class _Reader:
     def gate(self) -> nn.Module:
         """The gated layer that the operator stands for."""
         assert isinstance(self.model, nn.Module)
-        return self.model.get_submodule(self._path())
+        layer = self.model.get_submodule(self._path())
+        if not isinstance(layer, GatedConv2d):
+            raise Obstacle("runs the forward of a gated layer by itself", "call the layer")
+        if any(getattr(type(layer), name) is not getattr(GatedConv2d, name) for name in _DECIDES):
+            raise Obstacle("decides in another way than GatedConv2d", "change its forward only")
+        norm = layer.gate_norm
+        if not layer.force_open and (
+                type(norm) not in (nn.BatchNorm2d, nn.SyncBatchNorm) or norm.affine
+                or norm.running_mean is None or norm.running_var is None
+                or norm._forward_hooks or norm._forward_pre_hooks):
+            raise Obstacle("has a gate_norm other than a BatchNorm2d with running statistics, "
+                           "without parameters and hooks", "leave it as GatedConv2d makes it")
+        return layer
 
     def emit(self, op: str, inputs: Sequence[Any], tensors: dict[str, Tensor] | None = None,
              keys: dict[str, str] | None = None, **options: Any) -> Moved:
