@@ -133,10 +133,10 @@ def test_other_answers_are_told(change):
 class Gated(nn.Module):
     """A gated layer whose state its forward sets."""
 
-    def __init__(self, sets, **options):
+    def __init__(self, sets):
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.sets = GatedConv2d(8, 8, 3, padding=1, gate_groups=2, **options), sets
+        self.conv, self.sets = GatedConv2d(8, 8, 3, padding=1, gate_groups=2), sets
         self.before = nn.Conv2d(4, 8, 3, padding=1)
         set_density(settle_norms(self, images()), images(), 0.4)
 
@@ -146,10 +146,10 @@ class Gated(nn.Module):
 
 @pytest.mark.parametrize("sets", [
     lambda conv, x: setattr(conv, "force_open", True) or conv(x),
-    lambda conv, x: torch.func.functional_call(conv, {"delta": conv.delta + 3}, (x,)),
-    lambda conv, x: conv(x, -conv.score_weights())], ids=["open", "thresholds", "scores"])
+    lambda conv, x: torch.func.functional_call(conv, {"delta": conv.delta + 3}, (x,))],
+    ids=["open", "thresholds"])
 def test_gates_that_the_forward_sets_are_refused(sets):
-    made = Gated(lambda conv, x: conv(x), share=2)
+    made = Gated(lambda conv, x: conv(x))
     hwgate.quantize(made, images(), CONFIG)
     made.sets = sets
     with pytest.raises(CompileError, match="^The model's gates decide otherwise than its gated "
