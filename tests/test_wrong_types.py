@@ -15,12 +15,19 @@ from hwgate.errors import UserError
 from hwgate.files.tensors import write_safetensors
 from hwgate.machine.config import BufferConfig, BusConfig, FormatConfig
 from hwgate.nn import (
+    ChannelShuffle,
     GatedConv2d,
+    PaddingShortcut,
+    distillation_loss,
+    fitting_groups,
     gated_layers,
     load_cgconv,
+    mac_summary,
+    parameter_groups,
     read_cgconv,
     set_density,
     settle_norms,
+    threshold_loss,
 )
 from hwgate.plan import Goal
 from hwgate.train import (
@@ -155,6 +162,35 @@ def compiled(**named):
          "be an integer, not None"),
     case(lambda: GatedConv2d(8, 8, 3, alpha="steep"), "Alpha of a gate must be a number, not "
          "'steep'"),
+    case(lambda: GatedConv2d(8, 8, "3"), "Kernel size of a gated layer must be an integer or a "
+         "tuple or a list, not '3'"),
+    case(lambda: GatedConv2d(8, 8, (3, 3, 3)), "Kernel size of a gated layer must be one number or "
+         "two, not 3"),
+    case(lambda: GatedConv2d(8, 8, 3, (1, 0.5)), "Stride of a gated layer must be an integer, not "
+         "0.5"),
+    case(lambda: GatedConv2d(8, 8, 3, padding="foo"), "Padding of a gated layer must be same or "
+         "valid, or numbers, not 'foo'"),
+    case(lambda: GatedConv2d(8, 8, 3, 2, "same"), "Stride of a gated layer with padding 'same' "
+         "must be 1, not 2"),
+    case(lambda: GatedConv2d(-8, 8, 3), "Input channel count of a gated layer must be positive, "
+         "not -8"),
+    case(lambda: GatedConv2d(8, 8, 3, grouping="no"), "Grouping of a gate must be true or false, "
+         "not 'no'"),
+    case(lambda: PaddingShortcut("a", 2), "Input channel count of a padding shortcut must be an "
+         "integer, not 'a'"),
+    case(lambda: ChannelShuffle("a"), "Group count of a shuffle must be an integer, not 'a'"),
+    case(lambda: ChannelShuffle(3)(torch.zeros(1, 4, 2, 2)), "Group count of a shuffle must divide "
+         "the 4 channels, which 3 does not"),
+    case(lambda: mac_summary("m", IMAGES), "Model must be a torch module, not 'm'"),
+    case(lambda: mac_summary(model(), "x"), "Images must be a tensor, not 'x'; torch.as_tensor "
+         "makes one of an array"),
+    case(lambda: parameter_groups("m", 1), "Model must be a torch module, not 'm'"),
+    case(lambda: threshold_loss(model(), "a"), "Target of thresholds must be a number, not 'a'"),
+    case(lambda: distillation_loss(1, 2, 3), "Logits must be a tensor, not 1"),
+    case(lambda: fitting_groups("a", 2, 3), "Gate group count must be an integer, not 'a'"),
+    case(lambda: set_density(model(), torch.zeros(1, 4, 8, 8), 0.5), "The model does not run on "
+         "images of the shape (1, 4, 8, 8): Given groups=1, weight of size [4, 1, 3, 3], expected "
+         "input[1, 4, 8, 8] to have 1 channels, but got 4 channels instead"),
     case(gate(skip=[["0"]]), "Module to skip must be a text, not a list"),
     case(lambda: read_cgconv(None), "State of a layer must be a mapping, not None"),
     case(lambda: read_cgconv({}, 3), "Prefix of a layer must be a text, not 3"),

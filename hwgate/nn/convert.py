@@ -17,7 +17,7 @@ from hwgate.errors import UserError, expect, shown
 from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d, PaddingShortcut
 from hwgate.nn.gates import fitting_groups, force_open, gated_layers, set_density
-from hwgate.nn.running import copied, evaluating, kind, one_mode, rounding
+from hwgate.nn.running import copied, evaluating, kind, outputs, rounding
 
 __all__ = ["Conversion", "LeftLayer", "gate"]
 
@@ -303,14 +303,9 @@ def _check(model: nn.Module, result: nn.Module, images: Tensor) -> None:
 
 
 def _run(model: nn.Module, images: Tensor) -> Tensor:
-    """What a model computes in evaluation mode, in its own precision."""
-    try:
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            found = model.eval()(images)
-    except Exception as error:  # whatever the user's forward does
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"The model does not run on images of the shape {tuple(images.shape)}: "
-                        f"{text[0]}") from error
+    """The tensor that a model computes in evaluation mode, in its own precision."""
+    with torch.autocast(images.device.type, enabled=False):
+        found = outputs(model, images)
     if not isinstance(found, Tensor):
         raise UserError(f"Model {type(model).__name__} must return one tensor, to be compared with "
                         f"that of its copy, not {shown(found)}")
@@ -332,10 +327,9 @@ def _settle(model: nn.Module, paths: set[str], images: Tensor, density: float) -
 
     hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
     try:
-        with torch.no_grad(), one_mode(model):
-            for layer in layers:
-                layer.force_open = True
-            model(images)
+        for layer in layers:
+            layer.force_open = True
+        outputs(model, images)
     finally:
         for layer, hook in zip(layers, hooks, strict=True):
             layer.force_open = False

@@ -134,7 +134,7 @@ class GatedConv2d(nn.Conv2d):
     ------
     UserError
         For a group count or a share that does not divide the channels, an alpha that is not
-        positive, or a tau that is no share.
+        positive, a tau that is no share, or sizes that no convolution has.
     """
 
     gates: Tensor | None
@@ -150,6 +150,19 @@ class GatedConv2d(nn.Conv2d):
                             ("Output channel count", out_channels),
                             ("Gate group count", gate_groups), ("Share", share)):
             expect(f"{what} of a gated layer", value, Integral)
+        expect("Grouping of a gate", grouping, bool)
+        _expect_pair("Kernel size of a gated layer", kernel_size)
+        _expect_pair("Stride of a gated layer", stride)
+        _expect_pair("Padding of a gated layer", padding, str)
+        if isinstance(padding, str) and padding not in ("same", "valid"):
+            raise UserError(f"Padding of a gated layer must be same or valid, or numbers, not "
+                            f"{padding!r}")
+        if padding == "same" and stride not in (1, (1, 1)):
+            raise UserError(f"Stride of a gated layer with padding 'same' must be 1, not {stride}")
+        for what, value in (("Input", in_channels), ("Output", out_channels)):
+            if value < 1:
+                raise UserError(f"{what} channel count of a gated layer must be positive, not "
+                                f"{value}")
         expect("Alpha of a gate", alpha, Real)
         expect("Tau of a gate", tau, Real)
         if gate_groups < 2:
@@ -278,6 +291,16 @@ class GatedConv2d(nn.Conv2d):
                 f"grouping={self.grouping}, share={self.share}, tau={self.tau}")
 
 
+def _expect_pair(what: str, value: Any, *others: type) -> None:
+    """Raise unless a value is an integer or two, or of another kind."""
+    expect(what, value, Integral, tuple, list, *others)
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise UserError(f"{what} must be one number or two, not {len(value)}")
+        for each in value:
+            expect(what, each, Integral)
+
+
 class ChannelShuffle(nn.Module):
     """Interleaves the channels of ``groups`` groups: channel i of group g becomes i*groups + g.
 
@@ -291,10 +314,14 @@ class ChannelShuffle(nn.Module):
 
     def __init__(self, groups: int) -> None:
         super().__init__()
+        expect("Group count of a shuffle", groups, Integral)
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
+        if self.groups < 1 or x.shape[1] % self.groups:
+            raise UserError(f"Group count of a shuffle must divide the {x.shape[1]} channels, "
+                            f"which {self.groups} does not")
         order = torch.arange(x.shape[1], device=x.device).view(self.groups, -1).T.flatten()
         return cast(Tensor, _Reorder.apply(x, order))
 
@@ -324,6 +351,10 @@ class PaddingShortcut(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1,
                  offset: int | None = None) -> None:
         super().__init__()
+        for what, value in (("Input channel count", in_channels),
+                            ("Output channel count", out_channels), ("Stride", stride),
+                            ("Offset", out_channels if offset is None else offset)):
+            expect(f"{what} of a padding shortcut", value, Integral)
         offset = (out_channels - in_channels) // 2 if offset is None else offset
         if not 0 <= offset <= out_channels - in_channels:
             raise UserError(f"A padding shortcut must have room for {in_channels} channels from "

@@ -1,15 +1,14 @@
 """The gates of a whole model: found, opened, set to a density, kept from weight decay."""
 
 from collections.abc import Iterator
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hwgate.errors import UserError, expect
 from hwgate.nn.gated import GatedConv2d
-from hwgate.nn.running import one_mode
+from hwgate.nn.running import outputs
 
 __all__ = ["fitting_groups", "force_open", "gated_layers", "parameter_groups", "set_density",
            "settle_norms"]
@@ -26,6 +25,9 @@ def fitting_groups(groups: int, channels: int, base_channels: int) -> int | None
     int or None
         ``groups`` if ``base_channels`` is 0; None where there is no room for two groups.
     """
+    for what, value in (("Gate group count", groups), ("Channel count", channels),
+                        ("Base channel count", base_channels)):
+        expect(what, value, Integral)
     room = channels // base_channels if base_channels else groups
     if groups <= room:
         return groups
@@ -102,12 +104,10 @@ def settle_norms(model: nn.Module, images: Tensor) -> nn.Module:
 
 def _run_with(model: nn.Module, images: Tensor, kind: type[nn.Module], hook: Any) -> None:
     """Run a model once, in evaluation mode, with a hook before each module of a kind."""
-    expect("Images", images, Tensor, hint="torch.as_tensor makes one of an array")
     expect("Model", model, nn.Module)
     hooks = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, kind)]
     try:
-        with torch.no_grad(), one_mode(model):
-            model(images)
+        outputs(model, images)
     finally:
         for handle in hooks:
             handle.remove()
@@ -115,6 +115,8 @@ def _run_with(model: nn.Module, images: Tensor, kind: type[nn.Module], hook: Any
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups for an optimizer: weights with decay, thresholds and 1-D parameters without."""
+    expect("Model", model, nn.Module)
+    expect("Weight decay", weight_decay, Real)
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hwgate.errors import expect
 from hwgate.nn.gates import gated_layers
 
 __all__ = ["distillation_loss", "incoherence", "kept_gates", "threshold_loss"]
@@ -23,6 +25,9 @@ def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Te
     logits, teacher : float (N, classes)
     temperature : float
     """
+    expect("Logits", logits, Tensor)
+    expect("Logits of a teacher", teacher, Tensor)
+    expect("Temperature", temperature, Real)
     return temperature**2 * F.kl_div(
         F.log_softmax(logits / temperature, 1), F.log_softmax(teacher / temperature, 1),
         reduction="batchmean", log_target=True)
@@ -71,5 +76,6 @@ def threshold_loss(model: nn.Module, target: float) -> Tensor:
 
     Raising the target closes gates: it trades accuracy for speed.
     """
+    expect("Target of thresholds", target, Real)
     terms = [(layer.delta - target).square().sum() for _, layer in gated_layers(model)]
     return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from hwgate.errors import expect
 from hwgate.nn.gated import GatedConv2d
-from hwgate.nn.running import one_mode
+from hwgate.nn.running import outputs
 
 __all__ = ["LayerMacs", "MacCounter", "MacSummary", "count_macs", "mac_summary"]
 
@@ -91,6 +91,7 @@ def count_macs(model: nn.Module) -> Iterator[MacCounter]:
     path of one more channel, whose weights are the mean of theirs. Linear layers count, batch
     norms and pools do not.
     """
+    expect("Model", model, nn.Module)
     counter = MacCounter()
     hooks = [module.register_forward_hook(lambda m, _, y, name=name: counter.record(name, m, y))
              for name, module in model.named_modules()
@@ -104,8 +105,8 @@ def count_macs(model: nn.Module) -> Iterator[MacCounter]:
 
 def mac_summary(model: nn.Module, images: Tensor) -> MacSummary:
     """Multiply-accumulates of a model in evaluation mode over a batch; see :func:`count_macs`."""
-    with count_macs(model) as counter, torch.no_grad(), one_mode(model):
-        model(images)
+    with count_macs(model) as counter:
+        outputs(model, images)
     return counter.summary
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, expect
 
-__all__ = ["copied", "evaluating", "kind", "one_mode", "rounding"]
+__all__ = ["copied", "evaluating", "kind", "one_mode", "outputs", "rounding"]
 
 #: Containers that are given back with what they held.
 _CONTAINERS = (list, deque, dict, OrderedDict, defaultdict, Counter, set)
@@ -71,6 +71,27 @@ def _held(model: nn.Module) -> Iterator[Any]:
             waiting.extend(value.values() if isinstance(value, dict) else value)
             if not isinstance(value, tuple):
                 yield value
+
+
+def outputs(model: nn.Module, images: Tensor) -> Any:
+    """What a model computes in evaluation mode, in its own precision, without gradients.
+
+    Raises
+    ------
+    UserError
+        If it does not run on the images.
+    """
+    expect("Model", model, nn.Module)
+    expect("Images", images, Tensor, hint="torch.as_tensor makes one of an array")
+    try:
+        with torch.no_grad(), one_mode(model):
+            return model(images)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's forward does
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"The model does not run on images of the shape {tuple(images.shape)}: "
+                        f"{text[0]}") from error
 
 
 def copied(model: nn.Module, replaced: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
