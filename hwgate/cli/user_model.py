@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import re
 import sys
+from os.path import isfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,8 @@ Model = Annotated[str, typer.Argument(
     metavar="MODEL", help="`package.module:Name` or `file.py:Name`: a model, or a class or "
                           "function that makes one when it is called without arguments.")]
 Input = Annotated[str, typer.Option(
-    "--input", metavar="CxHxW", help="Shape of an image, such as 3x32x32.")]
+    "--input", metavar="CxHxW", help="Shape of an image, such as 3x32x32, or of a vector, "
+                                     "such as 8.")]
 Weights = Annotated[Path | None, typer.Option(
     metavar="FILE", help="State dict of the model: .safetensors, or what torch.save has written, "
                          "of which tensors only are read.")]
@@ -66,33 +68,34 @@ def load_model(place: str, weights: Path | None = None) -> "nn.Module":
     return found
 
 
-def parse_shape(text: str) -> tuple[int, int, int]:
-    """(C, H, W) of a text such as ``3x32x32``.
+def parse_shape(text: str) -> tuple[int, ...]:
+    """(C, H, W) of a text such as ``3x32x32``, or (C,) of one such as ``8``.
 
     Raises
     ------
     UserError
         For another text.
     """
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", text):
-        raise UserError(f"The shape of an image is written CxHxW, as 3x32x32, not {text!r}")
-    channels, height, width = map(int, text.split("x"))
-    return channels, height, width
+    if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){2}|[1-9]\d{0,8}", text):
+        raise UserError("The shape of an image is written CxHxW, as 3x32x32, or C of a vector, as "
+                        f"8, not {text!r}")
+    return tuple(map(int, text.split("x")))
 
 
 def _module(source: str) -> ModuleType:
     """A module by its name, or from its file."""
     path, here = Path(source), str(Path.cwd())
-    if path.suffix == ".py" and not path.is_file():
+    if path.suffix == ".py" and not isfile(path):
         raise UserError(f"There is no file {source}")
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         if path.suffix != ".py":
             return importlib.import_module(source)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        spec = importlib.util.spec_from_file_location(f"user_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look for it
         spec.loader.exec_module(module)
         return module
     except Exception as error:  # whatever the user's code does

@@ -97,7 +97,7 @@ class Check:
                 "preset": self.preset}
 
 
-def check(model: Any, image_shape: tuple[int, int, int], config: AcceleratorConfig) -> Check:
+def check(model: Any, image_shape: tuple[int, ...], config: AcceleratorConfig) -> Check:
     """All that keeps a network from running on an accelerator; without images, so in seconds.
 
     Whether its integers follow the model is for :func:`quantize` to say, as is whether a narrow

@@ -47,7 +47,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "users_own" / "networks.py").write_text(SOURCE)
     (tmp_path / "wrong.py").write_text("import no_such_module")
     yield tmp_path
-    for name in [name for name in sys.modules if name.startswith("users_own")]:
+    for name in [name for name in sys.modules if name.startswith(("users_own", "user_"))]:
         del sys.modules[name]
 
 
@@ -114,7 +114,8 @@ def test_json(folder, invoke):
      "wrong.py cannot be imported (No module named 'no_such_module')"),
     (("no_such:X", "--input", "3x8x8"), "no_such cannot be imported (No module named 'no_such')"),
     (("mine.py:Network", "--input", "3x8"),
-     "The shape of an image is written CxHxW, as 3x32x32, not '3x8'"),
+     "The shape of an image is written CxHxW, as 3x32x32, or C of a vector, as 8, not '3x8'"),
+    (("a" * 5000 + ".py:X", "--input", "3x8x8"), f"There is no file {'a' * 5000}.py"),
     (("mine.py:Network", "--input", "3x8x8", "--preset", "huge"), "There is no preset 'huge'; "
      "there are cifar, digits, resident, tiny, wide")])
 def test_unusable_input_is_one_sentence(folder, invoke, arguments, sentence):
@@ -155,8 +156,40 @@ def test_weights_that_would_run_code_are_refused(folder):
         load_model("mine.py:Network", folder / "whole.pt")
 
 
-@pytest.mark.parametrize("text", ["", "3", "3x8x8x8", "3x08x8", "3x-8x8", "0x8x8", "axbxc"])
+@pytest.mark.parametrize("text", ["", "0", "3x8", "3x8x8x8", "3x08x8", "3x-8x8", "0x8x8",
+                                  "axbxc", "9" * 5000])
 def test_shapes_are_checked(text):
     with pytest.raises(UserError, match="written CxHxW"):
         parse_shape(text)
-    assert parse_shape("3x8x16") == (3, 8, 16)
+    assert parse_shape("3x8x16") == (3, 8, 16) and parse_shape("8") == (8,)
+
+
+def test_a_model_of_vectors(folder, invoke):
+    (folder / "vectors.py").write_text("""
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Options:
+    width: int = 8
+
+def make():
+    return nn.Linear(Options().width, 4)
+""")
+    status, out, err = invoke("check", "vectors.py:make", "--input", "8")
+    assert (status, err) == (0, "") and "Nothing keeps the network from running." in out
+
+
+def test_the_log_of_an_export_is_not_shown(folder, capfd):
+    (folder / "flow.py").write_text("""
+from torch import nn
+
+class Flow(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+""")
+    with pytest.raises(SystemExit):
+        main(["check", "flow.py:Flow", "--input", "3x8x8"])
+    out, err = capfd.readouterr()
+    assert "1. Model Flow cannot be exported" in out and err == ""

@@ -1,9 +1,12 @@
 """Reads PyTorch models: ``torch.export`` sees what one computes, whatever it is written like."""
 
+import logging
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
+from io import StringIO
 from typing import Any, cast
 
 import torch
@@ -46,10 +49,22 @@ def read_torch(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...])
         If the model cannot be exported, or does not return one tensor.
     """
     name = type(model).__name__
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         program = _export(model, image_shape, name)
     return _Reader(program, model, name).graph()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, nobody sees what an export warns of, logs and prints: its error says what counts."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @cache
