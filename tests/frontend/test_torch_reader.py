@@ -11,9 +11,10 @@ from torch.nn.utils import parametrizations, prune
 
 import hwgate
 from hwgate.errors import CompileError, UserError
-from hwgate.frontend import read_torch, simplify
+from hwgate.frontend import lower, read_torch, simplify
 from hwgate.frontend.graph import UNSUPPORTED
 from hwgate.frontend.model import evaluating, unwrap
+from hwgate.nn.gated import GatedConv2d
 from hwgate.nn.models import lenet, resnet18, resnet20, vgg16
 
 torch.set_num_threads(1)  # tests run in parallel
@@ -228,3 +229,33 @@ def test_nodes_tell_where_they_come_from():
         ("Linear", "linear")]
     assert graph.nodes[2].keys == {"weight": "a.1.weight", "bias": "a.1.bias",
                                    "mean": "a.1.running_mean", "variance": "a.1.running_var"}
+
+
+class Gated(nn.Module):
+    """A gated layer, called as the case does."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.g = body, GatedConv2d(4, 4, 3, padding=1, gate_groups=2)
+        self.inner = nn.Sequential(GatedConv2d(4, 4, 3, padding=1, gate_groups=2))
+        self.fast = torch.compile(self.inner[0], backend="eager")
+        self.plain = [GatedConv2d(4, 4, 3, padding=1, gate_groups=2)]
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+@pytest.mark.parametrize("body, own", [
+    (lambda m, x: m.g(x), "g"), (lambda m, x: m.g.forward(x), "g"),
+    (lambda m, x: m.inner[0].forward(x), "inner.0"), (lambda m, x: m.fast(x), "inner.0")])
+def test_gated_layers_are_found_by_their_weights(body, own):
+    model = Gated(body).eval()
+    found, = (node for node in read_torch(model, (4, 8, 8)).nodes if node.op == "Conv")
+    assert found.options["gate"] is model.get_submodule(own)
+
+
+def test_gated_layers_that_are_no_modules():
+    graph = read_torch(Gated(lambda m, x: m.plain[0](x)).eval(), (4, 8, 8))
+    assert lower(graph)[1] == (
+        "Layer 'gated_conv2d' is a gated layer that is no module of the model; keep it as one, as "
+        "nn.ModuleList does, and call it",)

@@ -49,7 +49,7 @@ class Emitter(Protocol):
 
     def settle(self, moved: Moved) -> Moved: ...
 
-    def gate(self) -> Any: ...
+    def gate(self, weight: Constant) -> Any: ...
 
 
 def _constants(**values: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -130,9 +130,8 @@ def _convolution(read: Emitter, x: Any, weight: Any, bias: Any, stride: list[int
 def _gated_conv2d(read: Emitter, x: Any, weight: Any, bias: Any, stride: list[int],
                   padding: list[int]) -> Moved:
     tensors, keys = _constants(weight=weight, bias=bias)
-    gate = read.gate()
     return read.emit("Conv", [x], tensors, keys, stride=tuple(stride), padding=tuple(padding),
-                     dilation=(1, 1), groups=1, gate=gate)
+                     dilation=(1, 1), groups=1, gate=read.gate(weight))
 
 
 def _addmm(read: Emitter, bias: Any, x: Any, weight: Any) -> Moved:

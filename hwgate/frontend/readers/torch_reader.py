@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from hwgate.errors import CompileError
 from hwgate.frontend.graph import RUNS, UNSUPPORTED, Graph, Node
 from hwgate.frontend.model import evaluating, kind
-from hwgate.nn.gated import kept_whole
+from hwgate.nn.gated import GatedConv2d, kept_whole
 
 from .aten import ATEN, COPIES, MOVES, Constant, Obstacle, shape_text, size_of
 from .moves import ZERO, Moved, selection, spatial_padding
@@ -208,10 +208,18 @@ class _Reader:
 
     # Nodes
 
-    def gate(self) -> nn.Module:
-        """The gated layer that the operator stands for."""
-        assert isinstance(self.model, nn.Module)
-        return self.model.get_submodule(self._path())
+    def gate(self, weight: Constant) -> GatedConv2d:
+        """The gated layer that the operator stands for: whose the weight is, or, of a computed
+        weight, that at its place."""
+        modules = dict(self.model.named_modules(remove_duplicate=False) if isinstance(
+            self.model, nn.Module) else ())
+        gates = {module for module in modules.values() if isinstance(module, GatedConv2d)}
+        own = {gate for gate in gates if gate.weight is weight.tensor}
+        own = own if len(own) == 1 else gates & {modules.get(self._path())}
+        if not own:
+            raise Obstacle("is a gated layer that is no module of the model",
+                           "keep it as one, as nn.ModuleList does, and call it")
+        return own.pop()
 
     def emit(self, op: str, inputs: Sequence[Any], tensors: dict[str, Tensor] | None = None,
              keys: dict[str, str] | None = None, **options: Any) -> Moved:
@@ -311,7 +319,7 @@ class _Reader:
         if not path:
             return name
         module = (self.model.get_submodule(path) if isinstance(self.model, nn.Module) else None)
-        single = (module is None or _name(self.here) == "gated_conv2d"
+        single = (module is None or isinstance(module, GatedConv2d)
                   or type(module).__module__.startswith(("torch.nn.modules.", "hwgate.nn."))
                   and not any(module.children()))
         return path if single else f"{path}.{name}"
