@@ -78,7 +78,7 @@ def quantize(model: Any, calibration_images: Any, config: AcceleratorConfig, *,
         raise UserError(f"A check must be {' or '.join(CHECKS)}, not {check!r}")
     found = calibrate(model, calibration_images, config, normalize)
     network = fold(found.lowered, found.scales, found.image_shape, config)
-    network = replace(network, flat=len(found.graph.node(found.graph.output).shape) == 1)
+    network = replace(network, flat=len(found.graph.node(found.graph.output).shape) < 2)
     with evaluating(unwrap(model)):
         fidelity = measure(found.lowered, found.graph, network, found.images)
     if normalize is not None:
