@@ -79,7 +79,7 @@ def quantize(model: Any, calibration_images: Any, config: AcceleratorConfig, *,
     with evaluating(unwrap(model)):
         found = calibrate(model, calibration_images, config, normalize)
         network = fold(found.lowered, found.scales, found.image_shape, config)
-        network = replace(network, flat=len(found.graph.node(found.graph.output).shape) == 1)
+        network = replace(network, flat=len(found.graph.node(found.graph.output).shape) < 2)
         fidelity = measure(found.lowered, found.graph, network, found.images)
     if normalize is not None:
         network = normalized(network, *normalize)

@@ -12,7 +12,7 @@ from hwgate.errors import CompileError
 
 from .operators import OPERATORS
 
-__all__ = ["RUNS", "UNSUPPORTED", "Graph", "Node", "refusal"]
+__all__ = ["BEHIND", "RUNS", "UNSUPPORTED", "Graph", "Node", "refusal"]
 
 #: What layers compute, in the words of their users.
 RUNS = ("Conv2d, GatedConv2d and Linear, BatchNorm2d, ReLU and ReLU6, additions, concatenations "
@@ -21,6 +21,10 @@ RUNS = ("Conv2d, GatedConv2d and Linear, BatchNorm2d, ReLU and ReLU6, additions,
 #: Operator of a node that no layer of the accelerator computes; ``options`` say ``what`` it does,
 #: as the rest of a sentence that begins with its place, and the way out (``hint``).
 UNSUPPORTED = "Unsupported"
+
+#: Operator of a node that takes what an unsupported one leaves without channels of each image:
+#: nothing is known of it.
+BEHIND = "Behind"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,8 @@ class Node:
     name : str
         Of the value; no other node has it.
     op : str
-        One of ``hwgate.frontend.operators.OPERATORS``, ``Input`` or :data:`UNSUPPORTED`.
+        One of ``hwgate.frontend.operators.OPERATORS``, ``Input``, :data:`UNSUPPORTED` or
+        :data:`BEHIND`.
     inputs : tuple of str
         Names of the values that it takes.
     shape : tuple of int

@@ -39,6 +39,11 @@ def unwrap(model: Any) -> nn.Module | ExportedProgram:
     if not isinstance(model, (nn.Module, ExportedProgram)):
         raise UserError(f"A model must be a torch module or an exported program, not "
                         f"{shown(model)}")
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    for name, part in parts:
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UserError(f"Layer {name!r} is a ScriptModule, which cannot be read; give the "
+                            "module that it was made of")
     return model
 
 
@@ -61,8 +66,8 @@ def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tenso
     module = model.module() if isinstance(model, ExportedProgram) else model
     dtype, device = kind(model)
     count, fixed = len(images), _batch_size(model)
-    if fixed is not None:  # runs whole batches only
-        images = np.concatenate([images, np.repeat(images[-1:], -len(images) % fixed, axis=0)])
+    # Runs whole batches only, or two images and more: an axis of one may be squeezed away.
+    images = np.concatenate([images, np.repeat(images[-1:], -count % (fixed or 2), axis=0)])
     found = []
     with evaluating(model):
         try:
@@ -76,7 +81,7 @@ def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tenso
     if not all(isinstance(value, Tensor) for value in found):
         raise CompileError(f"Model {type(model).__name__} must return one tensor, the output of "
                            "its last layer")
-    return torch.cat(found)[:count].double().cpu()
+    return torch.cat([torch.atleast_1d(value) for value in found])[:count].double().cpu()
 
 
 def _batch_size(model: nn.Module | ExportedProgram) -> int | None:

@@ -201,13 +201,14 @@ def deviation(node: Node, variance: Tensor, eps: float) -> Tensor:
     Raises
     ------
     CompileError
-        If one is negative.
+        If one is not positive, or infinite.
     """
     total = variance.double() + eps
-    if bool((total <= 0).any()):
-        channel = int((total <= 0).nonzero()[0])
+    wrong = ~((total > 0) & total.isfinite())
+    if bool(wrong.any()):
+        channel = int(wrong.nonzero()[0])
         raise CompileError(f"Layer {node.origin!r} has a variance of {float(variance[channel]):g} "
-                           f"in channel {channel}, which must be positive")
+                           f"in channel {channel}, which must be positive and finite")
     return total.sqrt()
 
 

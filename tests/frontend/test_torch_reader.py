@@ -1,6 +1,7 @@
 """The reader for PyTorch: its graph computes what the model does, however that is written."""
 
 import copy
+import re
 from collections import defaultdict, deque
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 import hwgate
 from hwgate.errors import CompileError, UserError
-from hwgate.frontend import read_torch, simplify
+from hwgate.frontend import lower, read_torch, simplify
 from hwgate.frontend.graph import UNSUPPORTED
 from hwgate.frontend.model import evaluating, unwrap
 from hwgate.nn import GatedConv2d, set_density, settle_norms
@@ -213,6 +214,11 @@ def test_wrappers_are_taken_off():
     with pytest.raises(UserError, match="^A ScriptModule cannot be read; give the module that it "
                                         "was made of$"):
         unwrap(script)
+    part = nn.Sequential(nn.ReLU(), script).train()
+    with pytest.raises(UserError, match="^Layer '1' is a ScriptModule, which cannot be read; give "
+                                        "the module that it was made of$"):
+        hwgate.check(part, (4, 8, 8), hwgate.preset("tiny"))
+    assert part[0].training and script.training
     with pytest.raises(UserError, match="^A model must be a torch module or an exported program, "
                                         "not 'model'$"):
         hwgate.quantize("model", images, hwgate.preset("tiny"))
@@ -321,6 +327,8 @@ def test_gated_layers_in_half_precision(dtype):
     (lambda x: x if x.sum() > 0 else -x, "Model Case cannot be exported for images of the shape "
      "4x8x8 ("),
     (lambda x: (x, x), "Model Case must return one tensor, the output of its last layer"),
+    (lambda x: (x,), "Model Case must return one tensor, the output of its last layer"),
+    (lambda x: {"a": x}, "Model Case must return one tensor, the output of its last layer"),
     (lambda x: {"a": x, "b": x}, "Model Case must return one tensor, the output of its last layer"),
 ])
 def test_what_cannot_be_read(forward, sentence):
@@ -341,3 +349,131 @@ def test_nodes_tell_where_they_come_from():
         ("Linear", "linear")]
     assert graph.nodes[2].keys == {"weight": "a.1.weight", "bias": "a.1.bias",
                                    "mean": "a.1.running_mean", "variance": "a.1.running_var"}
+
+
+class Gated(nn.Module):
+    """A gated layer, called as the case does."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.g = body, GatedConv2d(4, 4, 3, padding=1, gate_groups=2)
+        self.inner = nn.Sequential(GatedConv2d(4, 4, 3, padding=1, gate_groups=2))
+        self.fast = torch.compile(self.inner[0], backend="eager")
+        self.plain = [GatedConv2d(4, 4, 3, padding=1, gate_groups=2)]
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
+@pytest.mark.parametrize("body, own", [
+    (lambda m, x: m.g(x), "g"), (lambda m, x: m.g.forward(x), "g"),
+    (lambda m, x: m.inner[0].forward(x), "inner.0"), (lambda m, x: m.fast(x), "inner.0")])
+def test_gated_layers_are_found_by_their_weights(body, own):
+    model = Gated(body).eval()
+    found, = (node for node in read_torch(model, (4, 8, 8)).nodes if node.op == "Conv")
+    assert found.options["gate"] is model.get_submodule(own)
+
+
+def test_gated_layers_that_are_no_modules():
+    graph = read_torch(Gated(lambda m, x: m.plain[0](x)).eval(), (4, 8, 8))
+    assert lower(graph)[1] == (
+        "Layer 'gated_conv2d' is a gated layer that is no module of the model; keep it as one, as "
+        "nn.ModuleList does, and call it",)
+
+
+class Case(nn.Module):
+    """A convolution, and what the case makes of its output; ``one`` and ``five`` are linear."""
+
+    def __init__(self, body):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.one, self.five = nn.Linear(8, 1), nn.Linear(8, 5)
+        self.body, self.gated = body, GatedConv2d(8, 8, 3, gate_groups=2)
+        self.constants = nn.ParameterList(torch.ones(shape) for shape in ((), (1, 5), (1, 1, 1, 1)))
+        self.register_buffer("picture", torch.randn(1, 8, 8, 8))
+
+    def forward(self, x):
+        return self.body(self, torch.relu(self.conv(x)))
+
+
+#: Values that no layer computes, most of them without the batch in front.
+REFUSED = {
+    "channels": lambda h: h.mean((0, 2, 3)), "batch": lambda h: h.mean(0),
+    "number": lambda h: h.max(), "item": lambda h: h.sum().item() * torch.ones(8),
+    "flat": lambda h: h.mean((2, 3)).flatten(), "nothing": lambda h: h[:, 8:],
+    "as many": torch.nonzero, "integers": lambda h: h.argmax(1), "map": lambda h: h.sigmoid(),
+}
+
+#: What takes them, some with the convolution's output.
+TAKERS = [
+    lambda m, v, h: torch.relu(v) * 2 + v, lambda m, v, h: h * v.view(1, -1, 1, 1) + 1,
+    lambda m, v, h: h / (v + 1), lambda m, v, h: torch.relu(h - v), lambda m, v, h: m.gated(v),
+    lambda m, v, h: F.avg_pool2d(v.float(), 2), lambda m, v, h: F.max_pool2d(v, 2),
+    lambda m, v, h: F.adaptive_avg_pool2d(v, 1), lambda m, v, h: F.conv2d(v, m.gated.weight),
+    lambda m, v, h: F.conv2d(m.picture, v), lambda m, v, h: m.five(v), lambda m, v, h: v.mean(-1),
+    lambda m, v, h: torch.cat([v, v], 0), lambda m, v, h: torch.cat([v, h], 1),
+    lambda m, v, h: m.norm(v), lambda m, v, h: v.view(-1, 8), lambda m, v, h: F.pad(v, (1, 1)),
+    lambda m, v, h: v[..., 0], lambda m, v, h: v.chunk(2, -1)[1], lambda m, v, h: h[:, v],
+    lambda m, v, h: torch.index_select(h, 1, v), lambda m, v, h: h.clamp(v), lambda m, v, h: v.T,
+    lambda m, v, h: torch.addmm(v, h.mean((2, 3)), m.five.weight.t()),
+    lambda m, v, h: torch.rsub(m.picture, v), lambda m, v, h: v.softmax(-1),
+    lambda m, v, h: v.sort()[1], lambda m, v, h: m.five.weight @ v,
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
+def test_values_behind_what_is_refused_are_no_obstacles_of_their_own(value):
+    def takes(taker):
+        with torch.no_grad():
+            try:
+                return bool(taker(model, value(example), example).ndim + 1)
+            except Exception:
+                return False
+
+    model, example = Case(None).eval(), torch.randn(2, 8, 8, 8)
+    takers = [taker for taker in TAKERS if takes(taker)]
+    model.body = lambda m, h: sum(taker(m, value(h), h).float().mean() for taker in takers)
+    found = hwgate.check(model, (4, 8, 8), hwgate.preset("digits"))
+    assert len(takers) > 3 and found.obstacles
+    for text in found.obstacles:
+        assert re.fullmatch("(Layer|Model) [^;]+; [^;]+", text), text
+    with pytest.raises(CompileError, match=f"^{re.escape(found.obstacles[0])}$"):
+        hwgate.quantize(model, torch.randn(2, 4, 8, 8), hwgate.preset("digits"))
+
+
+@pytest.mark.parametrize("body", [
+    lambda m, h: torch.addmm(m.five.bias, h, m.five.weight.t(), beta=0.5, alpha=2),
+    lambda m, h: torch.addmm(m.constants[0], h, m.five.weight.t()),
+    lambda m, h: torch.addmm(m.constants[1], h, m.five.weight.t()),
+    lambda m, h: m.five(h) + m.constants[1] * 2, lambda m, h: m.one(h).squeeze(),
+    lambda m, h: torch.relu(m.one(h).squeeze(1))])
+def test_sums_of_products_and_single_results(body):
+    model, images = Case(lambda m, h: body(m, h.mean((2, 3)))), torch.randn(4, 4, 8, 8)
+    assert_follows(model.eval(), images)
+    for count in (1, 4):
+        network = hwgate.quantize(model, images[:count], hwgate.preset("digits"), check="warn")
+        assert network(images).shape[0] == 4 and network.flat
+
+
+@pytest.mark.parametrize("body, sentence", [
+    (lambda m, h: m.five(h.mean((2, 3))) + m.constants[2], "'add' combines a value with a constant "
+     "of the shape 1x1x1x1; use one number, or one of each channel"),
+    (lambda m, h: h.mean(), "'mean' is a mean over the dimensions []; take the mean over rows and "
+     "columns"),
+    (lambda m, h: m.one(h.mean((2, 3))).squeeze() * 2, "'mul' scales or moves values without "
+     "channels; keep the channels, or do so before they are left out"),
+    (lambda m, h: h + torch.rand(1), "'rand' draws random numbers; leave them out in eval()"),
+    (lambda m, h: F.max_pool2d(h[:, 0], 2), "'max_pool2d_with_indices' is a max pooling in 1 "
+     "dimensions; use that in 2 dimensions, on maps (N, C, H, W)"),
+    (lambda m, h: torch.cond(torch.ones(1).sum() > h.shape[1], lambda v: v + 1, lambda v: v * 2,
+                             (h,)), "'cond' calls cond(); supported are "),
+])
+def test_what_is_refused_says_so_wherever_it_is_looked_at(body, sentence):
+    model = Case(body).eval()
+    found = hwgate.check(model, (4, 8, 8), hwgate.preset("digits"))
+    with pytest.raises(CompileError) as refused:
+        hwgate.quantize(model, torch.randn(2, 4, 8, 8), hwgate.preset("digits"))
+    assert str(refused.value) == found.obstacles[0]
+    assert found.obstacles[0].startswith(f"Layer {sentence}")

@@ -12,7 +12,8 @@ from itertools import permutations
 import torch
 
 from hwgate.errors import CompileError
-from hwgate.frontend.graph import RUNS, UNSUPPORTED, Graph, Node, refusal
+from hwgate.frontend.graph import BEHIND, RUNS, UNSUPPORTED, Graph, Node, refusal
+from hwgate.frontend.passes import deviation
 from hwgate.quant.joined import side_by_side
 from hwgate.quant.layer import IMAGE
 
@@ -62,8 +63,8 @@ class _Lowering:
                 obstacles.append(str(error))
                 # What follows a layer that does not run is looked at as well.
                 own = bool(self.blocks) and self.blocks[-1].op.name == node.name
-                index = len(self.blocks) - 1 if own else UNKNOWN
-                self.views[node.name] = View.of(index, node.shape[0] if node.shape else 1)
+                self.views[node.name] = (View.of(len(self.blocks) - 1, node.shape[0]) if own
+                                         else View.of(UNKNOWN, 1))
         if not obstacles:
             obstacles += self._finish()
         return Lowered(tuple(self.blocks), self.image, self.scale, self.shift), tuple(obstacles)
@@ -92,12 +93,14 @@ class _Lowering:
         if node.op == "Pad":
             raise unsupported(node, "pads a map that no convolution takes",
                                "pad in front of convolutions")
+        if node.op == BEHIND:
+            return View.of(UNKNOWN, 1)
         if node.op not in makes:
             raise unsupported(node, f"is {a_text(node)}", f"supported are {RUNS}")
         if node.op not in ("Conv", "Linear") and any(
                 self.views[name].unknown for name in node.inputs):
             check_alone(node)
-            return View.of(UNKNOWN, node.shape[0])
+            return View.of(UNKNOWN, 1)
         if node.op in ("Affine", "BatchNorm", "Select", "Concat") and any(
                 len(self.views[name].channels) != self.graph.node(name).shape[0]
                 for name in node.inputs):
@@ -244,6 +247,8 @@ class _Lowering:
             if bool((self.scale == 0).any()):
                 raise unsupported(node, "multiplies the image by 0", "leave the channel out")
             return self.views[node.inputs[0]]
+        if node.op == "BatchNorm":
+            deviation(node, node.tensors["variance"], node.options["eps"])
         block, view = self._last(node, lambda block: not block.relu and block.bound is None and (
             block.pool == 1 and block.order is None and block.residual is None))
         block.after = (*block.after, node)
@@ -296,7 +301,7 @@ class _Lowering:
 
     def _reshape(self, node: Node) -> View:
         before, name = self.graph.node(node.inputs[0]).shape, node.inputs[0]
-        if len(node.shape) == 1 or node.shape == (*before, 1, 1):
+        if len(node.shape) < 2 or node.shape == (*before, 1, 1):
             return self.views[name]
         raise unsupported(node, "rearranges channels and pixels", "flatten all but the batch")
 

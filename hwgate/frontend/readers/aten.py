@@ -49,7 +49,7 @@ class Emitter(Protocol):
 
     def settle(self, moved: Moved) -> Moved: ...
 
-    def gate(self) -> Any: ...
+    def gate(self, weight: Constant) -> Any: ...
 
 
 def _constants(**values: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -72,17 +72,21 @@ def _per_channel(value: Any, channels: int, rank: int) -> Tensor:
         raise Obstacle("combines values of different shapes")
     tensor = value.value if isinstance(value, Constant) else torch.tensor(float(value))
     tensor = tensor.detach().double()
-    if tensor.numel() == 1:
+    if tensor.numel() == 1 and tensor.ndim <= rank + 1:
         return tensor.reshape(1).expand(channels)
-    shape = [1] * (rank - tensor.ndim) + list(tensor.shape)
-    shape = shape[-rank:] if all(size == 1 for size in shape[:-rank]) else shape
-    if shape != [channels] + [1] * (rank - 1):
+    shape = [1] * (rank + 1 - tensor.ndim) + list(tensor.shape)
+    if shape != [1, channels] + [1] * (rank - 1):
         raise Obstacle(f"combines a value with a constant of the shape {shape_text(tensor.shape)}",
                        "use one number, or one of each channel")
     return tensor.reshape(channels)
 
 
 def _times(value: Any, factor: float) -> Any:
+    """A number or a constant times a number."""
+    if factor == 1:
+        return value
+    if isinstance(value, Moved):
+        raise Obstacle("has parameters that depend on the image")
     if isinstance(value, Constant):
         return Constant(value.value * factor)
     return value * factor
@@ -113,13 +117,22 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "()"
 
 
+def _map_of(x: Any, what: str) -> Moved:
+    """Values, which must be a map of each image."""
+    if not isinstance(x, Moved):
+        raise Obstacle(f"is {what} of a constant", "take it of values of the image")
+    if x.places.ndim != 3:
+        raise Obstacle(f"is {what} in {max(x.places.ndim - 1, 0)} dimensions",
+                       "use that in 2 dimensions, on maps (N, C, H, W)")
+    return x
+
+
 def _convolution(read: Emitter, x: Any, weight: Any, bias: Any, stride: list[int],
                  padding: list[int], dilation: list[int], transposed: bool,
                  output_padding: list[int], groups: int) -> Moved:
     if transposed:
         raise Obstacle("is a transposed convolution", "use a convolution")
-    if x.places.ndim != 3:
-        raise Obstacle(f"is a convolution in {x.places.ndim - 1} dimensions", "use Conv2d")
+    x = _map_of(x, "a convolution")
     tensors, keys = _constants(weight=weight, bias=bias)
     rows, columns = _pair(padding)
     return read.emit("Conv", [x], tensors, keys, stride=_pair(stride),
@@ -130,13 +143,14 @@ def _convolution(read: Emitter, x: Any, weight: Any, bias: Any, stride: list[int
 def _gated_conv2d(read: Emitter, x: Any, weight: Any, bias: Any, stride: list[int],
                   padding: list[int]) -> Moved:
     tensors, keys = _constants(weight=weight, bias=bias)
-    gate = read.gate()
+    x = _map_of(x, "a convolution")
     return read.emit("Conv", [x], tensors, keys, stride=tuple(stride), padding=tuple(padding),
-                     dilation=(1, 1), groups=1, gate=gate)
+                     dilation=(1, 1), groups=1, gate=read.gate(weight))
 
 
-def _addmm(read: Emitter, bias: Any, x: Any, weight: Any) -> Moved:
-    return _linear_of(read, x, weight, bias, True)
+def _addmm(read: Emitter, bias: Any, x: Any, weight: Any, beta: float = 1,
+           alpha: float = 1) -> Moved:
+    return _linear_of(read, x, _times(weight, alpha), _times(bias, beta), True)
 
 
 def _mm(read: Emitter, x: Any, weight: Any) -> Moved:
@@ -157,6 +171,9 @@ def _linear_of(read: Emitter, x: Any, weight: Any, bias: Any, turned: bool) -> M
         weight = Constant(weight.tensor, weight.key)
     else:
         weight = Constant(weight.tensor.t())
+    outputs = len(weight.tensor)
+    if isinstance(bias, Constant) and bias.tensor.shape != (outputs,):
+        bias = Constant(_per_channel(bias, outputs, 1))
     tensors, keys = _constants(weight=weight, bias=bias)
     return read.emit("Linear", [x], tensors, keys)
 
@@ -205,6 +222,7 @@ def _softmax_of(read: Emitter, kind: str, x: Any, dim: int) -> Moved:
 def _max_pool2d_with_indices(read: Emitter, x: Any, kernel: list[int], stride: Any = (),
                              padding: Any = 0, dilation: Any = 1,
                              ceil_mode: bool = False) -> Moved:
+    x = _map_of(x, "a max pooling")
     return read.emit("MaxPool", [x], kernel_size=_pair(kernel), stride=_pair(stride or kernel),
                      padding=_pair(padding), dilation=_pair(dilation), ceil_mode=ceil_mode)
 
@@ -212,13 +230,14 @@ def _max_pool2d_with_indices(read: Emitter, x: Any, kernel: list[int], stride: A
 def _avg_pool2d(read: Emitter, x: Any, kernel: list[int], stride: Any = (), padding: Any = 0,
                 ceil_mode: bool = False, count_include_pad: bool = True,
                 divisor_override: int | None = None) -> Moved:
+    x = _map_of(x, "an average pooling")
     return read.emit("AvgPool", [x], kernel_size=_pair(kernel), stride=_pair(stride or kernel),
                      padding=_pair(padding), ceil_mode=ceil_mode,
                      count_include_pad=count_include_pad, divisor_override=divisor_override)
 
 
 def _adaptive_avg_pool2d(read: Emitter, x: Any, size: Sequence[int]) -> Moved:
-    pixels = list(x.places.shape[1:])
+    pixels = list(_map_of(x, "an average pooling").places.shape[1:])
     if any(have % want for have, want in zip(pixels, size, strict=True)):
         raise Obstacle(f"averages {shape_text(pixels)} pixels to {shape_text(size)}",
                        "average to 1 pixel, or to edges that divide those of the map")
@@ -256,7 +275,7 @@ def _sub(read: Emitter, x: Any, y: Any, alpha: float = 1) -> Moved:
 
 
 def _rsub(read: Emitter, x: Any, y: Any, alpha: float = 1) -> Moved:
-    return _sum_of(read, _affine_of(read, x, -alpha, 0), y, 1)
+    return _sum_of(read, y, x, -alpha)
 
 
 def _neg(read: Emitter, x: Any) -> Moved:
@@ -304,7 +323,9 @@ def _cat(read: Emitter, parts: Sequence[Any], dim: int = 0) -> Moved:
 
 def _affine_of(read: Emitter, x: Any, scale: Any, shift: Any) -> Moved:
     """``x * scale + shift``, each a number or a constant of one value or one per channel."""
-    assert isinstance(x, Moved)
+    if not isinstance(x, Moved) or not x.places.ndim:
+        raise Obstacle("scales or moves values without channels", "keep the channels, or do so "
+                       "before they are left out")
     channels, rank = x.places.shape[0], x.places.ndim
     values = {"scale": _per_channel(scale, channels, rank),
               "shift": _per_channel(shift, channels, rank)}

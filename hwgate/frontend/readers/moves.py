@@ -11,10 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ZERO", "Moved", "selection", "spatial_padding"]
+__all__ = ["ZERO", "Moved", "Unknown", "selection", "spatial_padding"]
 
 #: Place of a zero that no value of the source is.
 ZERO = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Unknown:
+    """A value that is refused, or behind one, and that no image has channels of.
+
+    Parameters
+    ----------
+    source : str
+        Name of the value.
+    """
+
+    source: str
 
 
 @dataclass(frozen=True, eq=False)

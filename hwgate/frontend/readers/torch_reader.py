@@ -14,13 +14,13 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from hwgate.errors import CompileError
-from hwgate.frontend.graph import RUNS, UNSUPPORTED, Graph, Node
+from hwgate.frontend.graph import BEHIND, RUNS, UNSUPPORTED, Graph, Node
 from hwgate.frontend.model import evaluating
 from hwgate.nn.gated import GatedConv2d, kept_whole
 from hwgate.nn.running import kind
 
 from .aten import ATEN, COPIES, MOVES, Constant, Obstacle, shape_text, size_of
-from .moves import ZERO, Moved, selection, spatial_padding
+from .moves import ZERO, Moved, Unknown, selection, spatial_padding
 
 __all__ = ["read_torch"]
 
@@ -134,15 +134,18 @@ class _Reader:
                 self._place(node, signature)
             elif node.op == "call_function":
                 self.known[node] = self._call(node)
+            elif node.op == "get_attr":  # a graph that an operator runs
+                self.known[node] = self.program.graph_module.get_submodule(str(node.target))
         returned = self.program.graph.output_node().args[0]
         user = [value for value, spec in zip(returned, signature.output_specs, strict=True)
                 if spec.kind.name == "USER_OUTPUT"]
         single = len(user) == 1 and isinstance(user[0], fx.Node)
         result = self.known.get(user[0]) if single else None
-        if not isinstance(result, Moved):
+        spec = self.program.call_spec.out_spec
+        if not isinstance(result, (Moved, Unknown)) or not (spec is None or spec.is_leaf()):
             raise CompileError(f"Model {self.model_name} must return one tensor, the output of its "
                                "last layer")
-        output = self._value(result)
+        output = result.source if isinstance(result, Unknown) else self._value(result)
         return Graph(tuple(self.nodes), output).live()
 
     def _place(self, node: fx.Node, signature: Any) -> None:
@@ -179,14 +182,19 @@ class _Reader:
         if node.target is operator.getitem:
             of, place = cast(tuple[fx.Node, int], node.args)
             values = self.known[of]
+            if isinstance(values, Unknown):
+                return values
             if isinstance(values, (list, tuple)):
                 return values[place]
             return values if place == 0 else self._refuse(
                 Obstacle("uses more than the values of an operator", "use its values only"))
         known: Any = fx.node.map_arg((node.args, dict(node.kwargs)), self.known.__getitem__)
         args, options = list(known[0]), dict(known[1])
-        if not _moved_among((args, options)):
+        inputs = _moved_among((args, options))
+        if not inputs:
             return self._fold(node, args, options)
+        if any(isinstance(value, Unknown) for value in inputs):
+            return self._leave(BEHIND, inputs)
         try:
             if name in COPIES or name == "as_strided" and _same_place(node):
                 return _copied(node, args[0])
@@ -196,11 +204,13 @@ class _Reader:
                 raise Obstacle(f"calls {name.strip('_')}()")
             return ATEN[name](self, *args, **options)
         except Obstacle as obstacle:
-            return self._refuse(obstacle, _moved_among((args, options)))
+            return self._refuse(obstacle, inputs)
 
     def _fold(self, node: fx.Node, args: list[Any], options: dict[str, Any]) -> Any:
         """An operator on constants is a constant."""
         target = _target(node)
+        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+            return self._refuse(Obstacle("draws random numbers", "leave them out in eval()"))
         first = args[0] if args and isinstance(args[0], Constant) else None
         if _name(node) in COPIES and first is not None:
             return first
@@ -220,23 +230,30 @@ class _Reader:
             if len(rest) > 1 and rest[1] != 0:
                 raise Obstacle(f"pads with {rest[1]}", "pad with zeros")
             rest = [rest[0], ZERO]
+        if not isinstance(moved, Moved) or _moved_among(rest):
+            raise Obstacle("moves values to where others say", "move them all alike")
         target = _target(node)
-        assert isinstance(moved, Moved)
         rest = [value.value if isinstance(value, Constant) else value for value in rest]
         try:
             return moved.through(lambda places: target(places, *rest, **options), self.batch,
                                  self._origin())
-        except (ValueError, IndexError, RuntimeError) as error:
+        except (ValueError, IndexError, RuntimeError, TypeError) as error:
             raise Obstacle("moves values between images", "keep the batch in front") from error
 
     # Nodes
 
-    def gate(self) -> nn.Module:
-        """The gated layer that the operator stands for."""
-        assert isinstance(self.model, nn.Module)
-        layer = self.model.get_submodule(self._path())
-        if not isinstance(layer, GatedConv2d):
-            raise Obstacle("runs the forward of a gated layer by itself", "call the layer")
+    def gate(self, weight: Constant) -> GatedConv2d:
+        """The gated layer that the operator stands for: whose the weight is, or, of a computed
+        weight, that at its place."""
+        modules = dict(self.model.named_modules(remove_duplicate=False) if isinstance(
+            self.model, nn.Module) else ())
+        gates = {module for module in modules.values() if isinstance(module, GatedConv2d)}
+        own = {gate for gate in gates if gate.weight is weight.tensor}
+        own = own if len(own) == 1 else gates & {modules.get(self._path())}
+        if not own:
+            raise Obstacle("is a gated layer that is no module of the model",
+                           "keep it as one, as nn.ModuleList does, and call it")
+        layer = own.pop()
         if any(getattr(type(layer), name) is not getattr(GatedConv2d, name) for name in _DECIDES):
             raise Obstacle("decides in another way than GatedConv2d", "change its forward only")
         norm = layer.gate_norm
@@ -251,19 +268,33 @@ class _Reader:
     def emit(self, op: str, inputs: Sequence[Any], tensors: dict[str, Tensor] | None = None,
              keys: dict[str, str] | None = None, **options: Any) -> Moved:
         """A node for the operator that is being read."""
-        assert self.here is not None
+        shape = self._shape()
+        if shape is None or not all(isinstance(value, Moved) for value in inputs):
+            raise Obstacle("does not compute a value of each image", "keep the batch in front")
         names = tuple(self._value(value) for value in inputs)
-        value = self.here.meta["val"]
-        value = value[0] if isinstance(value, (list, tuple)) else value
-        shape = tuple(value.shape[1:])
         if op == "Mean":
             own = inputs[0].shape
             shape = tuple(1 if at + 1 in options["axes"] else own[at] for at in range(len(own)))
-        name = self.here.name
-        if any(node.name == name for node in self.nodes):
-            name = f"{name}.{len(self.nodes)}"
+        name = self._free()
         self._add(op, names, name, self._origin(), shape, tensors, keys, options)
         return Moved.of(name, shape)
+
+    def _shape(self) -> tuple[int, ...] | None:
+        """For one image: of the first value of the operator that is being read, if each image has
+        one."""
+        assert self.here is not None
+        value = self.here.meta.get("val")
+        value = value[0] if isinstance(value, (list, tuple)) and value else value
+        if not isinstance(value, Tensor) or not all(isinstance(n, int) for n in value.shape):
+            return None  # a number, or as large as values of the image say
+        return tuple(value.shape[1:]) if value.shape[:1] == (self.batch,) else None
+
+    def _free(self) -> str:
+        """A name that no node has, for one of the operator that is being read."""
+        assert self.here is not None
+        name = self.here.name
+        return f"{name}.{len(self.nodes)}" if any(
+            node.name == name for node in self.nodes) else name
 
     def _add(self, op: str, inputs: tuple[str, ...], name: str, origin: str,
              shape: tuple[int, ...], tensors: dict[str, Tensor] | None = None,
@@ -271,21 +302,19 @@ class _Reader:
         self.nodes.append(Node(name, op, inputs, shape, origin, tensors or {}, keys or {},
                                options or {}))
 
-    def _refuse(self, obstacle: Obstacle, inputs: Sequence[Moved] = (),
-                origin: str = "", shape: tuple[int, ...] = ()) -> Moved:
+    def _refuse(self, obstacle: Obstacle, inputs: Sequence[Moved | Unknown] = (),
+                origin: str = "", shape: tuple[int, ...] = ()) -> Moved | Unknown:
         """A node for what no layer computes; of a shape, if not that of the operator."""
-        assert self.here is not None
-        value, name = self.here.meta.get("val"), self.here.name
-        if isinstance(value, (list, tuple)):
-            value = value[0]
-        if isinstance(value, Tensor) and not shape:
-            shape = tuple(value.shape[1:])
-        hint = obstacle.hint or f"supported are {RUNS}"
-        if any(node.name == name for node in self.nodes):
-            name = f"{name}.{len(self.nodes)}"
-        self._add(UNSUPPORTED, tuple(part.source for part in inputs), name,
-                  origin or self._origin(), shape, options={"what": obstacle.what, "hint": hint})
-        return Moved.of(name, shape)
+        return self._leave(UNSUPPORTED, inputs, origin, shape, what=obstacle.what,
+                           hint=obstacle.hint or f"supported are {RUNS}")
+
+    def _leave(self, op: str, inputs: Sequence[Moved | Unknown], origin: str = "",
+               shape: tuple[int, ...] = (), **options: Any) -> Moved | Unknown:
+        """A node of which no more is known than its shape, if it has channels of each image."""
+        name, shape = self._free(), shape or self._shape() or ()
+        self._add(op, tuple(part.source for part in inputs), name, origin or self._origin(), shape,
+                  options=options)
+        return Moved.of(name, shape) if shape else Unknown(name)
 
     def settle(self, moved: Moved) -> Moved:
         """The same values, where they lie, as a source."""
@@ -346,7 +375,7 @@ class _Reader:
         if not path:
             return name
         module = (self.model.get_submodule(path) if isinstance(self.model, nn.Module) else None)
-        single = (module is None or _name(self.here) == "gated_conv2d"
+        single = (module is None or isinstance(module, GatedConv2d)
                   or type(module).__module__.startswith(("torch.nn.modules.", "hwgate.nn."))
                   and not any(module.children()))
         return path if single else f"{path}.{name}"
@@ -385,10 +414,11 @@ def _copied(node: fx.Node, value: Any) -> Any:
     return value
 
 
-def _moved_among(args: Any) -> list[Moved]:
+def _moved_among(args: Any) -> list[Moved | Unknown]:
     """Values that depend on the image, among arguments."""
-    found: list[Moved] = []
-    fx.node.map_aggregate(args, lambda a: found.append(a) if isinstance(a, Moved) else None)
+    found: list[Moved | Unknown] = []
+    fx.node.map_aggregate(
+        args, lambda a: found.append(a) if isinstance(a, (Moved, Unknown)) else None)
     return found
 
 
