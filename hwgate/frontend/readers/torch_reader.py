@@ -1,12 +1,7 @@
 """Reads PyTorch models: ``torch.export`` sees what one computes, whatever it is written like."""
 
-import logging
 import operator
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from functools import cache
-from io import StringIO
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,23 +10,16 @@ from torch.export import ExportedProgram
 
 from hwgate.errors import CompileError
 from hwgate.frontend.graph import BEHIND, RUNS, UNSUPPORTED, Graph, Node
-from hwgate.frontend.model import evaluating
-from hwgate.nn.gated import GatedConv2d, kept_whole
-from hwgate.nn.running import kind
+from hwgate.nn.gated import GatedConv2d
 
 from .aten import ATEN, COPIES, MOVES, Constant, Obstacle, shape_text, size_of
+from .export import exported
 from .moves import ZERO, Moved, Unknown, selection, spatial_padding
 
 __all__ = ["read_torch"]
 
-#: Operators that stay whole, where a decomposition would hide what they are.
-_WHOLE = ("silu", "hardswish", "hardsigmoid", "gelu", "leaky_relu", "hardtanh", "prelu")
-
 #: What of a gated layer its decisions come from, beside its forward.
 _DECIDES = ("_decide", "_paths", "_convolve", "scores", "score_weights", "limit")
-
-#: Images of the example that a model is exported with. Not one: that would be taken as a constant.
-_EXAMPLE = 2
 
 
 def read_torch(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...]) -> Graph:
@@ -48,54 +36,7 @@ def read_torch(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...])
     CompileError
         If the model cannot be exported, or does not return one tensor.
     """
-    name = type(model).__name__
-    with _quiet():
-        program = _export(model, image_shape, name)
-    return _Reader(program, model, name).graph()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, nobody sees what an export warns of, logs and prints: its error says what counts."""
-    before = logging.root.manager.disable
-    logging.disable()
-    try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@cache
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """How operators become those of the core, but for :data:`_WHOLE`; made once, for it is slow."""
-    table = torch.export.default_decompositions()
-    return {target: decompose for target, decompose in table.items()
-            if target.name().split("::")[-1].split(".")[0] not in _WHOLE}
-
-
-def _export(model: nn.Module | ExportedProgram, image_shape: tuple[int, ...],
-            name: str) -> ExportedProgram:
-    """A program of core operators."""
-    dtype, device = kind(model)
-    try:
-        example = torch.zeros(_EXAMPLE, *image_shape, dtype=dtype, device=device)
-    except (RuntimeError, TypeError) as error:  # more memory, or a larger number, than there is
-        raise CompileError(f"Images of the shape {shape_text(image_shape)} are too large to export "
-                           f"model {name} with; use smaller ones") from error
-    try:
-        with evaluating(model), kept_whole(), torch.no_grad():
-            if not isinstance(model, ExportedProgram):
-                model = torch.export.export(model, (example,), strict=False)
-            elif model.range_constraints:  # of any batch: sizes are symbols
-                model = torch.export.export(model.module(), (example,), strict=False)
-        return model.run_decompositions(dict(_decompositions()))
-    except Exception as error:  # whatever the user's forward does
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CompileError(f"Model {name} cannot be exported for images of the shape "
-                           f"{shape_text(image_shape)} ({lines[0]}); write its forward "
-                           "without control flow that depends on values") from error
+    return _Reader(exported(model, image_shape), model, type(model).__name__).graph()
 
 
 class _Reader:
