@@ -24,6 +24,9 @@ _MOST = 4096
 #: Largest magnitude of a float image that looks normalized, or scaled to 0..1.
 _LARGEST = 100.0
 
+#: And the smallest one: of uint8 images, less than a step.
+_SMALLEST = 1e-3
+
 
 def typical_images(images: Any, normalize: Normalization | None = None) -> NDArray[Any]:
     """Float images (N, C, H, W), or vectors (N, C), as a model takes them; warns of ranges that
@@ -137,8 +140,13 @@ def _look(images: NDArray[Any]) -> None:
     elif largest > _LARGEST:
         text = (f"reach {largest:.4g}, as if they were not normalized; give them as the model "
                 "takes them, or as uint8")
-    elif len(images) == 1:
-        text = "are a single image, whose ranges other images may exceed"
+    elif largest < _SMALLEST:
+        text = f"reach {largest:.4g} only; give them as the model takes them"
+    elif (images == images[:1]).all():
+        text = "are a single image, or alike, whose ranges other images may exceed"
+    elif (np.ptp(images.reshape(len(images), images.shape[1], -1), axis=2) == 0).all() and (
+            images.ndim == 4 and images[0, 0].size > 1):
+        text = "have no structure: all pixels of a channel are equal"
     else:
         return
     warnings.warn(f"Calibration images {text}", FidelityWarning, stacklevel=5)

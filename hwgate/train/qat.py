@@ -17,6 +17,7 @@ from hwgate.frontend.lowering.blocks import Block, rebind
 from hwgate.frontend.model import unwrap
 from hwgate.frontend.operators import OPERATORS
 from hwgate.machine.config import AcceleratorConfig
+from hwgate.nn.gated import GatedConv2d
 from hwgate.nn.gates import settle_norms
 from hwgate.nn.running import kind
 from hwgate.quant.layer import IMAGE, QuantizedLayer
@@ -92,6 +93,11 @@ class FakeQuantized(nn.Module):
         if block.bound is not None and self.config.formats.activation < _LEARNED_BELOW:
             raise UserError(f"Layer {block.name!r} is clamped, as by ReLU6, which steps that are "
                             "learned could exceed; use ReLU, or 8 bits")
+        gate = block.gate
+        if gate is not None and (type(gate) is not GatedConv2d or gate._forward_hooks
+                                 or gate._forward_pre_hooks):
+            raise UserError(f"Layer {block.name!r} is a gated layer with hooks or a forward of its "
+                            "own, which cannot be trained with the rounding")
         for node in (block.op, *block.after):
             if node.options.get("constant"):
                 continue

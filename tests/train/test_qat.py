@@ -171,6 +171,25 @@ def test_the_integers_compute_what_was_trained(digits, bits):
         assert tuned.loss < 0.9 * plain.loss
 
 
+class Doubles(GatedConv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return layer
+
+
+@pytest.mark.parametrize("layer", [Doubles(8, 8, 3, gate_groups=2),
+                                   hooked(GatedConv2d(8, 8, 3, gate_groups=2))])
+def test_what_is_around_a_gated_layer_is_not_trained(layer):
+    model = nn.Sequential(layer, nn.ReLU()).eval()
+    with pytest.raises(UserError, match="^Layer '0' is a gated layer with hooks or a forward of "
+                       "its own, which cannot be trained with the rounding$"):
+        FakeQuantized(model, torch.randn(4, 8, 9, 9), CONFIG)
+
+
 class Functional(nn.Module):
     """A convolution that is no module of its own."""
 
