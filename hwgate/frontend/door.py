@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from hwgate.errors import CompileError, FidelityWarning, UserError
 from hwgate.machine.config import FormatConfig
-from hwgate.nn.gates import force_open
+from hwgate.nn.gated import GatedConv2d
+from hwgate.nn.gates import force_open, gated_layers
 from hwgate.nn.running import kind, rounding
 from hwgate.quant.fidelity import Fidelity, LayerFidelity, limits
 from hwgate.quant.golden import run_layer
@@ -28,17 +29,14 @@ from .lowering.blocks import Block, Lowered
 from .model import evaluating, reference
 from .operators import OPERATORS
 
-__all__ = ["CHECKS", "admit", "check_finite", "check_lowering", "check_reading", "measure"]
+__all__ = ["CHECKS", "admit", "check_finite", "check_gates", "check_lowering", "check_reading",
+           "measure"]
 
 #: What happens below the limit: an error, or only a warning.
 CHECKS = ("error", "warn")
 
 #: Images that are compared, at most.
 _IMAGES = 32
-
-#: Signal-to-noise ratio in dB of a model whose gates decide, which only values within rounding of a
-#: threshold may lower.
-_GATES = 10.0
 
 #: Share of equal answers below which there is a warning, whatever the ratios: outputs far apart in
 #: every image alike are much signal, and their ranking may be lost in it.
@@ -63,9 +61,8 @@ def check_finite(graph: Graph) -> None:
 
 
 def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDArray[Any]) -> None:
-    """Raise unless a graph computes what the model itself does: with all gates open up to rounding,
-    and with those that decide up to :data:`_GATES` dB, for one near its threshold may decide either
-    way.
+    """Raise unless a graph computes what the model itself does, with all gates open: a gate near
+    its threshold may decide either way.
 
     Parameters
     ----------
@@ -78,18 +75,14 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
     Raises
     ------
     CompileError
-        If they differ by more, or the model's results are not finite.
+        If they differ by more than rounding, or the model's results are not finite.
     """
     images = images[:_IMAGES]
-
-    def outputs() -> tuple[Tensor, Tensor]:
-        return reference(model, images), graph(torch.from_numpy(
-            np.ascontiguousarray(images))).double()
-
     with evaluating(model):
         if isinstance(model, nn.Module):
             force_open(model)
-        wanted, found = outputs()
+        wanted = reference(model, images)
+        found = graph(torch.from_numpy(np.ascontiguousarray(images))).double()
     if not bool(wanted.isfinite().all()):
         raise CompileError("The model's results on the calibration images are not finite; look at "
                            "the range and the normalization of these")
@@ -102,13 +95,43 @@ def check_reading(graph: Graph, model: nn.Module | ExportedProgram, images: NDAr
             f"The model computes something else than was read from it: outputs are up to "
             f"{apart:.3g} apart of {largest:.3g}; this is a bug of hwgate, or the model's results "
             "depend on more than an image")
-    if any("gate" in node.options for node in graph.nodes):
-        decided = _ratio(*(values.numpy() for values in outputs()))
-        if decided < _GATES:
-            raise CompileError(
-                f"The model's gates decide otherwise than its gated layers say: {decided:.1f} dB "
-                "of signal to noise are left; a forward must leave gates, their thresholds and "
-                "scores as they are")
+def check_gates(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> None:
+    """Raise if a model's forward sets what its gates decide by.
+
+    Parameters
+    ----------
+    model : Module or ExportedProgram
+    images : float (N, C, H, W)
+        The first one runs.
+
+    Raises
+    ------
+    CompileError
+        Names the layer.
+    """
+    layers = dict(gated_layers(model)) if isinstance(model, nn.Module) else {}
+    with evaluating(model):
+        kept = {name: _decides_by(layer) for name, layer in layers.items()}
+        other: list[str] = []
+        handles = [layer.register_forward_pre_hook(lambda layer, _, name=name: other.extend(
+            [] if all(map(torch.equal, kept[name], _decides_by(layer))) else [name]))
+            for name, layer in layers.items()]
+        try:
+            reference(model, images[:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+    if other:
+        raise CompileError(f"Layer {other[0]!r} runs with other thresholds or gates than it has "
+                           "before the model runs; set them outside of its forward")
+
+
+def _decides_by(layer: GatedConv2d) -> list[Tensor]:
+    """What a gated layer's decisions depend on beside its weights."""
+    norm = layer.gate_norm
+    return [value.detach().clone() for value in (
+        torch.tensor(layer.force_open), layer.delta, norm.running_mean, norm.running_var)
+        if value is not None]
 
 
 def check_lowering(lowered: Lowered, graph: Graph, images: NDArray[Any]) -> None:

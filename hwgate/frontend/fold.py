@@ -19,7 +19,7 @@ from hwgate.quant.network import QuantizedNetwork
 from hwgate.quant.requantize import SHIFTS
 
 from .calibrate import activation_scale, range_scale, record
-from .door import CHECKS, admit, check_finite, check_lowering, check_reading, measure
+from .door import CHECKS, admit, check_finite, check_gates, check_lowering, check_reading, measure
 from .graph import Graph
 from .lowering.blocks import Block, Lowered
 from .lowering.lower import lower
@@ -124,6 +124,7 @@ def calibrate(model: Any, calibration_images: Any, config: AcceleratorConfig,
             raise CompileError(obstacles[0])
         check_finite(graph)
         check_reading(whole, model, images)
+        check_gates(model, images)
         check_lowering(lowered, graph, images)
         names = {lowered.image, *(block.value for block in lowered.blocks)}
         values, largest = record(graph, names, images)

@@ -65,7 +65,7 @@ def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tenso
     """
     module = model.module() if isinstance(model, ExportedProgram) else model
     dtype, device = kind(model)
-    count, fixed = len(images), _batch_size(model)
+    shape, count, fixed = images.shape, len(images), _batch_size(model)
     # Runs whole batches only, or two images and more: an axis of one may be squeezed away.
     images = np.concatenate([images, np.repeat(images[-1:], -count % (fixed or 2), axis=0)])
     found = []
@@ -77,7 +77,7 @@ def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tenso
         except Exception as error:  # whatever the user's forward does
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"The model does not run on calibration images of the shape "
-                            f"{images.shape}: {text[0]}") from error
+                            f"{shape}: {text[0]}") from error
     if not all(isinstance(value, Tensor) for value in found):
         raise CompileError(f"Model {type(model).__name__} must return one tensor, the output of "
                            "its last layer")

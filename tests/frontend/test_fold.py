@@ -344,7 +344,7 @@ def test_parameters_that_are_not_finite():
     (np.zeros((4, 6, 6)), "Calibration images must have the shape (N, C, H, W), or (N, C) of "
      "vectors, not (4, 6, 6)"),
     (np.zeros((1, 3, 6, 6)), "The model does not run on calibration images of the shape "
-     "(1, 3, 6, 6): Given groups=1, weight of size [4, 4, 3, 3], expected input[1, 3, 6, 6] to "
+     "(1, 3, 6, 6): Given groups=1, weight of size [4, 4, 3, 3], expected input[2, 3, 6, 6] to "
      "have 4 channels, but got 3 channels instead"),
     (np.zeros((0, 4, 6, 6)), "A batch must have at least one image, not 0"),
     (np.full((1, 4, 6, 6), np.inf), "Images must be finite, not NaN or infinite"),

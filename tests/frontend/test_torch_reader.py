@@ -18,6 +18,7 @@ from hwgate.frontend.graph import UNSUPPORTED
 from hwgate.frontend.model import evaluating, unwrap
 from hwgate.nn import GatedConv2d, set_density, settle_norms
 from hwgate.nn.models import lenet, resnet18, resnet20, vgg16
+from support.shares import rest_slow
 
 torch.set_num_threads(1)  # tests run in parallel
 
@@ -416,7 +417,7 @@ TAKERS = [
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("value", rest_slow(REFUSED, quick=5))
 def test_values_behind_what_is_refused_are_no_obstacles_of_their_own(value):
     def takes(taker):
         with torch.no_grad():

@@ -118,9 +118,10 @@ def test_a_pass_waits_for_images_to_count(places):
         assert (conditional > 0) == wanted.any()
 
 
+@pytest.mark.slow  # for its large accelerator
 def test_more_requests_than_the_reader_holds():
     """Bands ask for one beat of each of their planes; a slow memory leaves many of them open."""
-    config = CONFIGS["1x18"]
+    config = CONFIGS["8x18"]
     shape = (9 * 16 * config.channels, 2, 4)
     added = plain_layer("added", shape, 64, 1)
     bands = plain_layer("bands", shape, 64, 1, source=IMAGE, residual=0,

@@ -26,7 +26,10 @@ def traced(tmp_path_factory):
                              limits=Limits(size=5, channels=6))
     program, images = hwgate.compile(network), random_images(rng, network, 1)
     path = tmp_path_factory.mktemp("waves") / "new" / "run.vcd"
-    return hwgate.simulate(program, images, waves=path), path, hwgate.simulate(program, images)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWGATE_QUICK", "-O0")  # it runs shortly, and is much to compile
+        found = hwgate.simulate(program, images, waves=path)
+    return found, path, hwgate.simulate(program, images)
 
 
 def declared(path):
