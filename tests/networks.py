@@ -180,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, metavar="FILE",
                         help="Markdown page whose generated parts are renewed")
     options = parser.parse_args(arguments)
+    os.environ.setdefault("HWGATE_QUICK", "-Og")  # many simulators, each of which runs one image
     try:
         return _run(options)
     except UserError as error:
