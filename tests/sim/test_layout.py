@@ -69,7 +69,7 @@ def test_layouts_name_what_the_trace_has(traced):
     assert '[dumpfile] "run.vcd"' in path.with_suffix(".gtkw").read_text()
 
 
-@pytest.mark.parametrize("name", ["tiny", "cifar"])
+@pytest.mark.parametrize("name", ["tiny", "digits"])
 def test_decisions_task_lists_and_counters_are_shown(name):
     config = preset(name)
     shown = {group.name: [wave.path.rsplit(".", 1)[1] for wave in group.waves]
