@@ -4,7 +4,7 @@ import reprlib
 from numbers import Real
 
 __all__ = ["CompileError", "FidelityWarning", "ToolError", "UncheckedWarning", "UserError",
-           "expect", "shown"]
+           "expect", "reason", "shown"]
 
 
 class UserError(ValueError):
@@ -71,6 +71,11 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, (str, bytes, Real)):
         return _SHORT.repr(value)
     return _named(type(value))
+
+
+def reason(error: Exception) -> str:
+    """What an error of the user's own code says, as part of a sentence: its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _named(kind: type) -> str:

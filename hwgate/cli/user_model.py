@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwgate.errors import UserError
+from hwgate.errors import UserError, reason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,7 +59,7 @@ def load_model(place: str, weights: Path | None = None) -> "nn.Module":
         try:
             found = found()
         except Exception as error:  # whatever the user's code does
-            raise UserError(f"{place} cannot be called without arguments ({_first(error)}); name a "
+            raise UserError(f"{place} cannot be called without arguments ({reason(error)}); name a "
                             "function that makes the model") from error
     if not isinstance(found, nn.Module):
         raise UserError(f"{place} must be or make a torch module, not a {type(found).__name__}")
@@ -99,7 +99,7 @@ def _module(source: str) -> ModuleType:
         spec.loader.exec_module(module)
         return module
     except Exception as error:  # whatever the user's code does
-        raise UserError(f"{source} cannot be imported ({_first(error)})") from error
+        raise UserError(f"{source} cannot be imported ({reason(error)})") from error
 
 
 def _fill(model: "nn.Module", weights: Path) -> None:
@@ -114,7 +114,7 @@ def _fill(model: "nn.Module", weights: Path) -> None:
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         except Exception as error:  # pickles fail in many ways
-            raise UserError(f"Weights {weights} cannot be read ({_first(error)}); save a state "
+            raise UserError(f"Weights {weights} cannot be read ({reason(error)}); save a state "
                             "dict, best as .safetensors") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -124,8 +124,3 @@ def _fill(model: "nn.Module", weights: Path) -> None:
         text = " ".join(str(error).split())
         raise UserError(f"Weights {weights} are not those of {type(model).__name__}: "
                         f"{text[:200]}") from error
-
-
-def _first(error: Exception) -> str:
-    """First line of what an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

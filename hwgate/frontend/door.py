@@ -17,7 +17,7 @@ from hwgate.errors import CompileError, FidelityWarning, UserError
 from hwgate.machine.config import FormatConfig
 from hwgate.nn.gated import GatedConv2d
 from hwgate.nn.gates import force_open, gated_layers
-from hwgate.nn.running import kind, rounding
+from hwgate.nn.running import kind, outputs, rounding
 from hwgate.quant.fidelity import Fidelity, LayerFidelity, limits
 from hwgate.quant.golden import run_layer
 from hwgate.quant.joined import joined
@@ -109,18 +109,27 @@ def check_gates(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Non
     CompileError
         Names the layer.
     """
-    layers = dict(gated_layers(model)) if isinstance(model, nn.Module) else {}
+    if not isinstance(model, nn.Module):
+        return
+    layers, (dtype, device) = dict(gated_layers(model)), kind(model)
+    pair = torch.from_numpy(np.repeat(images[:1], 2, axis=0)).to(device, dtype)
     with evaluating(model):
         kept = {name: _decides_by(layer) for name, layer in layers.items()}
         other: list[str] = []
-        handles = [layer.register_forward_pre_hook(lambda layer, _, name=name: other.extend(
-            [] if all(map(torch.equal, kept[name], _decides_by(layer))) else [name]))
-            for name, layer in layers.items()]
+
+        def look(name: str) -> None:
+            if not all(map(torch.equal, kept[name], _decides_by(layers[name]))):
+                other.append(name)
+
+        handles = [layer.register_forward_pre_hook(lambda _, x, name=name: look(name))
+                   for name, layer in layers.items()]
         try:
-            reference(model, images[:1])
+            outputs(model, pair)
         finally:
             for handle in handles:
                 handle.remove()
+        for name in layers:  # what was set for good, of a layer whose hooks do not run as well
+            look(name)
     if other:
         raise CompileError(f"Layer {other[0]!r} runs with other thresholds or gates than it has "
                            "before the model runs; set them outside of its forward")
@@ -130,8 +139,8 @@ def _decides_by(layer: GatedConv2d) -> list[Tensor]:
     """What a gated layer's decisions depend on beside its weights."""
     norm = layer.gate_norm
     return [value.detach().clone() for value in (
-        torch.tensor(layer.force_open), layer.delta, norm.running_mean, norm.running_var)
-        if value is not None]
+        torch.tensor([layer.force_open, layer.tau, norm.eps]), layer.delta, layer.base,
+        norm.running_mean, norm.running_var) if value is not None]
 
 
 def check_lowering(lowered: Lowered, graph: Graph, images: NDArray[Any]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from hwgate.errors import CompileError, UserError, shown
+from hwgate.errors import CompileError, UserError, reason, shown
 from hwgate.nn import running
 from hwgate.nn.running import kind
 
@@ -75,9 +75,8 @@ def reference(model: nn.Module | ExportedProgram, images: NDArray[Any]) -> Tenso
                 for batch in batches(images, fixed):
                     found.append(module(batch.to(device, dtype, copy=True)))
         except Exception as error:  # whatever the user's forward does
-            text = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"The model does not run on calibration images of the shape "
-                            f"{shape}: {text[0]}") from error
+                            f"{shape}: {reason(error)}") from error
     if not all(isinstance(value, Tensor) for value in found):
         raise CompileError(f"Model {type(model).__name__} must return one tensor, the output of "
                            "its last layer")

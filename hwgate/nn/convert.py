@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 from hwgate.data.typical import typical_images
-from hwgate.errors import UserError, expect, shown
+from hwgate.errors import UserError, expect, reason, shown
 from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.nn.gated import ChannelShuffle, GatedConv2d, PaddingShortcut
 from hwgate.nn.gates import fitting_groups, force_open, gated_layers, set_density
@@ -171,9 +171,9 @@ def _trace(model: nn.Module) -> list[fx.Node]:
         with evaluating(model):
             graph = _Tracer().trace(model)
     except Exception as error:  # whatever the user's forward does with a proxy
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"Model {type(model).__name__} cannot be traced ({text}); write its "
-                        "forward without control flow, or put GatedConv2d in by hand") from error
+        raise UserError(f"Model {type(model).__name__} cannot be traced ({reason(error)}); write "
+                        "its forward without control flow, or put GatedConv2d in by hand"
+                        ) from error
     return [node for node in graph.nodes if node.op == "call_module"
             and isinstance(model.get_submodule(str(node.target)), nn.Conv2d)]
 

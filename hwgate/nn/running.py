@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from hwgate.errors import UserError, expect
+from hwgate.errors import UserError, expect, reason
 
 __all__ = ["copied", "evaluating", "kind", "one_mode", "outputs", "rounding"]
 
@@ -89,9 +89,8 @@ def outputs(model: nn.Module, images: Tensor) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever the user's forward does
-        text = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"The model does not run on images of the shape {tuple(images.shape)}: "
-                        f"{text[0]}") from error
+                        f"{reason(error)}") from error
 
 
 def copied(model: nn.Module, replaced: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
@@ -118,9 +117,8 @@ def copied(model: nn.Module, replaced: dict[nn.Module, nn.Module] | None = None)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever an attribute of the user's does
-        text = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"Model {type(model).__name__} cannot be copied ({text[0]}); take what "
-                        "cannot be copied out of its attributes") from error
+        raise UserError(f"Model {type(model).__name__} cannot be copied ({reason(error)}); take "
+                        "what cannot be copied out of its attributes") from error
 
 
 def kind(model: Any) -> tuple[torch.dtype, torch.device]:

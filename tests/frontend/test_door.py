@@ -146,8 +146,10 @@ class Gated(nn.Module):
 
 @pytest.mark.parametrize("sets", [
     lambda conv, x: setattr(conv, "force_open", True) or conv(x),
+    lambda conv, x: setattr(conv, "force_open", True) or conv.forward(x),
+    lambda conv, x: setattr(conv, "tau", 0.9) or conv(x),
     lambda conv, x: torch.func.functional_call(conv, {"delta": conv.delta + 3}, (x,))],
-    ids=["open", "thresholds"])
+    ids=["open", "open, no hooks", "tau", "thresholds"])
 def test_gates_that_the_forward_sets_are_refused(sets):
     made = Gated(lambda conv, x: conv(x))
     hwgate.quantize(made, images(), CONFIG)

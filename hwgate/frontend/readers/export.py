@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from hwgate.errors import CompileError
+from hwgate.errors import CompileError, reason
 from hwgate.frontend.model import evaluating
 from hwgate.nn.gated import kept_whole
 from hwgate.nn.running import kind
@@ -77,7 +77,6 @@ def exported(model: nn.Module | ExportedProgram,
                 model = torch.export.export(model.module(), (example,), strict=False)
             return model.run_decompositions(dict(_decompositions()))
     except Exception as error:  # whatever the user's forward does
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(f"Model {name} cannot be exported for images of the shape "
-                           f"{shape_text(image_shape)} ({lines[0]}); write its forward "
+                           f"{shape_text(image_shape)} ({reason(error)}); write its forward "
                            "without control flow that depends on values") from error
