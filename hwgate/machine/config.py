@@ -326,6 +326,11 @@ PRESETS: dict[str, AcceleratorConfig] = {
     "cifar": AcceleratorConfig(buffers=_CIFAR),
     "resident": AcceleratorConfig(buffers=replace(_CIFAR, map_bytes=1 << 16,
                                                           weight_bytes=1 << 16)),
+    "ulx3s": AcceleratorConfig(buffers=BufferConfig(window_words=512, pixels=1024,
+                                                    output_words=1024, map_bytes=1 << 16)),
+    "small": AcceleratorConfig(lanes=1, channels=2, bus=BusConfig(data_bits=64),
+                               buffers=BufferConfig(window_words=512, pixels=512,
+                                                    output_words=512, map_bytes=1 << 15)),
     "wide": AcceleratorConfig(lanes=8, channels=8, buffers=_CIFAR),
 }
 
