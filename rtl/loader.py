@@ -4,24 +4,34 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.machine.config import TAPS, AcceleratorConfig
+from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.chunks import lookup_signature
+from hwgate.rtl.countdown import Countdown
 from hwgate.rtl.structs import descriptor_struct, of_tile, status_layout, window_write_layout
 from hwgate.rtl.tiles import TileCounter, TileQueue
 
-__all__ = ["LOADED_LATENCY", "Loader"]
+__all__ = ["LOADED_LATENCY", "TILE_CYCLES", "Loader"]
 
-#: Cycles from writing the last words of a plane to counting the plane as loaded.
-LOADED_LATENCY = 2
+#: Cycles from choosing the last words of a plane to counting the plane as loaded: their register,
+#: that of the banks' ports, and the banks.
+LOADED_LATENCY = 3
+#: Cycles without a write after a tile, in which the fields of the next one are latched.
+TILE_CYCLES = 2
+
+#: What is known of the words of a cycle: how many, whether they count and are written, what ends
+#: with them.
+_FLAGS = data.StructLayout({
+    "step": 2, "counted": 1, "written": 1, "row_end": 1, "image_end": 1, "plane_end": 1,
+    "tile_end": 1, "tile_begin": 1, "half": 1})
 
 
 class Loader(wiring.Component):
     """Reads tile after tile, plane after plane, image after image, and broadcasts the words to the
     lanes.
 
-    Window mode writes ``config.write_words`` pixels per cycle: neighbours never share a bank. What
-    is left of a beat waits for the next one. Bank mode writes one.
+    Window mode writes ``config.write_words`` pixels of a row per cycle: neighbours never share a
+    bank column. Bank mode writes one.
 
     Parameters
     ----------
@@ -74,125 +84,153 @@ class Loader(wiring.Component):
         if self.config.buffers.compressed_chunks:
             wiring.connect(m, wiring.flipped(self.table), queue.table)
             m.d.comb += [queue.packed.eq(layer.in_packed), queue.first.eq(layer.in_entry)]
-        self._place(m, queue)
+        words, flags, above = self._choose(m, queue)
+        self._place(m, words, flags, above)
         return m
 
-    def _place(self, m, queue):
-        """Write words in raster order to the bank and address of their pixel."""
-        config, layer = self.config, self.layer
-        layout = window_write_layout(config)
-        words, width = config.write_words, 8 * config.channels
-        beat = Signal(16)
-        group, bank = Signal.like(layer.group_words), Signal(range(TAPS))
-        image, origin = Signal(16), Signal.like(layer.group_words)
-        m.submodules.counter = counter = TileCounter()
-        tile, plane = counter.tile, Signal.like(self.plane)
-        column, xm, ym = Signal(16), Signal(2), Signal(2)
-        xq, ya = (Signal(layout.elem_shape["address"].shape, name=name) for name in ("xq", "ya"))
-        word = Signal(16)
+    def _choose(self, m, queue):
+        """Cut the beats into what is written in a cycle, a share of a row. Returns (words, flags)
+        of the cycle before, which are never refused, and the rows of padding above."""
+        config, layer, pixels = self.config, self.layer, self.config.beat_pixels
         bank_mode = layer.bank_mode[0]
-        plane_words, last_beat, skip = (Signal(16, name=name)
-                                        for name in ("plane_words", "last_beat", "skip"))
+        most = Mux(bank_mode, 1, config.write_words)
+        m.submodules.counter = counter = TileCounter()
+        m.submodules.rows = rows = Countdown()
+        m.submodules.images = images = Countdown()
+        m.submodules.planes = planes = Countdown()
+        flags = Signal(_FLAGS)
+        turn, turned = Signal(), Signal()
+
+        # Two beats: the one that is cut, from its word ``offset`` on, and the next one.
+        beat, full = Signal(config.bus.data_bits, reset_less=True), Signal()
+        offset = Signal(range(max(2, pixels)))
+        go, emptied, end = Signal(), Signal(), Signal(2 + pixels.bit_length())
+        # What is left of a row, or of the words before the first one; a share is at most ``most``.
+        left, step, share_last = Signal(16), Signal(2), Signal()
+        skips, width_fits = Signal(), Signal()
+        skip, above = Signal.like(layer.in_skip), Signal.like(layer.pad_top)
+        row_end, end_image, end_plane, end_tile = (Signal() for _ in range(4))
         m.d.comb += [
-            plane_words.eq(of_tile(layer, "plane_words", counter.place)),
-            last_beat.eq(of_tile(layer, "plane_beats", counter.place) - 1),
-            skip.eq(of_tile(layer, "in_skip", counter.place)),
-            counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles)]
+            step.eq(Mux(share_last, left, most)), end.eq(offset + step),
+            go.eq(full & ((end <= pixels) | queue.o.valid)),
+            row_end.eq(go & share_last & ~skips), end_image.eq(row_end & rows.last),
+            end_plane.eq(end_image & images.last), end_tile.eq(end_plane & planes.last),
+            emptied.eq(go & ((end >= pixels) | share_last & ~skips & rows.last)),
+            queue.o.ready.eq((~full | emptied) & ~turn & (~end_tile | (end > pixels)))]
+        loads = queue.o.valid & queue.o.ready
+        # A write that ends an image's plane in the beat behind leaves nothing of that one.
+        spent = end_image & (end > pixels)
+        with m.If(loads):
+            m.d.sync += beat.eq(queue.o.payload)
+        with m.If(loads | emptied):
+            m.d.sync += full.eq(loads & ~spent)
+        with m.If(go):
+            m.d.sync += offset.eq(Mux(end_image, 0, end & (pixels - 1)))
 
-        # Pixels of beats that were taken and not written: fewer than a cycle writes, or a beat is
-        # not needed. The last beat of an image's plane leaves nothing.
-        held, left = Signal(width * config.beat_pixels), Signal(range(max(2, config.beat_pixels)))
-        step, count, ahead = (Signal(range(2 * config.beat_pixels + 1), name=name)
-                              for name in ("step", "count", "ahead"))
-        take, go, flush, end_image, end_plane = (Signal(name=name) for name in (
-            "take", "go", "flush", "end_image", "end_plane"))
-        chosen = Signal(width * (config.beat_pixels + words - 1))
+        # Latched once a tile; the first write is two cycles later.
+        m.d.sync += [turn.eq(self.start | end_tile), turned.eq(turn)]
         m.d.comb += [
-            step.eq(Mux(bank_mode, 1, words)),
-            take.eq(queue.o.valid & ~flush & (left < step)), queue.o.ready.eq(take),
-            go.eq(take | (left >= step) | flush),
-            count.eq(left + Mux(take, config.beat_pixels, 0)),
-            ahead.eq(Mux(count > step, count - step, 0)),
-            end_image.eq(go & (ahead == 0) & (flush | take & (beat == last_beat))),
-            end_plane.eq(end_image & (image == of_tile(layer, "images", counter.place) - 1)),
-            self.idle.eq(queue.idle & (left == 0))]
-        m.d.comb += chosen.eq(held)
-        with m.Switch(Mux(take, left, words)):
-            for n in range(words):
-                with m.Case(n):
-                    m.d.comb += chosen.eq(held | queue.o.payload << n * width)
-        with m.If(go):
-            m.d.sync += [left.eq(ahead), held.eq(Mux(bank_mode, chosen >> width,
-                                                     chosen >> words * width))]
-        with m.If(take):
-            m.d.sync += [beat.eq(beat + 1), flush.eq(beat == last_beat)]
+            counter.restart.eq(self.start), counter.next.eq(end_tile),
+            counter.round_tiles.eq(layer.round_tiles)]
+        with m.If(turn):
+            m.d.sync += [
+                skip.eq(of_tile(layer, "in_skip", counter.place)),
+                rows.count.eq(of_tile(layer, "in_rows", counter.place)),
+                images.count.eq(of_tile(layer, "images", counter.place)),
+                above.eq(of_tile(layer, "pad_top", counter.place))]
+        m.d.sync += width_fits.eq(layer.in_width <= most)
+        m.d.comb += [
+            planes.count.eq(layer.in_planes), planes.restart.eq(turned), planes.next.eq(end_plane),
+            images.restart.eq(turned | end_plane), images.next.eq(end_image),
+            rows.restart.eq(turned | end_image), rows.next.eq(row_end)]
+        with m.If(turned | end_image):
+            m.d.sync += [skips.eq(skip != 0), left.eq(Mux(skip != 0, skip, layer.in_width)),
+                         share_last.eq(Mux(skip != 0, skip <= most, width_fits))]
+        with m.Elif(go & share_last):
+            m.d.sync += [skips.eq(0), left.eq(layer.in_width), share_last.eq(width_fits)]
+        with m.Elif(go):
+            m.d.sync += [left.eq(left - most), share_last.eq(Mux(bank_mode, left <= 2,
+                                                              left <= 2 * config.write_words))]
+        m.d.comb += self.idle.eq(queue.idle & ~full)
 
-        # The first pixel is at (pad_top, pad), which may be 3, of this tile or of the next one.
-        first_xq, first_xm, first_ym = Signal(1), Signal(2), Signal(2)
-        above, end_tile = Signal(2), Signal()
-        m.d.comb += [end_tile.eq(end_plane & (plane == layer.in_planes - 1)),
-                     counter.next.eq(end_tile),
-                     above.eq(Mux(end_tile, of_tile(layer, "pad_top", counter.following),
-                                  of_tile(layer, "pad_top", counter.place))),
-                     first_xq.eq(layer.pad == 3), first_xm.eq(Mux(first_xq, 0, layer.pad)),
-                     first_ym.eq(Mux(above == 3, 0, above))]
+        words = Signal(8 * config.channels * config.write_words, reset_less=True)
+        both = Cat(beat, queue.o.payload)
+        m.d.sync += [
+            words.eq(both >> (offset << (8 * config.channels - 1).bit_length())),
+            flags.step.eq(step), flags.counted.eq(go), flags.written.eq(go & ~skips),
+            flags.row_end.eq(row_end), flags.image_end.eq(end_image),
+            flags.plane_end.eq(end_plane), flags.tile_begin.eq(turned),
+            flags.tile_end.eq(end_tile), flags.half.eq(counter.tile[0])]
+        return words, flags, above
 
-        # Walk over the pixels of this cycle; beyond the plane there is only padding.
-        place = (word, column, xq, xm, ya, ym)
-        strobes = []
-        for n in range(words):
-            here_word, here_column, here_xq, here_xm, here_ya, here_ym = place
-            inside = here_word >= skip
-            enable = go & inside & (here_word - skip < plane_words)
-            address = (group + here_xq + here_ya)[:len(xq) - 1]
-            if n:
-                enable = enable & ~bank_mode
-            strobes.append((enable, Mux(bank_mode, bank, 3 * here_ym + here_xm),
-                            Mux(bank_mode, group + here_word - skip, address)))
-            wrap = inside & (here_column == layer.in_width - 1)
-            down = here_ym == 2
-            carry = inside & (here_xm == 2)
-            after = (here_word + 1, Mux(wrap, 0, here_column + inside),
-                     Mux(wrap, first_xq, here_xq + carry),
-                     Mux(wrap, first_xm, Mux(carry, 0, here_xm + inside)),
-                     Mux(wrap & down, here_ya + layer.row_words, here_ya),
-                     Mux(wrap, Mux(down, 0, here_ym + 1), here_ym))
-            place = tuple(_named(m, old, new, f"after{n}") for old, new in zip(place, after))
-        first = tuple(_named(m, old, new, "first") for old, new in zip(
-            place, (word + 1, column, xq, xm, ya, ym)))
-        with m.If(go):
-            for now, window, bank_place in zip((word, column, xq, xm, ya, ym), place, first):
-                m.d.sync += now.eq(Mux(bank_mode, bank_place, window))
-        with m.If(end_image):
-            m.d.sync += [beat.eq(0), flush.eq(0), image.eq(image + 1),
-                         group.eq(group + layer.image_words)]
-        with m.If(end_plane):
-            m.d.sync += [image.eq(0), plane.eq(plane + 1), bank.eq(bank + 1)]
-            with m.If(~bank_mode | (bank == TAPS - 1)):
-                m.d.sync += [bank.eq(0), origin.eq(origin + layer.group_words),
-                             group.eq(origin + layer.group_words)]
-            with m.Else():  # nine planes share their addresses
-                m.d.sync += group.eq(origin)
-            with m.If(end_tile):
-                m.d.sync += [plane.eq(0), bank.eq(0), group.eq(0), origin.eq(0)]
+    def _place(self, m, words, flags, above):
+        """Walk over the banks: a share of a row begins in bank (ym, xm) at an address."""
+        config, layer, write = self.config, self.layer, self.write
+        word = 8 * config.channels
+        bits = (config.buffers.window_words - 1).bit_length()
+        bank_mode = layer.bank_mode[0]
+        # Addresses of the share, of its row, of its image, and of its plane's first image.
+        at, row, image, group = (Signal(bits, name=name, reset_less=True)
+                                 for name in ("at", "row", "image", "group"))
+        xm, ym, first_xm, first_ym = (Signal(2, name=name, reset_less=True)
+                                      for name in ("xm", "ym", "first_xm", "first_ym"))
+        first = Signal(bits, reset_less=True)
+        # The first pixel is at (pad_top, pad), which may be 3.
+        m.d.sync += [
+            first_xm.eq(Mux(bank_mode | (layer.pad == 3), 0, layer.pad)),
+            first_ym.eq(Mux(bank_mode | (above == 3), 0, above)),
+            first.eq(Mux(bank_mode, 0, (layer.pad == 3) + Mux(above == 3, layer.row_words, 0)))]
+        wraps, ends = xm == 2, ym == 2
+
+        def begin(address):
+            return [at.eq(address), row.eq(address), ym.eq(first_ym)]
+
+        with m.If(flags.tile_begin):
+            m.d.sync += [*begin(first), image.eq(first), group.eq(first), xm.eq(first_xm)]
+        with m.Elif(flags.plane_end):  # in bank mode nine planes share their addresses
+            moved = Mux(bank_mode & ~(wraps & ends), group, group + layer.group_words)
+            m.d.sync += [*begin(moved), image.eq(moved), group.eq(moved), xm.eq(first_xm)]
+            with m.If(bank_mode):
+                m.d.sync += [xm.eq(Mux(wraps, 0, xm + 1)),
+                             ym.eq(Mux(wraps, Mux(ends, 0, ym + 1), ym))]
+        with m.Elif(flags.image_end):
+            below = image + layer.image_words
+            m.d.sync += [*begin(below), image.eq(below)]
+            with m.If(bank_mode):
+                m.d.sync += ym.eq(ym)
+        with m.Elif(flags.row_end & ~bank_mode):
+            below = Mux(ends, row + layer.row_words, row)
+            m.d.sync += [at.eq(below), row.eq(below), ym.eq(Mux(ends, 0, ym + 1))]
+        with m.Elif(flags.written):
+            m.d.sync += at.eq(at + (wraps | bank_mode if config.write_words == 1 else 1))
+        if config.write_words == 1:
+            with m.If(flags.written & ~bank_mode):
+                m.d.sync += xm.eq(Mux(flags.row_end, first_xm, Mux(wraps, 0, xm + 1)))
+
+        # The word n of a share goes to bank column xm + n.
+        m.d.sync += write.enable.eq(0)
+        for column in range(3):
+            port = write.columns[column]
+            with m.Switch(xm):
+                for begun in range(3):
+                    n = (column - begun) % 3
+                    if n < config.write_words:
+                        with m.Case(begun):
+                            m.d.sync += [
+                                port.data.eq(words[n * word:][:word]),
+                                port.address.eq(Cat((at + (column < begun))[:bits], flags.half))]
+                            for line in range(3):
+                                m.d.sync += write.enable[3 * line + column].eq(
+                                    flags.written & (flags.step > n) & (ym == line))
+
+        ports = self.tile, self.plane, self.words
+        loaded = [Signal(16, name=f"loaded{n}") for n in range(len(ports))]
+        tile, plane, count = loaded
+        with m.If(flags.counted):
+            m.d.sync += count.eq(Mux(flags.image_end, 0, count + flags.step))
+        with m.If(flags.plane_end):
+            m.d.sync += [plane.eq(Mux(flags.tile_end, 0, plane + 1)),
+                         tile.eq(tile + flags.tile_end)]
+        m.d.sync += [port.eq(value) for port, value in zip(ports, loaded, strict=True)]
         with m.If(self.start):
-            m.d.sync += plane.eq(0)
-        with m.If(self.start | end_image):
-            m.d.sync += [word.eq(0), column.eq(0), xq.eq(first_xq), xm.eq(first_xm),
-                         ya.eq(Mux(above == 3, layer.row_words, 0)), ym.eq(first_ym)]
-
-        for bank_index in range(TAPS):
-            port = self.write[bank_index]
-            m.d.sync += port.enable.eq(0)
-            for n, (enable, target, address) in enumerate(strobes):
-                with m.If(enable & (target == bank_index)):
-                    m.d.sync += [port.enable.eq(1), port.data.eq(chosen.word_select(n, width)),
-                                 port.address.eq(Cat(address[:len(xq) - 1], tile[0]))]
-        m.d.sync += [self.tile.eq(tile), self.plane.eq(plane), self.words.eq(word)]
-
-
-def _named(m, like, value, name):
-    """A signal that follows ``value``, so that chained expressions stay small."""
-    o = Signal.like(like, name=f"{like.name}_{name}")
-    m.d.comb += o.eq(value)
-    return o
+            m.d.sync += [signal.eq(0) for signal in (*loaded, *ports)]

@@ -74,12 +74,13 @@ def pixel_layout(config: AcceleratorConfig) -> data.StructLayout:
         "yq": words, "ym": 2, "ya": words, "xq": words, "xm": 2})
 
 
-def window_write_layout(config: AcceleratorConfig) -> data.ArrayLayout:
-    """Write strobes of the nine banks of a window memory; ``address`` includes the half."""
-    return data.ArrayLayout(data.StructLayout({
-        "enable": 1,
-        "address": (2 * config.buffers.window_words - 1).bit_length(),
-        "data": 8 * config.channels}), TAPS)
+def window_write_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Write of a window memory: one bit per bank, ``3*row + column``, and the address, which
+    includes the half, and the word of each bank column."""
+    return data.StructLayout({
+        "enable": TAPS, "columns": data.ArrayLayout(data.StructLayout({
+            "address": (2 * config.buffers.window_words - 1).bit_length(),
+            "data": 8 * config.channels}), 3)})
 
 
 def residual_write_layout(config: AcceleratorConfig) -> data.StructLayout:

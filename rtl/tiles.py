@@ -1,19 +1,30 @@
 """Tile requests: asks for the feature maps of one tile after another."""
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.machine.config import CHUNK_BEATS, AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.chunks import lookup_signature, table_entry
-from hwgate.rtl.decompress import Decompress
+from hwgate.rtl.countdown import Countdown
+from hwgate.rtl.decompress import Decompress, length_shape
 from hwgate.rtl.structs import place_layout, status_layout
 
-__all__ = ["TILE_CHUNK", "TILE_QUEUE", "TileCounter", "TileQueue", "tile_run_layout"]
+__all__ = ["QUEUE_LATENCY", "REQUEST_CYCLES", "RUN_CYCLES", "TILE_CHUNK", "TILE_QUEUE",
+           "TURN_CYCLES", "TileCounter", "TileQueue", "tile_run_layout"]
 
 #: Beats of one read request.
 TILE_CHUNK = 16
+#: Cycles from the turn of a tile until the lanes' progress is looked at, and from that progress to
+#: the begin of a run.
+TURN_CYCLES = 2
+#: Cycles from the begin of a run to its first request that waits for room.
+RUN_CYCLES = 2
+#: Cycles from having room to the request, and from its grant until the next one looks for room.
+REQUEST_CYCLES = 1
+#: Cycles from a beat at the input to the same beat at the output.
+QUEUE_LATENCY = 2
 #: Beats that have been asked for, before their zero bytes were left out, and not yet taken.
 TILE_QUEUE = 64
 
@@ -46,16 +57,16 @@ class TileCounter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        number = Signal(16)
+        place, single, left = self.place, Signal(), Signal(16)  # tiles of the round after this one
         m.d.comb += [
-            self.place.first.eq(number == 0), self.place.last.eq(number + 1 == self.round_tiles),
-            self.following.first.eq(self.place.last),
-            self.following.last.eq(Mux(self.place.last, 1, number + 2) == self.round_tiles)]
+            single.eq(self.round_tiles == 1), self.following.first.eq(place.last),
+            self.following.last.eq(Mux(place.last, single, left == 1))]
         with m.If(self.restart):
-            m.d.sync += [self.tile.eq(0), number.eq(0)]
+            m.d.sync += [self.tile.eq(0), left.eq(self.round_tiles - 1), place.first.eq(1),
+                         place.last.eq(single)]
         with m.Elif(self.next):
-            m.d.sync += [self.tile.eq(self.tile + 1),
-                         number.eq(Mux(self.place.last, 0, number + 1))]
+            m.d.sync += [self.tile.eq(self.tile + 1), place.eq(self.following),
+                         left.eq(Mux(place.last, self.round_tiles, left) - 1)]
         return m
 
 
@@ -64,7 +75,7 @@ class TileQueue(wiring.Component):
     the tile two before it.
 
     With ``buffers.compressed_chunks``, it also reads compressed maps, and has three members more: a
-    request of theirs is a chunk, and takes a cycle to look up how long it is.
+    request of theirs is a chunk, whose length it looks up.
 
     Parameters
     ----------
@@ -110,71 +121,89 @@ class TileQueue(wiring.Component):
         i, bus = self.i, self.config.bus
 
         m.submodules.counter = counter = TileCounter()
-        tile, run, left = counter.tile, Signal(16), Signal(32)
-        m.d.comb += [counter.restart.eq(self.start), counter.round_tiles.eq(i.round_tiles),
-                     self.place.eq(counter.place)]
-        reserved = Signal(range(TILE_QUEUE + 1))
-        origin, first, address = (Signal(bus.address_bits, name=name)
-                                  for name in ("origin", "first", "address"))
-        chunk = Signal(range(TILE_CHUNK + 1))
-        taken = self.request.valid & self.request.ready
+        m.submodules.tiles = tiles = Countdown()
+        m.submodules.runs = runs = Countdown()
+        left, beats, stride = (Signal.like(like, name=name, reset_less=True) for like, name in (
+            (self.beats, "left"), (self.beats, "run_beats"), (self.tile_stride, "stride")))
         m.d.comb += [
-            chunk.eq(Mux(left > TILE_CHUNK, TILE_CHUNK, left)),
-            self.request.payload.address.eq(address), self.request.payload.beats.eq(chunk)]
-        packed = self._queue(m, address, chunk, taken)
-        m.d.sync += reserved.eq(reserved + Mux(taken, chunk, 0) - (self.o.valid & self.o.ready))
-
-        def request():
-            m.next = "Request"
-            if packed is not None:
-                with m.If(packed):
-                    m.next = "Look up"
+            counter.restart.eq(self.start), counter.round_tiles.eq(i.round_tiles),
+            self.place.eq(counter.place), tiles.restart.eq(self.start), tiles.count.eq(i.tiles),
+            tiles.next.eq(counter.next), runs.count.eq(i.runs)]
+        room, free, last = Signal(range(TILE_QUEUE + 1), init=TILE_QUEUE), Signal(), Signal()
+        origin, first = (Signal(bus.address_bits, name=name, reset_less=True)
+                         for name in ("origin", "first"))
+        request = self.request.payload
+        chunk, taken = Signal(range(TILE_CHUNK + 1)), Signal()
+        packed = self._queue(m, request, chunk, taken)
+        # No lane is ahead of the loader, nor more than two tiles behind it.
+        m.d.sync += [
+            free.eq(Cat(lane.absent | ((counter.tile - lane.tile)[:2] != 2)
+                        for lane in self.lanes).all()),
+            room.eq(room - Mux(taken, chunk, 0) + (self.o.valid & self.o.ready))]
 
         with m.FSM():
             with m.State("Idle"):
-                m.d.comb += self.idle.eq(reserved == 0)
+                m.d.comb += self.idle.eq(room == TILE_QUEUE)
                 with m.If(self.start & (i.runs != 0)):
                     m.d.sync += origin.eq(i.address)
-                    m.next = "Wait"
+                    m.next = "Turn"
+            with m.State("Turn"):
+                m.d.comb += runs.restart.eq(1)
+                m.d.sync += [beats.eq(self.beats), stride.eq(self.tile_stride), first.eq(origin)]
+                m.next = "Wait"
             with m.State("Wait"):
-                m.d.sync += [run.eq(0), first.eq(origin), address.eq(origin), left.eq(self.beats)]
-                with m.If(Cat(lane.absent | (tile < lane.tile + 2) for lane in self.lanes).all()):
-                    request()
-            if packed is not None:
-                with m.State("Look up"):
+                with m.If(free):
+                    m.next = "Run"
+            with m.State("Run"):
+                m.d.sync += [request.address.eq(first), first.eq(first + i.run_stride),
+                             left.eq(beats)]
+                m.next = "Chunk"
+            with m.State("Chunk"):
+                more = left[TILE_CHUNK.bit_length() - 1:] != 0  # as many as a request has, or more
+                m.d.sync += [chunk.eq(Mux(packed, CHUNK_BEATS, Mux(more, TILE_CHUNK, left))),
+                             last.eq(left <= Mux(packed, CHUNK_BEATS, TILE_CHUNK))]
+                m.next = "Room"
+            with m.State("Room"):
+                with m.If(chunk <= room):
                     m.next = "Request"
             with m.State("Request"):
-                m.d.comb += self.request.valid.eq(reserved + chunk <= TILE_QUEUE)
+                m.d.comb += [self.request.valid.eq(1), taken.eq(self.request.ready)]
                 with m.If(taken):
-                    request()
-                    m.d.sync += [address.eq(address + chunk * bus.bytes), left.eq(left - chunk)]
-                    with m.If(left == chunk):
-                        m.d.sync += [run.eq(run + 1), first.eq(first + i.run_stride),
-                                     address.eq(first + i.run_stride), left.eq(self.beats)]
-                        with m.If(run == i.runs - 1):
+                    m.d.sync += [request.address.eq(request.address + chunk * bus.bytes),
+                                 left.eq(left - chunk)]
+                    m.next = "Chunk"
+                    with m.If(last):
+                        m.d.comb += runs.next.eq(1)
+                        m.next = "Run"
+                        with m.If(runs.last):
                             m.d.comb += counter.next.eq(1)
-                            m.d.sync += origin.eq(origin + self.tile_stride)
-                            m.next = "Wait"
-                            with m.If(tile == i.tiles - 1):
+                            m.d.sync += origin.eq(origin + stride)
+                            m.next = "Turn"
+                            with m.If(tiles.last):
                                 m.next = "Idle"
         return m
 
-    def _queue(self, m, address, chunk, taken):
-        """Queue of the beats; the requests are those of chunks where what it returns is true."""
+    def _queue(self, m, request, chunk, taken):
+        """Queue of the beats, and how many of them are asked for; the requests are those of chunks
+        where what it returns is true."""
         config = self.config
         if not config.buffers.compressed_chunks:
-            m.submodules.beats = beats = fifo.SyncFIFO(width=config.bus.data_bits, depth=TILE_QUEUE)
+            m.submodules.beats = beats = fifo.SyncFIFOBuffered(width=config.bus.data_bits,
+                                                               depth=TILE_QUEUE)
             m.d.comb += [
                 beats.w_en.eq(self.valid), beats.w_data.eq(self.data), self.o.valid.eq(beats.r_rdy),
-                self.o.payload.eq(beats.r_data), beats.r_en.eq(self.o.ready)]
-            return None
+                self.o.payload.eq(beats.r_data), beats.r_en.eq(self.o.ready),
+                request.beats.eq(chunk)]
+            return Const(0)
         m.submodules.beats = beats = Decompress(config, TILE_QUEUE)
         wiring.connect(m, wiring.flipped(self.o), beats.o)
         m.d.comb += [
             beats.packed.eq(self.packed), beats.valid.eq(self.valid), beats.data.eq(self.data),
-            beats.asked.eq(taken & self.packed), beats.length.eq(self.table.length),
-            self.table.entry.eq(table_entry(config, address, self.first))]
-        with m.If(self.packed):
-            m.d.comb += [chunk.eq(CHUNK_BEATS),
-                         self.request.payload.beats.eq(self.table.length + 1)]
+            beats.asked.eq(taken & self.packed),
+            self.table.entry.eq(table_entry(config, request.address, self.first))]
+        # The table answers before there is a request.
+        stored = Signal(length_shape())
+        m.d.sync += stored.eq(self.table.length)
+        m.d.comb += [beats.length.eq(stored),
+                     request.beats.eq(Mux(self.packed, stored + 1, chunk))]
         return self.packed

@@ -32,7 +32,7 @@ class WindowMemory(wiring.Component):
     Members
     -------
     write : In
-        Strobes of the nine banks, see :func:`window_write_layout`.
+        Strobes of the nine banks and their words, see :func:`window_write_layout`.
     pixel : In
         Window position, see :func:`pixel_layout`.
     base : In
@@ -100,8 +100,9 @@ class WindowMemory(wiring.Component):
             m.d.sync += address.eq(rows[bank // 3] + cols[bank % 3])
             m.d.comb += [
                 read.addr.eq(Cat(address, stages[1][0])), read.en.eq(1),
-                write.en.eq(self.write[bank].enable), write.addr.eq(self.write[bank].address),
-                write.data.eq(self.write[bank].data)]
+                write.en.eq(self.write.enable[bank]),
+                write.addr.eq(self.write.columns[bank % 3].address),
+                write.data.eq(self.write.columns[bank % 3].data)]
             banks.append(read.data)
 
         # Stages 4 and 5: back into tap order.

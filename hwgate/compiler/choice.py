@@ -92,7 +92,7 @@ class Case:
             reads += maps
             writes = 0 if d["out_chip"] else d["out_planes"] * d["out_run_beats"]
             words = 1 if d["bank_mode"] else config.write_words
-            load = d["plane_beats"] * config.beat_pixels // words * d["images"] * d["in_planes"]
+            load = d["in_rows"] * -(-d["in_width"] // words) * d["images"] * d["in_planes"]
             least += int(max(maps * self.timing.beat_interval, load, *(
                 windows[lane == n].sum() for n in range(config.lanes))))
             traffic += writes * config.bus.bytes

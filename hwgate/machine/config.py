@@ -240,8 +240,9 @@ class AcceleratorConfig:
 
     @property
     def write_words(self) -> int:
-        """Pixels the loader writes into the window memories per cycle."""
-        return min(3, self.beat_pixels)
+        """Most pixels of a row that the loader writes into the window memories per cycle: those of
+        a whole row of banks, or one, if a beat has no more."""
+        return 3 if self.beat_pixels > 1 else 1
 
     @property
     def slot_reads(self) -> int:
@@ -315,7 +316,7 @@ class AcceleratorConfig:
 
 
 #: Version of the program format, part of every digest.
-PROGRAM_VERSION = 5
+PROGRAM_VERSION = 6
 
 _CIFAR = BufferConfig(window_words=1024, pixels=1024, output_words=2048, passes=128)
 

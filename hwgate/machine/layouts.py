@@ -14,7 +14,7 @@ __all__ = ["FIRST", "LAST", "Field", "Gated", "Layout", "Opcode", "descriptor_la
            "header_layout", "tiles_of"]
 
 #: Descriptor fields with a value of their own for the first tile of a round, ``<name>_first``.
-FIRST = ("pad_top", "in_stride", "plane_words", "plane_beats", "in_skip", "early_words",
+FIRST = ("pad_top", "in_stride", "in_rows", "in_skip", "early_words",
          "in_run_beats", "row_end")
 #: Those with one for the last tile, ``<name>_last``, which is also that of an only tile.
 LAST = (*FIRST, "images", "out_pixels", "job_outputs", "out_stride", "out_beats", "out_run_beats",
@@ -133,9 +133,8 @@ def descriptor_layout() -> Layout:
         Field("in_stride", 32, "bytes from one tile's input to the next one's"),
         Field("in_width", 16, "input pixels of a row"),
         Field("in_planes", 16, "channel groups of the input"),
-        Field("plane_words", 16, "input pixels of a channel group of an image"),
-        Field("plane_beats", 16, "beats that hold them"),
-        Field("in_skip", 8, "pixels of the first of these beats that come before them"),
+        Field("in_rows", 16, "input rows of an image"),
+        Field("in_skip", 8, "pixels that come before them in the first beat of a channel group"),
         Field("early_words", 16, "pixels of a channel group, those of in_skip among them, that "
                                  "the first row of windows needs; 65535: all of them"),
         Field("early_step", 16, "... and how many more for each further row"),

@@ -1,6 +1,6 @@
 """Geometry of layers in memory and in the buffers: maps, bands of rows, descriptor fields."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.machine.layouts import FIRST, LAST, descriptor_layout
 from hwgate.quant.layer import QuantizedLayer
 
-__all__ = ["Band", "Lack", "Part", "Shape", "Tiling", "bands_or_lack", "describe",
+__all__ = ["Band", "Lack", "Part", "Shape", "Tiling", "bands_or_lack", "describe", "image_beats",
            "kernel_blocks", "map_bytes", "map_lack", "most_images", "plane_beats", "shortage",
            "split_rows"]
 
@@ -93,6 +93,11 @@ def _ceil(value: int, unit: int) -> int:
 def plane_beats(config: AcceleratorConfig, pixels: int) -> int:
     """Beats of one channel group of a feature map."""
     return _ceil(pixels, config.beat_pixels)
+
+
+def image_beats(config: AcceleratorConfig, fields: Mapping[str, int]) -> int:
+    """Beats that a tile with these descriptor fields reads of a channel group of an image."""
+    return _ceil(fields["in_skip"] + fields["in_rows"] * fields["in_width"], config.beat_pixels)
 
 
 def map_bytes(config: AcceleratorConfig, shape: Shape) -> int:
@@ -299,8 +304,8 @@ def _describe_tile(layer: QuantizedLayer, residual: Shape | None, config: Accele
         "round_tiles": tiling.round_tiles, "images": images,
         "row_end": above + count, "col_end": layer.pads[2] + width,
         **_runs("in", config, tiling, tile, layer.in_shape, in_beats, row_of),
-        "in_width": width, "in_planes": groups, "plane_words": count * width,
-        "plane_beats": in_beats, "in_skip": skip, **_early(layer, above, skip, tiling.per_tile),
+        "in_width": width, "in_planes": groups, "in_rows": count, "in_skip": skip,
+        **_early(layer, above, skip, tiling.per_tile),
         "out_width": out_width, "out_pixels": decided, "out_channels": out_channels,
         "job_outputs": images * kept, "slot_words": images * plane_beats(config, kept),
         "slot_pixels": plane_beats(config, kept) * beat_pixels,

@@ -11,6 +11,7 @@ from hwgate.machine.bursts import burst_count
 from hwgate.machine.config import AcceleratorConfig, MemoryTiming
 from hwgate.machine.counters import LANE_COUNTERS
 from hwgate.machine.layouts import header_layout, tiles_of
+from hwgate.plan.geometry import image_beats
 from hwgate.plan.layer import LayerPlan
 from hwgate.plan.stored import StoredMap
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
@@ -142,21 +143,15 @@ class LayerState:
         self.decision = decision_latency(config)
         self.block_beats = [block_beat(config, n) for n in range(config.request_blocks)]
         self.header_beats = header_layout(config).size_bytes // config.bus.bytes
-        self.write_words = 1 if descriptor["bank_mode"] else config.write_words
-        # Of each tile: cycles in which the loader has written before it takes each beat of a plane
-        # of an image, and in all.
-        pixels, words = config.beat_pixels, self.write_words
-        writes = cache(lambda beats: [*(n * pixels // words for n in range(beats)),
-                                      -(-beats * pixels // words)])
-        self.plane_writes = [writes(tile["plane_beats"]) for tile in self.tiles]
-        # Beats of the tiles before each one.
+        # Beats of the windows of the tiles before each one.
         self.beats_before = list(accumulate(
-            (descriptor["in_planes"] * tile["images"] * tile["plane_beats"] for tile in self.tiles),
-            initial=0))
+            (descriptor["in_planes"] * tile["images"] * image_beats(config, tile)
+             for tile in self.tiles), initial=0))
         self._ready: list[Block] = []  # blocks that can go on
         self.lanes = [LaneState(order, descriptor["tiles"], self._times) for order in plan.order]
         self.loaded = self._times()    # cycle from which each plane can be read
         self.window_beats = self._times()  # cycle in which the loader takes each beat
+        self.operand_beats = self._times()  # the same, of the residual loader
         self.operands = self._times()  # the same as loaded, of the residual operand
         self.stored = self._times()    # cycle from which each tile has left the output columns
         self.map_ends = self._times()  # cycle from which each of the two loaders is idle

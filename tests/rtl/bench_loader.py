@@ -4,6 +4,7 @@ memories that must hold the golden words whenever a lane may read them."""
 import random
 from collections import Counter, deque
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cocotb
 import numpy as np
@@ -13,7 +14,7 @@ from hwgate.machine.config import AcceleratorConfig
 from hwgate.quant.loader import bank_memory, feature_map
 from hwgate.rtl.loader import LOADED_LATENCY
 from hwgate.rtl.structs import window_write_layout
-from hwgate.rtl.tiles import TILE_QUEUE
+from hwgate.rtl.tiles import QUEUE_LATENCY, TILE_QUEUE
 from hwgate.sim.streams import parameters, unpack
 from support.memory import Lanes, ReadPort, band_memory, quiet_start, until, watch
 from support.shares import repeats
@@ -22,7 +23,7 @@ from support.tiles import PLACES, descriptor_bits, run_addresses, tile_places
 CONFIG = AcceleratorConfig.from_dict(parameters()["config"])
 R, BEAT, LANES, PIXELS = CONFIG.channels, CONFIG.bus.bytes, CONFIG.lanes, CONFIG.beat_pixels
 HALF = CONFIG.buffers.window_words
-PORT = window_write_layout(CONFIG).elem_shape
+PORT = window_write_layout(CONFIG)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Layer:
             "in_run_stride": plane_bytes, "row_words": row_words, "image_words": image_words,
             "group_words": self.group_words},
             {place: {"pad_top": kind.pad_top, "in_stride": strides[place],
-                     "plane_words": len(kind.rows) * width, "plane_beats": beats[place],
+                     "in_rows": len(kind.rows),
                      "in_skip": skips[place], "in_run_beats": run_beats[place],
                      "images": kind.images} for place, kind in kinds.items()})
 
@@ -119,41 +120,56 @@ class Layer:
                 planes[n // size].append(place)
         return words, planes
 
-    def plane_writes(self, tile):
-        """Cycles in which pixels of a plane of a tile are written, at least."""
-        return self.kinds[tile].images * -(-self.plane_beats[tile] * PIXELS // self.step)
+    def cuts(self, tile):
+        """What is written of an image's plane of a tile in each cycle: first and last word, counted
+        from those before the first row on."""
+        ends = [self.skips[tile]]
+        ends += [ends[0] + (row + 1) * self.width for row in range(len(self.kinds[tile].rows))]
+        return [(first, min(first + self.step, end)) for begin, end in pairwise([0, *ends])
+                for first in range(begin, end, self.step)]
 
 
 class Progress:
-    """What the loader does in each cycle, beat by beat: pixels of a plane are written as soon as
-    they fill a cycle's writes, or are the last ones."""
+    """What the loader does in each cycle: it cuts the beat that it holds, and what reaches into
+    the next one waits for that."""
 
     def __init__(self, layer):
-        self.layer = layer
-        self.tile = self.plane = self.image = self.words = 0
-        self.queued = self.taken = self.left = 0  # beats; of them, of the image's plane; pixels
+        self.layer, self.cuts = layer, [layer.cuts(tile) for tile in range(layer.tiles)]
+        self.tile = self.plane = self.image = self.words = self.at = 0
+        self.queued, self.arriving = 0, deque([0] * (QUEUE_LATENCY - 1))
+        self.taken, self.held, self.pause = 0, False, False  # beats of the image's plane
         self.told = deque([(0, 0, 0)] * LOADED_LATENCY, LOADED_LATENCY)
-        self.flushed = set()  # pixels of the last write of a plane
+        self.last = set()  # pixels of the last write of a plane
 
     def step(self, arrives):
         """(tile, plane, words) at the output in this cycle, in which a beat arrives or not."""
         told, layer = self.told[0], self.layer
         tile = min(self.tile, layer.tiles - 1)
-        beats = layer.plane_beats[tile]
-        if self.queued and self.taken < beats and self.left < layer.step:
-            self.queued, self.taken, self.left = (self.queued - 1, self.taken + 1,
-                                                  self.left + PIXELS)
-        last = self.taken == beats
-        if self.left >= layer.step or last and self.left:
-            if last and self.left <= layer.step:
-                self.flushed.add(self.left)
-                self.taken = self.left = self.words = 0
-                self.image = (self.image + 1) % layer.kinds[tile].images
-                self.plane = (self.plane + (self.image == 0)) % layer.groups
-                self.tile += self.image == self.plane == 0
-            else:
-                self.left, self.words = self.left - layer.step, self.words + layer.step
-        self.queued += arrives
+        first, end = self.cuts[tile][self.at]
+        reaches = end > self.taken * PIXELS
+        go = self.held and (self.queued or not reaches)
+        last = go and self.at == len(self.cuts[tile]) - 1
+        image_last = last and self.image == layer.kinds[tile].images - 1
+        tile_last = image_last and self.plane == layer.groups - 1
+        spent = go and (last or end >= self.taken * PIXELS)
+        take = (self.queued and (spent or not self.held) and not self.pause
+                and (reaches or not tile_last))
+        self.pause = tile_last
+        if go:
+            self.at, self.words = self.at + 1, end
+        if take:
+            self.queued -= 1
+        self.held = take and not (last and reaches) or self.held and not spent
+        self.taken += take
+        if last:
+            self.last.add(end - first)
+            self.at = self.words = 0
+            self.taken = int(self.held)
+            self.image = (self.image + 1) % layer.kinds[tile].images
+            self.plane = (self.plane + image_last) % layer.groups
+            self.tile += tile_last
+        self.arriving.append(arrives)
+        self.queued += self.arriving.popleft()
         self.told.append((self.tile, self.plane, self.words))
         return told
 
@@ -182,10 +198,10 @@ class Bench:
             assert complete, "idle, though pixels are missing"
 
     def write(self):
-        raw = int(self.dut.write.value)
+        write = unpack(PORT, int(self.dut.write.value))
         for bank in range(9):
-            port = unpack(PORT, raw >> bank * PORT.size & (1 << PORT.size) - 1)
-            if port["enable"]:
+            port = write["columns"][bank % 3]
+            if write["enable"] >> bank & 1:
                 half, place = self.halves[port["address"] // HALF], (bank, port["address"] % HALF)
                 assert place not in half, "written twice, or before every lane has left"
                 half[place] = port["data"]
@@ -337,15 +353,15 @@ async def left_over_pixels(dut):
     """What a plane's beats leave is written before the next plane begins: nothing, one, two pixels
     of them, with every gap before the next beat, and padding of the beat among them."""
     await quiet_start(dut)
-    flushed, step = set(), CONFIG.write_words
+    last, step = set(), CONFIG.write_words
     for beats in range(1, 5):
         for missing in range(min(3, PIXELS)):
             for idle in (0, 0.3, 0.8):
                 layer = Layer(3 * R, 1, beats * PIXELS - missing, pad=1, tiles=2)
                 assert layer.plane_beats == [beats] * 2
                 bench = await run(dut, layer, answer_idle=idle, patience=1)
-                flushed |= bench.progress.flushed
-    assert flushed == {beats * PIXELS % step or step for beats in range(1, 5)}
+                last |= bench.progress.last
+    assert last == set(range(1, step + 1))
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
@@ -369,7 +385,7 @@ async def queue_never_overflows(dut):
         layer = Layer(8 * R, 9, 16, pad=1)
         bench = await run(dut, layer, latency=latency, patience=1)
         assert len(bench.port.asked) > TILE_QUEUE
-        assert bench.cycle >= layer.groups * layer.plane_writes(0)
+        assert bench.cycle >= layer.groups * len(layer.cuts(0))
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
@@ -395,4 +411,4 @@ async def counts_a_plane_when_it_can_be_read(dut):
     """Whole beats: the last words of a plane go with its last beat."""
     await quiet_start(dut)
     bench = await run(dut, Layer(3 * R, 2, PIXELS), patience=1)
-    assert bench.rising == {LOADED_LATENCY - 1: 3}
+    assert bench.rising == {LOADED_LATENCY - 2: 3}

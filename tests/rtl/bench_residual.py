@@ -317,5 +317,5 @@ async def cycles_of_a_plane(dut):
         layer = Layer(3 * R, 4, 5 if images == 1 else 2, step=step, images=images)
         assert 3 * images * layer.beats <= TILE_QUEUE
         bench = await run(dut, layer, patience=1)
-        ends = [bench.first_write + n * layer.steps + LOADED_LATENCY - 2 for n in (1, 2, 3)]
+        ends = [bench.first_write + n * layer.steps + LOADED_LATENCY - 3 for n in (1, 2, 3)]
         assert bench.counted == ends

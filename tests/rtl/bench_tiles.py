@@ -6,7 +6,14 @@ import cocotb
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from hwgate.machine.config import AcceleratorConfig
-from hwgate.rtl.tiles import TILE_CHUNK, TILE_QUEUE, tile_run_layout
+from hwgate.rtl.tiles import (
+    REQUEST_CYCLES,
+    RUN_CYCLES,
+    TILE_CHUNK,
+    TILE_QUEUE,
+    TURN_CYCLES,
+    tile_run_layout,
+)
 from hwgate.sim.streams import pack, parameters
 from support.memory import Lanes, ReadPort, quiet_start, until, watch
 from support.shares import repeats
@@ -153,8 +160,8 @@ async def one_lane_holds_it_back(dut):
     for slow in range(LANES):
         async def hold(bench, slow=slow):
             lanes, per_tile = bench.lanes, len(bench.expected) // 5
-            lanes.tiles = [5] * LANES
-            for tile in (0, 1, 2, 5):
+            for tile in range(6):
+                lanes.tiles = [min(tile + 2, 5)] * LANES  # no lane is ahead of what is asked for
                 lanes.tiles[slow] = tile
                 dut.lanes.value = lanes.bits()
                 await ClockCycles(dut.clk, 60)
@@ -199,10 +206,18 @@ async def without_runs_it_stays_idle(dut):
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def cycles_of_requests(dut):
-    """A request per cycle, one cycle more before each tile."""
+    """Without waiting: after the turn of a tile, the begin of a run, and a request."""
     await quiet_start(dut)
     for tiles, runs, beats in ((1, 4, TILE_CHUNK), (2, 1, 2 * TILE_CHUNK), (1, 2, 17)):
         bench = await run(dut, Layer(tiles, runs, beats))
-        each = runs * -(-beats // TILE_CHUNK)
-        assert bench.request_cycles == [2 + tile * (each + 1) + n
-                                        for tile in range(tiles) for n in range(each)]
+        wanted, grant = [], 0
+        for _ in range(tiles):
+            begin = grant + 1 + TURN_CYCLES
+            for _ in range(runs):
+                looks = begin + RUN_CYCLES
+                for _ in range(-(-beats // TILE_CHUNK)):
+                    grant = looks + REQUEST_CYCLES
+                    wanted.append(grant)
+                    looks = grant + REQUEST_CYCLES + 1
+                begin = grant + 1
+        assert bench.request_cycles == wanted

@@ -104,24 +104,28 @@ class Maps:
         return words
 
     def load(self, half):
-        """Inputs that write a half: each word once, in two cycles with some of the banks each."""
+        """Inputs that write a half: each word once, in rounds of some bank of each column."""
         for address, row in enumerate(self.words(half)):
-            first = self.rng.random(TAPS) < 0.5
-            for enabled in (first, ~first):
-                yield {"write": self._strobes(half, self.origin + address, row, enabled)}
+            for lines in zip(*(self.rng.permutation(3) for _ in range(3)), strict=True):
+                enabled = np.isin(np.arange(TAPS), [3 * line + n for n, line in enumerate(lines)])
+                first = self.rng.random(TAPS) < 0.5
+                for some in (enabled & first, enabled & ~first):
+                    yield {"write": self._strobes(half, self.origin + address, row, some)}
 
     def _strobes(self, half, address, row, enabled):
-        """Bits that write the words of ``row`` in ``enabled`` banks; the others see noise."""
-        layout, bits = window_write_layout(self.config), 0
-        for bank in range(TAPS):
-            data, place = row[bank], half * self.config.buffers.window_words + address
-            if not enabled[bank]:
+        """Bits that write the words of ``row`` in ``enabled`` banks, one of a column at most; other
+        columns see noise."""
+        columns = []
+        for column in range(3):
+            chosen = [bank for bank in range(column, TAPS, 3) if enabled[bank]]
+            data, place = row[column], half * self.config.buffers.window_words + address
+            if chosen:
+                data = row[chosen[0]]
+            else:
                 data, place = self.noise(data.shape), int(self.rng.integers(place + 1))
-            word = {"enable": int(enabled[bank]), "address": place,
-                    "data": int.from_bytes(data.tobytes(), "little")}
-            for name, value in word.items():
-                bits |= value << layout[bank].offset + layout.elem_shape[name].offset
-        return bits
+            columns.append({"address": place, "data": int.from_bytes(data.tobytes(), "little")})
+        return pack(window_write_layout(self.config), {
+            "enable": sum(1 << bank for bank in range(TAPS) if enabled[bank]), "columns": columns})
 
     def windows(self, half):
         """(half, group, block row, block column, number) of every window of a half."""

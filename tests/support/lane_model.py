@@ -12,9 +12,10 @@ import numpy as np
 
 from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.machine.layouts import tiles_of
+from hwgate.plan.geometry import image_beats
 from hwgate.quant.unpack import cut
 from hwgate.rtl.structs import residual_write_layout, window_write_layout
-from hwgate.sim.streams import parameters
+from hwgate.sim.streams import pack, parameters
 
 __all__ = ["CONFIG", "Loader", "Operands", "Pace", "Reader", "Store"]
 
@@ -128,8 +129,8 @@ class Loader(Planes):
         planes = (self.addresses[self.tile] % (1 << 32) + self.plane * d["in_run_stride"]
                   + d["in_skip"] * size)
         half, run, self.written = self.tile % HALVES * words, [], 0
-        for image, n in np.ndindex(d["images"], d["plane_words"]):
-            first = planes + image * d["plane_beats"] * CONFIG.bus.bytes
+        for image, n in np.ndindex(d["images"], d["in_rows"] * d["in_width"]):
+            first = planes + image * image_beats(CONFIG, d) * CONFIG.bus.bytes
             y, x = divmod(n, d["in_width"])
             y, x = y + d["pad_top"], x + d["pad"]
             bank, address = 3 * (y % 3) + x % 3, y // 3 * d["row_words"] + x // 3
@@ -139,7 +140,7 @@ class Loader(Planes):
                 address = n
             address += image * d["image_words"]
             data = self.memory[first + n * size:first + (n + 1) * size].tobytes()
-            if bank in (place[0] for place in run) or len(run) == random.randint(1, 3):
+            if bank % 3 in (place[0] % 3 for place in run) or len(run) == random.randint(1, 3):
                 yield (run,)
                 run = []
             run.append((bank, half + group * d["group_words"] + address,
@@ -147,12 +148,11 @@ class Loader(Planes):
         yield (run,)
 
     def _bits(self, run):
-        width, fields, bits = WRITE.elem_shape.size, WRITE.elem_shape, 0
+        columns = [{"address": 0, "data": 0}] * 3
         self.written += len(run)
         for bank, address, data in run:
-            bits |= (1 | address << fields["address"].offset
-                     | data << fields["data"].offset) << bank * width
-        return bits
+            columns[bank % 3] = {"address": address, "data": data}
+        return pack(WRITE, {"enable": sum(1 << bank for bank, _, _ in run), "columns": columns})
 
     def inputs(self, now, left_tiles):
         skip = self.own[min(self.tile, len(self.own) - 1)]["in_skip"]
