@@ -1,19 +1,30 @@
 """Store: pools complete output planes and writes them to memory."""
 
-from amaranth import Module, Mux, Signal, signed
+from functools import reduce
+from operator import or_
+
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import descriptor_struct, of_tile, status_layout
+from hwgate.rtl.structs import delay, descriptor_struct, of_tile, status_layout
 from hwgate.rtl.tiles import TileCounter
 from hwgate.rtl.writer import BEAT_QUEUE
 
-__all__ = ["STORE_BEAT_LATENCY", "Store"]
+__all__ = ["POOL_LATENCY", "STORE_BEAT_LATENCY", "STORE_READY_LATENCY", "STORE_TILE_CYCLES",
+           "Store"]
 
-#: Cycles from reading the last word of a beat to the beat at the output.
-STORE_BEAT_LATENCY = 2
+#: Cycles from choosing the last word of a beat to the beat at the output: address, memory, its
+#: register, and the beat.
+STORE_BEAT_LATENCY = 4
+#: Cycles by which a pooled beat comes later: the maximum.
+POOL_LATENCY = 1
+#: Cycles from the last job of a plane to its request, if it is waited for.
+STORE_READY_LATENCY = 1
+#: Cycles before each tile, in which its place and its own fields are latched.
+STORE_TILE_CYCLES = 2
 
 
 class Store(wiring.Component):
@@ -36,7 +47,7 @@ class Store(wiring.Component):
     halt : In
         Begin no further plane.
     address, columns : Out, In
-        Word of the output columns, and what it held, one cycle later.
+        Word of the output columns, and what it held, one cycle later; both of a register.
     o, beat : Out(stream)
         Write requests and their beats; ``room`` is the number of beats that can be taken.
     others_idle : In
@@ -63,51 +74,59 @@ class Store(wiring.Component):
             "stored_tile": Out(16), "busy": Out(1), "finished": Out(1)})
 
     def _tag_layout(self):
+        """What belongs to a read: lanes and pixels that count, pixels of the beat that are made
+        (``clear``: all others are zero), whether it ends the beat."""
         config = self.config
-        byte = {"byte": range(config.beat_pixels)} if config.beat_pixels > 1 else {}
-        return data.StructLayout(byte | {
-            "valid": 1, "read": range(max(2, config.slot_reads)),
-            "part": range(max(2, config.slot_groups)), "plain": 1, "first": 1, "last": 1,
-            "position": range(max(2, self.config.beat_pixels)),
-            "pixels": range(self.config.beat_pixels + 1),
-            "channels": range(self.config.channels + 1), "beat_end": 1})
+        return data.StructLayout({
+            "lanes": config.lanes, "pixels": config.beat_pixels,
+            "read": range(max(2, config.slot_reads)), "valid": 1, "first": 1,
+            "made": config.beat_pixels, "clear": 1, "beat_end": 1})
 
     def elaborate(self, platform):
         m = Module()
         config, layer = self.config, self.layer
         m.submodules.counter = counter = TileCounter()
-        tile, place, plane = counter.tile, counter.place, Signal(16)
-        part = Signal(range(max(2, self.config.slot_groups)))
-        need, slot, target = Signal(16), Signal(16), Signal(config.bus.address_bits)
-        origin = Signal(config.bus.address_bits)
-        command, plane_end = Signal(self._tag_layout()), Signal()
-        begin = Signal()
-        self._walk(m, place, begin, slot, command, plane_end)
+        tile, place, own = counter.tile, delay(m, counter.place, 1, name="place"), {}
+        for name in ("images", "out_beats", "out_run_beats", "out_stride", "store_pixels"):
+            own[name] = Signal.like(layer[name], name=name, reset_less=True)
+            m.d.sync += own[name].eq(of_tile(layer, name, place))
+        target, origin = (Signal(config.bus.address_bits, name=name, reset_less=True)
+                          for name in ("target", "origin"))
+        slot = Signal(range(config.buffers.output_words))
+        part, idle, begin = Signal(range(max(2, config.slot_groups))), Signal(), Signal()
+        go, plane_end = Signal(), Signal()
+        last_plane = _countdown(m, layer.out_planes, idle, plane_end)
+        last_tile = _countdown(m, layer.tiles, idle, counter.next)
 
-        ready = Signal()
-        m.d.comb += ready.eq(1)
-        for lane in self.lanes:
-            with m.If(~lane.absent & ((lane.tile < tile)
-                                      | (lane.tile == tile) & (lane.jobs < need))):
-                m.d.comb += ready.eq(0)
-        last_plane = plane == layer.out_planes - 1
+        # Lanes are at the tile that is waited for, or one or two beyond it. What is waited for
+        # changes as the plane before begins, so nobody sees the register before it follows.
+        need, awaited, ready = Signal(range(config.buffers.output_words + 1)), Signal(2), Signal()
+        m.d.sync += [
+            go.eq(self.room > STORE_BEAT_LATENCY + 1),
+            ready.eq(Cat(lane.absent | (lane.tile[:2] != awaited) | (lane.jobs >= need)
+                         for lane in self.lanes).all())]
+        with m.If(idle):
+            m.d.sync += [awaited.eq(0), need.eq(config.slot_reads)]
+        with m.Elif(begin & last_plane):
+            m.d.sync += [awaited.eq(awaited + 1), need.eq(config.slot_reads)]
+        with m.Elif(begin & (part == config.slot_groups - 1)):
+            m.d.sync += need.eq(need + config.slot_reads)
         m.d.comb += [
             counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles),
-            self.o.payload.address.eq(target),
-            self.o.payload.beats.eq(of_tile(layer, "out_run_beats", place)),
-            command.part.eq(part), command.plain.eq(layer.pool == 1),
-            command.channels.eq(Mux(last_plane, layer.last_channels, config.channels)),
-            self.address[-1].eq(tile[0])]
-
-        def first_plane():
-            return [plane.eq(0), part.eq(0), need.eq(self.config.slot_reads), slot.eq(0)]
+            self.o.payload.address.eq(target), self.o.payload.beats.eq(own["out_run_beats"])]
 
         with m.FSM():
             with m.State("Idle"):
+                m.d.comb += idle.eq(1)
+                m.d.sync += [part.eq(0), slot.eq(0)]
                 with m.If(self.start):
-                    m.d.sync += [self.stored_tile.eq(0), *first_plane(),
-                                 target.eq(layer.out_address), origin.eq(layer.out_address)]
-                    m.next = "Wait"
+                    m.d.sync += [self.stored_tile.eq(0), target.eq(layer.out_address),
+                                 origin.eq(layer.out_address)]
+                    m.next = "Tile"
+            with m.State("Tile"):
+                m.next = "Latch"
+            with m.State("Latch"):
+                m.next = "Wait"
             with m.State("Wait"):
                 m.d.comb += [self.o.valid.eq(ready & ~self.halt),
                              begin.eq(self.o.valid & self.o.ready)]
@@ -115,111 +134,155 @@ class Store(wiring.Component):
                     m.d.sync += target.eq(target + layer.out_plane_stride)
                     m.next = "Read"
             with m.State("Read"):
-                m.d.comb += [self.busy.eq(1), command.valid.eq(self.room > STORE_BEAT_LATENCY + 1)]
+                m.d.comb += self.busy.eq(1)
                 with m.If(plane_end):
-                    m.d.sync += plane.eq(plane + 1)
                     m.next = "Wait"
-                    with m.If(part == self.config.slot_groups - 1):
-                        m.d.sync += [part.eq(0), need.eq(need + self.config.slot_reads),
-                                     slot.eq(slot + self.config.slot_reads * layer.slot_words)]
+                    with m.If(part == config.slot_groups - 1):
+                        m.d.sync += [part.eq(0),
+                                     slot.eq(slot + config.slot_reads * layer.slot_words)]
                     with m.Else():
                         m.d.sync += part.eq(part + 1)
                     with m.If(last_plane):
-                        following = origin + of_tile(layer, "out_stride", place)
+                        following = origin + own["out_stride"]
                         m.d.comb += counter.next.eq(1)
-                        m.d.sync += [*first_plane(), self.stored_tile.eq(tile + 1),
+                        m.d.sync += [part.eq(0), slot.eq(0), self.stored_tile.eq(tile + 1),
                                      origin.eq(following), target.eq(following)]
-                        with m.If(tile == layer.tiles - 1):
+                        m.next = "Tile"
+                        with m.If(last_tile):
                             m.next = "Flush"
             with m.State("Flush"):
                 with m.If(self.others_idle):
                     m.d.comb += self.finished.eq(1)
                     m.next = "Idle"
 
-        tag = Signal.like(command)
-        m.d.sync += tag.eq(command)
-        self._assemble(m, tag)
-        m.d.sync += self.beat.valid.eq(tag.valid & tag.beat_end)
+        tag = self._walk(m, own, ~self.busy, go & self.busy, slot, plane_end)
+        m.d.comb += tag.lanes.eq(self._kept(m, part, tag.read, last_plane))
+        m.d.sync += self.address[-1].eq(tile[0])
+        self._assemble(m, delay(m, tag, 2, name="tag"))
         return m
 
-    def _walk(self, m, place, begin, slot, command, plane_end):
-        """Reads of a plane of the tile at ``place``: images, units (words, or pooled pixels), taps
-        of a pooling window, slots."""
-        layer, pixels = self.layer, self.config.beat_pixels
-        plain = layer.pool == 1
-        left, beats, image, origin = (Signal(16, name=name)
-                                      for name in ("left", "beats", "image", "origin"))
-        column, position = Signal(16), Signal(range(max(2, pixels)))
-        dx, dy, read = Signal(8), Signal(8), Signal.like(command.read)
-        row, corner, line, offset = Signal(16), Signal(16), Signal(16), Signal(16)
-        source, end_read, end_tap, end_unit = Signal(16), Signal(), Signal(), Signal()
-        end_image = Signal()
+    def _walk(self, m, own, restart, step, slot, plane_end):
+        """Reads of a plane of a tile: images, units (words, or pooled pixels), taps of a pooling
+        window, slots. Returns the tag of the read at hand, less its lanes."""
+        layer, config, pixels = self.layer, self.config, self.config.beat_pixels
         shift = (pixels - 1).bit_length()
+        place = range(config.buffers.output_words * pixels)
+        plain, units = Signal(), Signal(range(place.stop + 1))
+        m.d.sync += plain.eq(layer.pool == 1)
+        m.d.comb += units.eq(Mux(plain, own["out_beats"], own["store_pixels"]))
+
+        read, word = Signal(range(max(2, config.slot_reads))), Signal.like(slot)
+        # Whether a read ends a slot, a tap, a row of taps, a unit, an image; a row of windows.
+        tap = read == config.slot_reads - 1
+        dx = _countdown(m, layer.pool, restart, step & tap)
+        line_ends = tap & dx
+        dy = _countdown(m, layer.pool, restart, step & line_ends)
+        unit_ends = line_ends & dy
+        unit = _countdown(m, units, restart, step & unit_ends)
+        image_ends = unit_ends & unit
+        image = _countdown(m, own["images"], restart, step & image_ends)
+        column = _countdown(m, layer.store_width, restart | step & image_ends, step & unit_ends)
+        row_ends = unit_ends & column & ~plain
+        m.d.comb += plane_end.eq(step & image_ends & image)
+        with m.If(restart | step & tap):
+            m.d.sync += [read.eq(0), word.eq(slot)]
+        with m.Elif(step):
+            m.d.sync += [read.eq(read + 1), word.eq(word + layer.slot_words)]
+
+        # The pixel to read, and where its row of a window, its window, the first one of the row of
+        # windows and the image begin: what ends tells where the next one is counted from.
+        source, line, corner, row, origin = marks = [
+            Signal(place, name=name) for name in ("source", "line", "corner", "row", "origin")]
+        start, distance, following = Signal(place), Signal(place), Signal(place)
+        m.d.comb += following.eq(start + distance)
+        with m.If(image_ends):
+            m.d.comb += [start.eq(origin), distance.eq(layer.slot_pixels)]
+        with m.Elif(row_ends):
+            m.d.comb += [start.eq(row), distance.eq(layer.pool_words)]
+        with m.Elif(unit_ends):
+            m.d.comb += [start.eq(corner), distance.eq(Mux(plain, pixels, layer.pool))]
+        with m.Elif(line_ends):
+            m.d.comb += [start.eq(line), distance.eq(layer.out_width)]
+        with m.Else():
+            m.d.comb += [start.eq(source), distance.eq(1)]
+        for mark, moves in zip(marks, (tap, line_ends, unit_ends, image_ends | row_ends,
+                                       image_ends), strict=True):
+            with m.If(restart):
+                m.d.sync += mark.eq(0)
+            with m.Elif(step & moves):
+                m.d.sync += mark.eq(following)
+
+        tag, first = Signal(self._tag_layout()), Signal()
+        begins, position = Signal(), Signal(pixels, init=1)
+        with m.If(restart | step & unit_ends):
+            m.d.sync += first.eq(1)
+        with m.Elif(step & tap):
+            m.d.sync += first.eq(0)
+        with m.If(restart | step & image_ends):
+            m.d.sync += position.eq(1)
+        with m.Elif(step & unit_ends):
+            m.d.sync += position.eq(position.rotate_left(1))
+        rest = own["store_pixels"][:shift]
         m.d.comb += [
-            source.eq(line + dx), end_read.eq(read == self.config.slot_reads - 1),
-            end_tap.eq(end_read & (dx == layer.pool - 1)),
-            end_unit.eq(end_tap & (dy == layer.pool - 1)),
-            end_image.eq(end_unit & Mux(plain, beats == 1, left == 1)),
-            plane_end.eq(command.valid & end_image
-                         & (image == of_tile(layer, "images", place) - 1)),
-            self.address[:-1].eq(slot + offset + (source >> shift)),
-            command.read.eq(read), command.first.eq((dx == 0) & (dy == 0)),
-            command.last.eq((dx == layer.pool - 1) & (dy == layer.pool - 1)),
-            command.position.eq(position),
-            command.pixels.eq(Mux(left < pixels, left, pixels)),
-            command.beat_end.eq(end_unit & (plain | (position == pixels - 1) | (left == 1)))]
-        if pixels > 1:
-            m.d.comb += command.byte.eq(source[:shift])
-        with m.If(command.valid):
-            m.d.sync += [read.eq(read + 1), offset.eq(offset + layer.slot_words)]
-            with m.If(end_read):
-                m.d.sync += [read.eq(0), offset.eq(0), dx.eq(dx + 1)]
-            with m.If(end_tap):
-                m.d.sync += [dx.eq(0), dy.eq(dy + 1), line.eq(line + layer.out_width)]
-            with m.If(end_unit):
-                step = Mux(plain, pixels, layer.pool)
-                m.d.sync += [
-                    dy.eq(0), left.eq(left - Mux(plain, pixels, 1)), beats.eq(beats - 1),
-                    position.eq(Mux(position == pixels - 1, 0, position + 1)),
-                    column.eq(column + 1), corner.eq(corner + step), line.eq(corner + step)]
-                with m.If(~plain & (column == layer.store_width - 1)):
-                    below = row + layer.pool_words
-                    m.d.sync += [column.eq(0), row.eq(below), corner.eq(below), line.eq(below)]
-        following = Signal(16)
-        m.d.comb += following.eq(Mux(begin, 0, origin + layer.slot_pixels))
-        with m.If(begin):
-            m.d.sync += [image.eq(0), dx.eq(0), dy.eq(0), read.eq(0), offset.eq(0)]
-        with m.Elif(command.valid & end_image):
-            m.d.sync += image.eq(image + 1)
-        with m.If(begin | command.valid & end_image):
-            m.d.sync += [
-                left.eq(of_tile(layer, "store_pixels", place)),
-                beats.eq(of_tile(layer, "out_beats", place)), column.eq(0),
-                position.eq(0), origin.eq(following), row.eq(following), corner.eq(following),
-                line.eq(following)]
+            begins.eq(dx & dy), tag.read.eq(read), tag.valid.eq(step), tag.first.eq(first),
+            tag.beat_end.eq(step & unit_ends & (plain | position[-1] | unit))]
+        with m.If(plain):
+            m.d.comb += [
+                tag.made.eq(step.replicate(pixels)),
+                tag.pixels.eq(Mux(unit & (rest != 0), (1 << rest) - 1, ~0))]
+        with m.Else():
+            m.d.comb += [
+                tag.made.eq(Mux(step & begins, position, 0)),
+                tag.clear.eq(step & begins & position[0]), tag.pixels.eq(1 << source[:shift])]
+        m.d.sync += self.address[:-1].eq(word + (source >> shift))
+        return tag
+
+    def _kept(self, m, part, read, last_plane):
+        """Lanes whose word, in this read, is of a channel of the layer and of the plane."""
+        config, kept = self.config, Signal(self.config.channels)
+        m.d.comb += kept.eq(~0)
+        with m.If(last_plane):
+            m.d.comb += kept.eq(Cat(n < self.layer.last_channels for n in range(config.channels)))
+        lanes = range(config.lanes)
+        if config.slot_groups > 1:
+            return Cat(kept[n % config.channels] & (part == n // config.channels) for n in lanes)
+        return kept.word_select(read, config.lanes)
 
     def _assemble(self, m, tag):
-        """Put the bytes of one read in their place in the beat."""
+        """Put the bytes of one read in their place in the beat: a pixel of several, pooled, or all
+        of them. Bytes that do not count are cleared as they come, so that it is a sum."""
         config, pixels = self.config, self.config.beat_pixels
+        here = [[Signal(8, name=f"here{n}_{j}", reset_less=True) for j in range(pixels)]
+                for n in range(config.lanes)]
+        for n, (column, word) in enumerate(zip(self.columns, here, strict=True)):
+            for j, byte in enumerate(word):
+                m.d.sync += byte.eq(Mux(tag.lanes[n] & tag.pixels[j], column[j], 0))
+        tag, plain = delay(m, tag, 1, name="tag_here"), Signal()
+        done = delay(m, tag, POOL_LATENCY, name="tag_best")
+        done = done.shape()(Mux(plain, tag, done))
+        m.d.sync += [plain.eq(self.layer.pool == 1), self.beat.valid.eq(done.beat_end)]
         beat = data.ArrayLayout(data.ArrayLayout(8, config.channels), pixels)(self.beat.payload)
         for r in range(config.channels):
-            here = Signal(data.ArrayLayout(signed(8), pixels), name=f"channel{r}")
-            with m.Switch(tag.part):
-                for part in range(self.config.slot_groups):
-                    with m.Case(part):
-                        lane = (part * config.channels + r) % config.lanes
-                        m.d.comb += here.eq(self.columns[lane])
-            keep = r < tag.channels
-            best, picked, merged = (Signal(signed(8), name=f"{name}{r}")
-                                    for name in ("best", "picked", "merged"))
-            m.d.comb += [picked.eq(here[tag.byte] if pixels > 1 else here[0]),
-                         merged.eq(Mux(tag.first | (picked > best), picked, best))]
-            with m.If(tag.valid & (tag.read == r // config.lanes)):
-                m.d.sync += best.eq(merged)
+            best, picked = (Signal(signed(8), name=f"{name}{r}", reset_less=True)
+                            for name in ("best", "picked"))
+            words = [here[n] for n in range(r % config.lanes, config.lanes, config.channels)]
+            word = [reduce(or_, (word[j] for word in words)) for j in range(pixels)]
+            m.d.comb += picked.eq(reduce(or_, word))
+            with m.If((tag.read == r // config.lanes) & tag.valid):
+                m.d.sync += best.eq(Mux(tag.first | (picked > best), picked, best))
+            with m.If(done.read == r // config.lanes):
                 for j in range(pixels):
-                    with m.If(tag.plain):
-                        m.d.sync += beat[j][r].eq(Mux(keep & (j < tag.pixels), here[j], 0))
-                    with m.Elif(tag.last & (tag.position == j)):
-                        m.d.sync += beat[j][r].eq(Mux(keep, merged, 0))
-                    with m.Elif(tag.last & (tag.position == 0)):
+                    with m.If(done.clear if j else 0):
                         m.d.sync += beat[j][r].eq(0)
+                    with m.Elif(done.made[j]):
+                        m.d.sync += beat[j][r].eq(Mux(plain, word[j], best))
+
+
+def _countdown(m, count, restart, step):
+    """Whether this is the last of ``count`` steps; begins again after it, or at ``restart``."""
+    left, last = Signal.like(count, name="left", reset_less=True), Signal()
+    with m.If(restart | step & last):
+        m.d.sync += [left.eq(count), last.eq(count == 1)]
+    with m.Elif(step):
+        m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
+    return last

@@ -3,7 +3,12 @@
 from hwgate.machine.bursts import split_bursts
 from hwgate.machine.config import CHUNK_BEATS
 from hwgate.rtl.compress import COMPRESS_LATENCY, COMPRESSED_BEAT_LATENCY
-from hwgate.rtl.store import STORE_BEAT_LATENCY
+from hwgate.rtl.store import (
+    POOL_LATENCY,
+    STORE_BEAT_LATENCY,
+    STORE_READY_LATENCY,
+    STORE_TILE_CYCLES,
+)
 from hwgate.rtl.writer import BURST_QUEUE, WRITE_BEAT_LATENCY
 from hwgate.schedule.state import Block, LayerState
 
@@ -15,6 +20,7 @@ def store(layer: LayerState) -> Block:
     d, config = layer.d, layer.config
     taps = d["pool"] ** 2 * config.slot_reads
     per_beat = 1 if d["pool"] == 1 else config.beat_pixels
+    latency = STORE_BEAT_LATENCY + (POOL_LATENCY if d["pool"] > 1 else 0)
     stored = layer.stored_maps.get("out")
     at, idle = 1, 1  # from when the store waits, and the writer's splitter is idle
     sent: list[int] = []      # last beat of each burst
@@ -22,7 +28,7 @@ def store(layer: LayerState) -> Block:
     first = d["out_address"]
     for tile, own in enumerate(layer.tiles):
         units = own["out_beats"] if d["pool"] == 1 else own["store_pixels"]
-        address = first
+        address, at = first, at + STORE_TILE_CYCLES
         for plane in range(d["out_planes"]):
             need = -(-(plane + 1) * config.channels // config.lanes)
             ready = at
@@ -32,10 +38,10 @@ def store(layer: LayerState) -> Block:
                     job = tile * jobs + min(need, jobs) - 1
                     while len(lane.outputs) <= job:
                         yield lane.outputs
-                    ready = max(ready, lane.outputs[job])
+                    ready = max(ready, lane.outputs[job] + STORE_READY_LATENCY)
             if d["out_chip"]:
                 at = ready + own["images"] * units * taps + 1
-                answered = at - 1 + STORE_BEAT_LATENCY
+                answered = at - 1 + latency
                 layer.chip_bytes += own["out_run_beats"] * config.bus.bytes
                 continue
             if stored is not None:
@@ -44,7 +50,7 @@ def store(layer: LayerState) -> Block:
                     lengths.append(stored.chunk(address + n * config.chunk_bytes)[0])
                     images, rest = divmod((n + 1) * CHUNK_BEATS, own["out_beats"])
                     done_units = images * units + min(units, rest * per_beat)
-                    answered = max(answered + 1, ready + done_units * taps + STORE_BEAT_LATENCY
+                    answered = max(answered + 1, ready + done_units * taps + latency
                                    + COMPRESS_LATENCY + COMPRESSED_BEAT_LATENCY + lengths[-1] - 1
                                    + WRITE_BEAT_LATENCY + layer.timing.write_latency)
                 at = ready + own["images"] * units * taps + 1
@@ -61,7 +67,7 @@ def store(layer: LayerState) -> Block:
                 beats_done += beats
                 images, rest = divmod(beats_done, own["out_beats"])
                 done_units = images * units + min(units, rest * per_beat)
-                sent.append(begin + done_units * taps + STORE_BEAT_LATENCY
+                sent.append(begin + done_units * taps + latency
                             + WRITE_BEAT_LATENCY)
                 answered = max(answered + 1, sent[-1] + layer.timing.write_latency)
             idle += 1

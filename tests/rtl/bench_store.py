@@ -12,7 +12,7 @@ from hwgate.machine.config import AcceleratorConfig
 from hwgate.quant.golden import max_pool
 from hwgate.quant.loader import feature_map
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.store import STORE_BEAT_LATENCY
+from hwgate.rtl.store import POOL_LATENCY, STORE_BEAT_LATENCY
 from hwgate.rtl.structs import status_layout
 from hwgate.rtl.writer import BEAT_QUEUE
 from hwgate.sim.streams import pack, parameters, start, unpack
@@ -293,7 +293,7 @@ async def a_read_every_cycle(dut):
     for pool in (1, 2, 3):
         async def last_beat(bench):
             await until(dut, lambda: bench.busy == bench.layer.plane_cycles)
-            await ClockCycles(dut.clk, STORE_BEAT_LATENCY)
+            await ClockCycles(dut.clk, STORE_BEAT_LATENCY + (bench.layer.pool > 1) * POOL_LATENCY)
             assert len(bench.beats) == bench.layer.out_beats[0]
 
         for images in (1, 2):
