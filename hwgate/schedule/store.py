@@ -1,38 +1,54 @@
 """Schedule of the store and the writer, which end the layer."""
 
+from collections.abc import Generator
+
 from hwgate.machine.bursts import split_bursts
 from hwgate.machine.config import CHUNK_BEATS
 from hwgate.rtl.compress import COMPRESS_LATENCY, COMPRESSED_BEAT_LATENCY
 from hwgate.rtl.store import STORE_BEAT_LATENCY
 from hwgate.rtl.writer import BURST_QUEUE, WRITE_BEAT_LATENCY
-from hwgate.schedule.state import Block, LayerState
+from hwgate.schedule.state import Block, LayerState, Times
 
-__all__ = ["store"]
+__all__ = ["complete", "store", "store_cycles"]
+
+
+def store_cycles(layer: LayerState, tile: int) -> tuple[int, int, int]:
+    """Units of an image's plane in a tile (words, or pooled pixels), those of a beat, and the
+    cycles that the store reads for each."""
+    d, own = layer.d, layer.tiles[tile]
+    taps = d["pool"] ** 2 * layer.config.slot_reads
+    if d["pool"] == 1:
+        return own["out_beats"], 1, taps
+    return own["store_pixels"], layer.config.beat_pixels, taps
+
+
+def complete(layer: LayerState, tile: int, plane: int, at: int) -> Generator[Times, None, int]:
+    """Ends with the first cycle from ``at`` on in which every lane has its part of a plane."""
+    config = layer.config
+    need = -(-(plane + 1) * config.channels // config.lanes)
+    for lane in layer.lanes:
+        jobs = lane.channels
+        if jobs:
+            job = tile * jobs + min(need, jobs) - 1
+            while len(lane.outputs) <= job:
+                yield lane.outputs
+            at = max(at, lane.outputs[job])
+    return at
 
 
 def store(layer: LayerState) -> Block:
-    """The store, and the writer or the on-chip map memory."""
+    """The store, and the writer or the on-chip map memory, neither of which makes it wait."""
     d, config = layer.d, layer.config
-    taps = d["pool"] ** 2 * config.slot_reads
-    per_beat = 1 if d["pool"] == 1 else config.beat_pixels
     stored = layer.stored_maps.get("out")
     at, idle = 1, 1  # from when the store waits, and the writer's splitter is idle
     sent: list[int] = []      # last beat of each burst
     answered = 0  # cycle of the last answer, or of the last beat written on chip
     first = d["out_address"]
     for tile, own in enumerate(layer.tiles):
-        units = own["out_beats"] if d["pool"] == 1 else own["store_pixels"]
+        units, per_beat, taps = store_cycles(layer, tile)
         address = first
         for plane in range(d["out_planes"]):
-            need = -(-(plane + 1) * config.channels // config.lanes)
-            ready = at
-            for lane in layer.lanes:
-                jobs = lane.channels
-                if jobs:
-                    job = tile * jobs + min(need, jobs) - 1
-                    while len(lane.outputs) <= job:
-                        yield lane.outputs
-                    ready = max(ready, lane.outputs[job])
+            ready = yield from complete(layer, tile, plane, at)
             if d["out_chip"]:
                 at = ready + own["images"] * units * taps + 1
                 answered = at - 1 + STORE_BEAT_LATENCY
