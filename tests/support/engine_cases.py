@@ -306,7 +306,7 @@ def _judge(case: Case, outcome: Outcome) -> Verdict:
     comparison = compare(result, case.estimate())
     return Verdict(case, "" if comparison.equal else comparison.describe(), _command([case]),
                    layers=len(result.layers), cycles=result.cycles,
-                   features=features_of(case.program, result))
+                   features=features_of(case.program, result, case.timing))
 
 
 def replay(name: str, kind: str, *seeds: str) -> int:
