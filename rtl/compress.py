@@ -12,7 +12,8 @@ from hwgate.rtl.burst import request_layout
 from hwgate.rtl.decompress import length_shape
 from hwgate.rtl.writer import BEAT_QUEUE
 
-__all__ = ["COMPRESSED_BEAT_LATENCY", "COMPRESS_LATENCY", "Compress", "chunk_layout"]
+__all__ = ["COMPRESSED_BEAT_LATENCY", "COMPRESS_BEATS", "COMPRESS_LATENCY", "COMPRESS_REQUESTS",
+           "Compress", "chunk_layout"]
 
 #: Cycles from the last beat of a chunk to its write request, if the writer is ready.
 COMPRESS_LATENCY = 3
@@ -22,8 +23,10 @@ COMPRESSED_BEAT_LATENCY = 2
 _PLACE_BITS = (CHUNK_BEATS - 1).bit_length()
 #: Chunks that arrive, or wait, or are on their way to the writer.
 _SLOTS = 4
+#: Their beats.
+COMPRESS_BEATS = _SLOTS * CHUNK_BEATS
 #: Write requests that have been taken and lack a chunk.
-_REQUESTS = 2
+COMPRESS_REQUESTS = 2
 
 
 def chunk_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -70,7 +73,7 @@ class Compress(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        bits, depth = self.config.bus.data_bits, _SLOTS * CHUNK_BEATS
+        bits, depth = self.config.bus.data_bits, COMPRESS_BEATS
         m.submodules.raw = raw = memory.Memory(shape=bits, depth=depth, init=[])
         m.submodules.packed = packed = memory.Memory(shape=bits, depth=depth, init=[])
         m.submodules.masks = masks = memory.Memory(shape=bits, depth=_SLOTS, init=[])
@@ -93,7 +96,7 @@ class Compress(wiring.Component):
 
     def _collect(self, m, raw, packed, masks, lengths):
         """Keep each beat as it is, and packed; the shorter of both is sent."""
-        size, at = self.config.bus.bytes, Signal(range(_SLOTS * CHUNK_BEATS))
+        size, at = self.config.bus.bytes, Signal(range(COMPRESS_BEATS))
         m.d.comb += [raw.en.eq(self.beat.valid & self.packed), raw.addr.eq(at),
                      raw.data.eq(self.beat.payload)]
         m.d.sync += at.eq(at + raw.en)
@@ -159,7 +162,7 @@ class Compress(wiring.Component):
     def _send(self, m, raw, packed, masks, lengths):
         """A request per chunk, and its beats; true in the cycle that reads the last of them."""
         m.submodules.requests = requests = fifo.SyncFIFO(
-            width=request_layout(self.config).size, depth=_REQUESTS)
+            width=request_layout(self.config).size, depth=COMPRESS_REQUESTS)
         head = Signal(request_layout(self.config))
         done, chunk = Signal.like(head.beats), Signal(range(_SLOTS))
         sending, place, length = Signal(), Signal(length_shape()), Signal(length_shape())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwgate.errors import UserError
 from hwgate.machine.config import AcceleratorConfig, MemoryTiming
 from hwgate.machine.driver import EngineError
 from hwgate.machine.regs import ErrorCause
@@ -98,7 +99,7 @@ def run_starts_with_timing(config: AcceleratorConfig, starts: Sequence[Start],
     config : AcceleratorConfig
     starts : sequence of Start
     timing : MemoryTiming
-        With latencies of at least 2 cycles.
+        With latencies of at least 2 cycles, and a bus that is not shared.
 
     Returns
     -------
@@ -111,7 +112,11 @@ def run_starts_with_timing(config: AcceleratorConfig, starts: Sequence[Start],
         If a tool is missing or fails.
     BenchError
         If the engine hangs or breaks a rule of the bus.
+    UserError
+        If the bus is shared.
     """
+    if timing.shared:
+        raise UserError("A memory on channels of cocotbext-axi must not share its bus")
     job = Job(config, tuple(starts), timing, NO_FAULTS, _size(config, starts))
     return _run(job, 0, HWGATE_TIMED="1")
 

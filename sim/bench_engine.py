@@ -12,6 +12,7 @@ import numpy as np
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 from numpy.typing import NDArray
 
+from hwgate.machine.config import WRITE_BUFFER, WRITE_PART
 from hwgate.machine.driver import Driver
 from hwgate.machine.regs import counter_names
 from hwgate.sim.records import CHIP_WRITE, EVENT, Job, Outcome, Start
@@ -80,7 +81,8 @@ class Recorder:
         #: The simulated memory itself.
         self.memory = self._view(data, size, np.dtype(np.uint8))
         timing = job.timing
-        library.hwgate_timing(timing.read_latency, timing.write_latency, timing.beat_interval)
+        library.hwgate_timing(timing.read_latency, timing.write_latency, timing.beat_interval,
+                              *((WRITE_PART, WRITE_BUFFER) if timing.shared else (0, 0)))
         library.hwgate_errors(*map(ctypes.c_uint64, (*job.faults.reads, *job.faults.writes)))
 
     @property

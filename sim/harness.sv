@@ -23,6 +23,7 @@ module harness #(
       input int unsigned awsize, input int unsigned awburst, input bit awid,
       input bit wvalid, input bit [127:0] wdata, input int unsigned wstrb, input bit wlast,
       input bit bready,
+      output bit wready,
       output bit rvalid, output bit [127:0] rdata, output byte unsigned rresp, output bit rlast,
       output bit rid,
       output bit bvalid, output byte unsigned bresp, output bit bid,
@@ -73,6 +74,7 @@ module harness #(
   wire m_awvalid, m_arvalid, m_wvalid, m_wlast, m_bready, m_rready;
   wire [DATA_BITS-1:0] m_wdata;
   wire [STROBES-1:0] m_wstrb;
+  bit m_wready = 1;
   bit m_rvalid = 0, m_rlast = 0, m_rid = 0, m_bvalid = 0, m_bid = 0;
   bit [127:0] m_rdata = 0;
   byte unsigned m_rresp = 0, m_bresp = 0;
@@ -88,7 +90,7 @@ module harness #(
       .m_axi__awsize(m_awsize), .m_axi__awburst(m_awburst), .m_axi__awvalid(m_awvalid),
       .m_axi__awready(1'b1),
       .m_axi__wdata(m_wdata), .m_axi__wstrb(m_wstrb), .m_axi__wlast(m_wlast),
-      .m_axi__wvalid(m_wvalid), .m_axi__wready(1'b1),
+      .m_axi__wvalid(m_wvalid), .m_axi__wready(m_wready),
       .m_axi__bid(m_bid), .m_axi__bresp(m_bresp[1:0]), .m_axi__bvalid(m_bvalid),
       .m_axi__bready(m_bready),
       .m_axi__arid(m_arid), .m_axi__araddr(m_araddr), .m_axi__arlen(m_arlen),
@@ -109,7 +111,7 @@ module harness #(
       .monitor__chip(chip));
 
   // What the next clock edge assigns, filled in by the memory.
-  bit n_rvalid, n_rlast, n_rid, n_bvalid, n_bid, n_fault;
+  bit n_wready, n_rvalid, n_rlast, n_rid, n_bvalid, n_bid, n_fault;
   bit [127:0] n_rdata;
   byte unsigned n_rresp, n_bresp;
 
@@ -120,8 +122,10 @@ module harness #(
                 m_arvalid, 32'(m_araddr), 32'(m_arlen), 32'(m_arsize), 32'(m_arburst), m_arid[0],
                 m_rready,
                 m_awvalid, 32'(m_awaddr), 32'(m_awlen), 32'(m_awsize), 32'(m_awburst), m_awid[0],
-                m_wvalid, 128'(m_wdata), 32'(m_wstrb), m_wlast, m_bready,
-                n_rvalid, n_rdata, n_rresp, n_rlast, n_rid, n_bvalid, n_bresp, n_bid, n_fault);
+                m_wvalid & m_wready, 128'(m_wdata), 32'(m_wstrb), m_wlast, m_bready,
+                n_wready, n_rvalid, n_rdata, n_rresp, n_rlast, n_rid, n_bvalid, n_bresp, n_bid,
+                n_fault);
+    m_wready <= n_wready;
     m_rvalid <= n_rvalid;
     m_rdata <= n_rdata;
     m_rresp <= n_rresp;

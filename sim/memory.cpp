@@ -7,6 +7,10 @@
 // beat is offered no earlier than `read_latency` cycles after its address, and `beat_interval`
 // cycles after the beat before it was taken. A write burst is answered `write_latency` cycles
 // after its last beat. An access outside the memory, or in a failing range, answers SLVERR.
+//
+// On a shared bus (`write_part` is not 0) beats of reads and of writes move in one order, each
+// `beat_interval` cycles after the one before it at the earliest: see `MemoryTiming`. Write data
+// waits while `write_buffer` beats have been taken and have not moved.
 
 #include <cstdint>
 #include <cstdio>
@@ -55,12 +59,19 @@ std::vector<uint32_t> snapshots;
 std::string fault;
 uint16_t layer = 0;
 
-uint64_t now = 0, next_read = 0;
-uint32_t read_latency = 2, write_latency = 1, beat_interval = 1;
+uint64_t now = 0, next_beat = 0;
+uint32_t read_latency = 2, write_latency = 1, beat_interval = 1, write_part = 0, write_buffer = 0;
 uint32_t beat_bytes = 16, counters = 0;
 Range read_errors, write_errors;
 std::deque<Burst> reads, writes, answers;
 bool rvalid = false, bvalid = false;
+
+// A shared bus: its queue (beats of writes, 0 for a read burst); beats of writes that gather, that
+// join the queue, and that have not moved; whole bursts in the buffer, and beats of the first one
+// that have moved.
+std::deque<uint32_t> turns;
+uint32_t gathering = 0, joining = 0, buffered = 0, moved = 0;
+std::deque<Burst> whole;
 
 bool inside(uint64_t address) { return address + beat_bytes <= memory.size(); }
 
@@ -80,6 +91,20 @@ void check(const char* channel, uint32_t address, uint32_t length, uint32_t size
     if (*text && fault.empty()) fault = text;
 }
 
+// Moves the next beat on a shared bus in this cycle, if it is one of a write.
+void move_write() {
+    if (turns.empty() || turns.front() == 0 || now < next_beat) return;
+    next_beat = now + beat_interval;
+    buffered--, moved++;
+    if (--turns.front() == 0) turns.pop_front();
+    if (!whole.empty() && moved == whole.front().beats) {
+        answers.push_back(whole.front());
+        answers.back().ready = now + write_latency;
+        whole.pop_front();
+        moved = 0;
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -93,10 +118,13 @@ uint8_t* hwgate_open(uint64_t size, uint32_t bus_bytes, uint32_t counter_count) 
     return memory.data();
 }
 
-void hwgate_timing(uint32_t read, uint32_t write, uint32_t interval) {
+void hwgate_timing(uint32_t read, uint32_t write, uint32_t interval, uint32_t part,
+                   uint32_t buffer) {
     read_latency = read;
     write_latency = write;
     beat_interval = interval;
+    write_part = part;
+    write_buffer = buffer;
 }
 
 void hwgate_errors(uint64_t read_from, uint64_t read_to, uint64_t write_from, uint64_t write_to) {
@@ -152,20 +180,26 @@ void hwgate_step(svBit rst, svBit arvalid, uint32_t araddr, uint32_t arlen, uint
                  uint32_t arburst, svBit arid, svBit rready, svBit awvalid, uint32_t awaddr,
                  uint32_t awlen, uint32_t awsize, uint32_t awburst, svBit awid, svBit wvalid,
                  const svBitVecVal* wdata, uint32_t wstrb, svBit wlast, svBit bready,
-                 svBit* out_rvalid, svBitVecVal* rdata, uint8_t* rresp, svBit* rlast, svBit* rid,
-                 svBit* out_bvalid, uint8_t* bresp, svBit* bid, svBit* out_fault) {
+                 svBit* out_wready, svBit* out_rvalid, svBitVecVal* rdata, uint8_t* rresp,
+                 svBit* rlast, svBit* rid, svBit* out_bvalid, uint8_t* bresp, svBit* bid,
+                 svBit* out_fault) {
     if (rst) {
-        reads.clear(), writes.clear(), answers.clear();
+        reads.clear(), writes.clear(), answers.clear(), turns.clear(), whole.clear();
+        gathering = joining = buffered = moved = 0;
         rvalid = bvalid = false;
         arvalid = awvalid = wvalid = 0;
-        next_read = now;
+        next_beat = now;
     }
+    const bool shared = write_part != 0;
     // Handshakes of the cycle that ends here.
     if (rvalid && rready) {
         rvalid = false;
-        next_read = now + beat_interval;
+        next_beat = now + beat_interval;
         Burst& burst = reads.front();
-        if (++burst.taken == burst.beats) reads.pop_front();
+        if (++burst.taken == burst.beats) {
+            reads.pop_front();
+            if (shared) turns.pop_front();
+        }
     }
     if (bvalid && bready) {
         bvalid = false;
@@ -174,6 +208,7 @@ void hwgate_step(svBit rst, svBit arvalid, uint32_t araddr, uint32_t arlen, uint
     if (arvalid) {
         check("Read", araddr, arlen, arsize, arburst);
         reads.push_back({araddr, now + read_latency, arlen + 1, 0, bool(arid), false});
+        if (shared) turns.push_back(0);
     }
     if (awvalid) {
         check("Write", awaddr, awlen, awsize, awburst);
@@ -195,14 +230,26 @@ void hwgate_step(svBit rst, svBit arvalid, uint32_t araddr, uint32_t arlen, uint
                 fault = "Write burst has its last beat at the wrong place";
             if (last) {
                 burst.ready = now + write_latency;
-                answers.push_back(burst);
+                (shared ? whole : answers).push_back(burst);
                 writes.pop_front();
+            }
+            if (shared) {
+                buffered++, gathering++;
+                if (last || gathering == write_part) joining += gathering, gathering = 0;
             }
         }
     }
+    if (joining && !arvalid) {
+        turns.push_back(joining);
+        joining = 0;
+    }
     // Answers of the next cycle.
     now++;
-    if (!rvalid && !reads.empty() && now >= reads.front().ready && now >= next_read) rvalid = true;
+    *out_wready = !shared || buffered < write_buffer;
+    move_write();
+    const bool turn = !shared || (!turns.empty() && turns.front() == 0);
+    if (!rvalid && !reads.empty() && turn && now >= reads.front().ready && now >= next_beat)
+        rvalid = true;
     if (!bvalid && !answers.empty() && now >= answers.front().ready) bvalid = true;
     *out_rvalid = rvalid;
     *rresp = OKAY, *rlast = 0, *rid = 0;

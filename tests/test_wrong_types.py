@@ -283,6 +283,7 @@ def compiled(**named):
     case(lambda: BusConfig(data_bits=64.0), "Bus width must be 64 or 128 bits, not 64.0"),
     case(lambda: hwgate.MemoryTiming(read_latency="30"), "Read latency must be in 2..1023, not "
          "'30'"),
+    case(lambda: hwgate.MemoryTiming(shared=1), "Shared bus must be true or false, not 1"),
     case(lambda: replace(network(), config="digits"), "Configuration of a network must be an "
          "AcceleratorConfig, not 'digits'"),
     case(lambda: replace(network(), layers=()), "A network must have at least one layer, not 0"),

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from hwgate.quant.network import QuantizedNetwork
 
 __all__ = ["TIMING", "BeatInterval", "Bus", "Channels", "Chunks", "Dense", "Images", "Json",
-           "Lanes", "MapKib", "Network", "Preset", "ReadLatency", "WriteLatency", "configured",
-           "load", "load_batch", "with_maps"]
+           "Lanes", "MapKib", "Network", "Preset", "ReadLatency", "SharedBus", "WriteLatency",
+           "configured", "load", "load_batch", "with_maps"]
 
 Preset = Annotated[str, typer.Option(
     "--preset", help=f"Accelerator to start from: {', '.join(sorted(PRESETS))}. "
@@ -42,6 +42,8 @@ ReadLatency = Annotated[int, typer.Option(help="Cycles from a read's address to 
 WriteLatency = Annotated[int, typer.Option(help="Cycles from a write's last data to its answer.")]
 BeatInterval = Annotated[int, typer.Option(
     help="Cycles per beat of the memory bus; 1 is full speed.")]
+SharedBus = Annotated[bool, typer.Option(
+    "--shared-bus", help="Reads and writes take turns on one data bus, as those of an SDRAM do.")]
 
 #: Defaults of the options of a memory.
 TIMING = MemoryTiming()

@@ -18,6 +18,7 @@ from hwgate.cli.options import (
     MapKib,
     Network,
     ReadLatency,
+    SharedBus,
     WriteLatency,
     load,
     load_batch,
@@ -50,7 +51,8 @@ def compile(
     map_kib: MapKib = None, chunks: Chunks = None,
     read_latency: ReadLatency = TIMING.read_latency,
     write_latency: WriteLatency = TIMING.write_latency,
-    beat_interval: BeatInterval = TIMING.beat_interval, json_file: Json = None,
+    beat_interval: BeatInterval = TIMING.beat_interval, shared_bus: SharedBus = TIMING.shared,
+    json_file: Json = None,
 ) -> None:
     """Compile a network and show the program, or why it is as it is.
 
@@ -67,7 +69,7 @@ def compile(
         loaded, dense=dense, objective=objective,
         density=density, timing=MemoryTiming(read_latency=read_latency,
                                              write_latency=write_latency,
-                                             beat_interval=beat_interval))
+                                             beat_interval=beat_interval, shared=shared_bus))
     if explain:
         found = explanation_of(program, images)
         if not write_json(json_file, found.to_dict()):
@@ -97,7 +99,8 @@ def simulate(
     map_kib: MapKib = None, chunks: Chunks = None,
     read_latency: ReadLatency = TIMING.read_latency,
     write_latency: WriteLatency = TIMING.write_latency,
-    beat_interval: BeatInterval = TIMING.beat_interval, json_file: Json = None,
+    beat_interval: BeatInterval = TIMING.beat_interval, shared_bus: SharedBus = TIMING.shared,
+    json_file: Json = None,
     waves: Annotated[Path | None, typer.Option(
         metavar="FILE", help="Write waveforms, .fst or .vcd, with layouts for GTKWave (.gtkw) and "
                              "Surfer (.sucl) beside them. Slow and large: use one image.")] = None,
@@ -109,7 +112,7 @@ def simulate(
 
     loaded, config, batch = load_batch(network, images, lanes, channels, bus, map_kib, chunks)
     timing = MemoryTiming(read_latency=read_latency, write_latency=write_latency,
-                          beat_interval=beat_interval)
+                          beat_interval=beat_interval, shared=shared_bus)
     with steps() as (step, _):
         step("compile the program")
         program = hwgate.compile(loaded, config, dense=dense)
@@ -132,7 +135,8 @@ def compare(
     map_kib: MapKib = None, chunks: Chunks = None,
     read_latency: ReadLatency = TIMING.read_latency,
     write_latency: WriteLatency = TIMING.write_latency,
-    beat_interval: BeatInterval = TIMING.beat_interval, json_file: Json = None,
+    beat_interval: BeatInterval = TIMING.beat_interval, shared_bus: SharedBus = TIMING.shared,
+    json_file: Json = None,
 ) -> None:
     """Run a network on hardware, golden model and cost model, and compare bit, cycle and byte.
 
@@ -143,7 +147,7 @@ def compare(
 
     loaded, config, batch = load_batch(network, images, lanes, channels, bus, map_kib, chunks)
     timing = MemoryTiming(read_latency=read_latency, write_latency=write_latency,
-                          beat_interval=beat_interval)
+                          beat_interval=beat_interval, shared=shared_bus)
     with steps() as (step, _):
         pair = simulate_and_estimate(loaded, config, batch, dense=dense, timing=timing, step=step)
     found = pair.comparison

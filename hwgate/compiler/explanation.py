@@ -92,7 +92,8 @@ class Explanation:
         zeros = f"Assumed: {ASSUMPTION}.\n" if self.compressed else ""
         return (f"Cost model, {images}, {gates}.\n{zeros}"
                 f"Memory with a latency of {timing.read_latency} cycles and "
-                f"{timing.beat_interval} cycles per beat.\n"
+                f"{timing.beat_interval} cycles per beat"
+                f"{', shared by reads and writes' if timing.shared else ''}.\n"
                 f"Objective {goal.objective}: {_wanted(goal)}.\n"
                 f"Bytes and cycles are those of the layer by itself, for its output with the "
                 f"layers that take it.")

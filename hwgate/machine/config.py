@@ -22,6 +22,9 @@ TAPS = 9
 #: Beats of a chunk of a compressed feature map: one bit per byte of it fills a beat of any width.
 CHUNK_BEATS = 8
 
+#: Beats of a write that share a turn on a memory's shared bus, and beats that wait for theirs.
+WRITE_PART, WRITE_BUFFER = 16, 32
+
 #: Factors of a residual are multiples of two to this power: next to a psum's, they are large.
 RESIDUAL_SHIFT = 8
 
@@ -160,25 +163,38 @@ class MemoryTiming:
 
     Not part of the hardware, so not part of a configuration's digest.
 
+    With a shared bus, reads and writes take turns on one data bus, which moves a beat at a time, in
+    the order of one queue. A read burst joins the queue with its address. Beats of a write burst
+    gather in a buffer of :data:`WRITE_BUFFER` beats, and wait outside while that is full;
+    :data:`WRITE_PART` of them, or those up to the burst's last one, join the queue together with
+    the last of them, or in the first cycle after it in which no read address comes. So the bus
+    never waits for the data of a write, and no read waits for more than what has come before it.
+
     Parameters
     ----------
     read_latency : int
         Cycles from the address handshake to the first data handshake, at least 2.
     write_latency : int
-        Cycles from the last data handshake of a burst to its response, at least 1.
+        Cycles from the last data handshake of a burst, or its last beat on a shared bus, to its
+        response, at least 1.
     beat_interval : int
-        Cycles per beat of the read channel: 1 is the full bus width every cycle. Writes are
-        taken as they come.
+        Cycles per beat of the read channel, or of a shared bus: 1 is the full bus width every
+        cycle.
+    shared : bool
+        Whether reads and writes share the data bus; else writes are taken as they come.
     """
 
     read_latency: int = 30
     write_latency: int = 30
     beat_interval: int = 1
+    shared: bool = False
 
     def __post_init__(self) -> None:
         _in_range("Read latency", self.read_latency, 2, 1023)
         _in_range("Write latency", self.write_latency, 1, 1023)
         _in_range("Beat interval", self.beat_interval, 1, 16)
+        if type(self.shared) is not bool:
+            raise ConfigError(f"Shared bus must be true or false, not {shown(self.shared)}")
 
 
 #: Nested configurations of an accelerator.

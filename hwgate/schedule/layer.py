@@ -16,6 +16,7 @@ from hwgate.schedule.open_pixels import OpenPixels
 from hwgate.schedule.passes import issue
 from hwgate.schedule.state import Block, LayerState
 from hwgate.schedule.store import store
+from hwgate.schedule.waiting_store import waiting_store
 from hwgate.schedule.weights import fetch_conditional, fetch_jobs
 
 __all__ = ["LayerSchedule", "end_cycles", "schedule_layer"]
@@ -104,7 +105,9 @@ def schedule_layer(config: AcceleratorConfig, timing: MemoryTiming, plan: LayerP
 def _blocks(layer: LayerState) -> list[Block]:
     """Every block of the engine; those that read know their place at the read arbiter."""
     count = len(layer.lanes)
-    blocks = [store(layer), load(layer, 1 + 2 * count), load_residual(layer, 2 + 2 * count)]
+    waits = layer.timing.shared and not layer.d["out_chip"]
+    stores = waiting_store(layer) if waits else [store(layer)]
+    blocks = [*stores, load(layer, 1 + 2 * count), load_residual(layer, 2 + 2 * count)]
     for n, lane in enumerate(layer.lanes):
         blocks += [issue(layer, lane), fetch_jobs(layer, lane, 1 + count + n),
                    fetch_conditional(layer, lane, 1 + n)]

@@ -148,13 +148,13 @@ class LayerState:
             (descriptor["in_planes"] * tile["images"] * image_beats(config, tile)
              for tile in self.tiles), initial=0))
         self._ready: list[Block] = []  # blocks that can go on
-        self.lanes = [LaneState(order, descriptor["tiles"], self._times) for order in plan.order]
-        self.loaded = self._times()    # cycle from which each plane can be read
-        self.window_beats = self._times()  # cycle in which the loader takes each beat
-        self.operand_beats = self._times()  # the same, of the residual loader
-        self.operands = self._times()  # the same as loaded, of the residual operand
-        self.stored = self._times()    # cycle from which each tile has left the output columns
-        self.map_ends = self._times()  # cycle from which each of the two loaders is idle
+        self.lanes = [LaneState(order, descriptor["tiles"], self.times) for order in plan.order]
+        self.loaded = self.times()    # cycle from which each plane can be read
+        self.window_beats = self.times()  # cycle in which the loader takes each beat
+        self.operand_beats = self.times()  # the same, of the residual loader
+        self.operands = self.times()  # the same as loaded, of the residual operand
+        self.stored = self.times()    # cycle from which each tile has left the output columns
+        self.map_ends = self.times()  # cycle from which each of the two loaders is idle
         self.bytes: dict[str, int] = {}
         self.chip_bytes = 0  # read from and written to the on-chip map memory
         self.kept_bytes = 0  # read from and written to the on-chip weight memory
@@ -163,15 +163,19 @@ class LayerState:
         self.end = -1
         #: (blocks, beats) of the requests for so many blocks.
         self.chunks = cache(lambda blocks: plan.chunks(blocks, config))
-        #: Cycle of the last beat on the bus; at first that of the descriptor.
         self.beat_latency = read_beat_latency(config)
+        #: Cycle of the last beat on the bus, if shared of writes, too; at first of the descriptor.
         self.last_beat = -self.beat_latency - DECODE_CYCLES
-        self.last_owed = self.last_beat  # of the bus or the weight memory
+        self.last_owed = self.last_beat  # of reads, on the bus or from the weight memory
+        #: Parts of writes that join the queue of a shared bus: (cycle, beats).
+        self.writes = deque[tuple[int, int]]()
+        self.moved = self.times()  # cycle in which each beat of a write moves on it
         # Last beats of the requests on their way; as many as the reader has room for.
         requests = OUTSTANDING * (3 + 2 * len(self.lanes))
         self._ends = deque([-1] * requests, maxlen=requests)
 
-    def _times(self) -> Times:
+    def times(self) -> Times:
+        """Times that blocks of this layer wait for."""
         return Times(self._ready)
 
     def run(self, blocks: list[Block]) -> None:
@@ -182,7 +186,7 @@ class LayerState:
         AssertionError
             If the layer has not ended: the model has a deadlock.
         """
-        ready, bus, chip = self._ready, self.bus, self.chip
+        ready, bus, chip, writes = self._ready, self.bus, self.chip, self.writes
         ready += blocks
         while True:
             while ready:
@@ -192,7 +196,9 @@ class LayerState:
                     missing.waiting.append(block)
             # What a grant makes known comes after it, so the earlier one is next.
             on_bus, on_chip = bus.next(), chip.next()
-            if on_chip < on_bus:
+            if writes and writes[0][0] - GRANT_LATENCY < min(on_bus, on_chip):
+                self._turn_of_writes(*writes.popleft())
+            elif on_chip < on_bus:
                 self._grant_on_chip(chip.take(on_chip), on_chip)
             elif on_bus < NEVER:
                 self._grant_on_bus(bus.take(on_bus), on_bus)
@@ -220,6 +226,15 @@ class LayerState:
         self.bus.free = max(free, self._ends[0] + 1)
         request.answer.add((now, start + self.beat_latency))
 
+    def _turn_of_writes(self, now: int, beats: int) -> None:
+        """Beats of a write that have joined the queue of a shared bus. Those of a request that is
+        granted later follow them: its first address comes after cycle ``now``."""
+        interval = self.timing.beat_interval
+        first = max(now + 1, self.last_beat + interval)
+        self.last_beat = first + (beats - 1) * interval
+        self.moved += range(first, self.last_beat + 1, interval)
+        self.moved.wake()
+
     def weight_interval(self, kept: Kept) -> int:
         """Cycles per beat of weights, from the bus or the weight memory."""
         return 1 if kept.there else self.timing.beat_interval
@@ -233,7 +248,7 @@ class LayerState:
              chip: bool = False, kept: Kept = _NOT_KEPT) -> Read:
         """Read ``beats`` beats of a map, which may be on chip, or of weights, which may be kept;
         ends with the cycles of the grant and of the first beat."""
-        answer = self._times()
+        answer = self.times()
         arbiter = self.chip if chip else self.bus
         arbiter.requests[source] = Request(valid, address, beats, stream, answer, kept)
         yield answer

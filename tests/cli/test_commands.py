@@ -189,6 +189,9 @@ def test_compile_shows_the_program_and_explains_it(invoke, tmp_path):
     for words in ("4 bands of 4 rows", "on chip", "25% of the gates", "The program:"):
         assert words in out
     assert max(map(len, out.splitlines())) <= 100
+    slow = ("compile", path, "--explain", "--beat-interval", 8, "--shared-bus")
+    assert "8 cycles per beat, shared by reads and writes." in invoke(*slow)[1]
+    assert json.loads(invoke(*slow, "--json", "-")[1])["timing"]["shared"]
     content = json.loads(invoke("compile", path, "--explain", "--json", "-")[1])
     assert {"layer", "choice", "alternative", "bytes", "cycles", "exact", "chosen",
             "reason"} == set(content["alternatives"][0])

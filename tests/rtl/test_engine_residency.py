@@ -44,7 +44,7 @@ def test_random_networks_match(config):
 
 
 @pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("timing", TIMINGS[:4:2], ids=["fast", "slow"])
+@pytest.mark.parametrize("timing", TIMINGS[:7:2], ids=["fast", "slow", "narrow", "shared"])
 def test_bands_of_rows_match(images, timing):
     """One image's maps all stay; of two images' there is room for some."""
     network = banded_network(SMALL)

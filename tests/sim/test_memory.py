@@ -3,6 +3,7 @@
 import ctypes
 import random
 import subprocess
+from collections import deque
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import hwgate.sim
+from hwgate.machine.config import WRITE_BUFFER, WRITE_PART
 from hwgate.sim import toolchain
 
 BEAT, SIZE = 16, 1 << 14
@@ -33,7 +35,7 @@ class Memory:
     _copies = 0
 
     def __init__(self, library, folder, read_latency=2, write_latency=1, beat_interval=1,
-                 read_errors=(0, 0), write_errors=(0, 0)):
+                 shared=False, read_errors=(0, 0), write_errors=(0, 0)):
         Memory._copies += 1
         own = folder / f"memory{Memory._copies}.so"  # a fresh state, so a fresh library
         own.write_bytes(library.read_bytes())
@@ -43,7 +45,8 @@ class Memory:
         data = self.lib.hwgate_open(ctypes.c_uint64(SIZE), BEAT, 0)
         self.data = np.frombuffer((ctypes.c_uint8 * SIZE).from_address(data), np.uint8)
         self.data[:] = np.random.default_rng(1).integers(0, 256, SIZE)
-        self.lib.hwgate_timing(read_latency, write_latency, beat_interval)
+        self.lib.hwgate_timing(read_latency, write_latency, beat_interval,
+                               *((WRITE_PART, WRITE_BUFFER) if shared else (0, 0)))
         self.lib.hwgate_errors(*map(ctypes.c_uint64, (*read_errors, *write_errors)))
         self.cycle = 0
 
@@ -51,8 +54,8 @@ class Memory:
         """``ar`` and ``aw`` are (address, beats), ``w`` is (bytes, strobes, last)."""
         byte, word = ctypes.c_uint8, ctypes.c_uint32
         rdata, wdata = (ctypes.c_uint8 * BEAT)(), (ctypes.c_uint8 * BEAT)(*(w[0] if w else ()))
-        out = {name: byte() for name in ("rvalid", "rresp", "rlast", "rid", "bvalid", "bresp",
-                                         "bid", "fault")}
+        out = {name: byte() for name in ("wready", "rvalid", "rresp", "rlast", "rid", "bvalid",
+                                         "bresp", "bid", "fault")}
         ar_address, ar_beats = ar or (0, 1)
         aw_address, aw_beats = aw or (0, 1)
         self.lib.hwgate_step(
@@ -60,9 +63,9 @@ class Memory:
             word(burst), byte(1), byte(rready), byte(aw is not None), word(aw_address),
             word(aw_beats - 1), word(size), word(burst), byte(1), byte(w is not None), wdata,
             word(w[1] if w else 0), byte(w[2] if w else 0), byte(bready),
-            *(ctypes.byref(x) for x in (out["rvalid"], rdata, out["rresp"], out["rlast"],
-                                        out["rid"], out["bvalid"], out["bresp"], out["bid"],
-                                        out["fault"])))
+            *(ctypes.byref(x) for x in (out["wready"], out["rvalid"], rdata, out["rresp"],
+                                        out["rlast"], out["rid"], out["bvalid"], out["bresp"],
+                                        out["bid"], out["fault"])))
         self.cycle += 1
         return {**{name: x.value for name, x in out.items()}, "rdata": bytes(rdata)}
 
@@ -132,6 +135,95 @@ def test_writes_are_answered_in_order_after_the_latency(memory, latency):
     assert np.array_equal(mem.data, expected)
 
 
+class SharedBus:
+    """What a shared bus does, beat by beat.
+
+    Attributes
+    ----------
+    queue : deque of (int, bool) or None
+        Beats in the order of their turns: address and last of a read, None for a write.
+    """
+
+    def __init__(self, latency, answer, interval):
+        self.latency, self.answer, self.interval = latency, answer, interval
+        self.queue, self.earliest = deque(), deque()  # of reads, when each one is there
+        self.last, self.taken, self.moved = -10**9, 0, 0
+        self.gathered = self.complete = 0
+        self.ends, self.answers = deque(), []  # bursts by their last beat, their answers
+
+    def begin(self, now):
+        """Whether write data is taken in a cycle, and a read is offered."""
+        room, free = self.taken - self.moved < WRITE_BUFFER, now >= self.last + self.interval
+        head = self.queue[0] if self.queue else ()
+        if free and head is None:
+            self.queue.popleft()
+            self.last, self.moved = now, self.moved + 1
+            if self.ends and self.moved == self.ends[0]:
+                self.ends.popleft()
+                before = self.answers[-1] if self.answers else 0
+                self.answers.append(max(now + self.answer, before + 1))
+        return room, bool(free and head and now >= self.earliest[0])
+
+    def end(self, now, ask, read, last):
+        """A read burst of so many (address, last) that asks, whether a beat is read, and of a beat
+        that is written (or None) whether it is its burst's last."""
+        if read:
+            self.queue.popleft()
+            self.earliest.popleft()
+            self.last = now
+        self.queue += ask
+        self.earliest += [now + self.latency] * len(ask)
+        if last is not None:
+            self.taken, self.gathered = self.taken + 1, self.gathered + 1
+            if last:
+                self.ends.append(self.taken)
+            if last or self.gathered == WRITE_PART:
+                self.complete, self.gathered = self.complete + self.gathered, 0
+        if not ask:
+            self.queue += [None] * self.complete
+            self.complete = 0
+
+
+@pytest.mark.parametrize("ready,asks,gives", [
+    (1.0, 0.05, 1.0), (0.5, 0.05, 0.7), (1.0, 0.8, 0.9), (0.9, 0.01, 0.1)])
+@pytest.mark.parametrize("latency,answer,interval", [(2, 1, 1), (30, 7, 1), (2, 400, 8), (9, 2, 3)])
+def test_reads_and_writes_share_a_bus(memory, ready, asks, gives, latency, answer, interval):
+    rng = random.Random(f"{ready} {asks} {latency} {interval}")
+    mem = memory(read_latency=latency, write_latency=answer, beat_interval=interval, shared=True)
+    model, bus = SharedBus(latency, answer, interval), {"rvalid": 0, "bvalid": 0, "wready": 1}
+    # Reads of the lower half of the memory, writes of the upper one.
+    lengths = [rng.choice([1, 2, 16, 17, 40]) for _ in range(8)]
+    writes = deque((SIZE // 2 + 1024 * n + BEAT * i, i, count)
+                   for n, count in enumerate(lengths) for i in range(count))
+    reads, waited, answers, expected = 20, 0, [], mem.data.copy()
+    while reads or writes or model.queue or model.complete or len(answers) < len(lengths):
+        now, (room, offer) = mem.cycle, model.begin(mem.cycle)
+        assert (bus["wready"], bus["rvalid"]) == (room, offer), now
+        if bus["bvalid"]:
+            answers.append(now)
+        if offer:
+            address, last = model.queue[0]
+            assert bus["rdata"] == mem.data[address:address + BEAT].tobytes()
+            assert bus["rlast"] == last
+        willing, ask, aw, w, last = int(rng.random() < ready), None, None, None, None
+        if reads and rng.random() < asks:
+            ask, reads = (rng.randrange(SIZE // 2048) * 1024, rng.randint(1, 40)), reads - 1
+        if writes and rng.random() < gives:
+            waited += not room
+            if room:
+                at, number, count = writes.popleft()
+                last = number == count - 1
+                aw = (at, count) if number == 0 else None
+                w = (rng.randbytes(BEAT), 0xffff, last)
+                expected[at:at + BEAT] = np.frombuffer(w[0], np.uint8)
+        beats = [(ask[0] + BEAT * n, n == ask[1] - 1) for n in range(ask[1])] if ask else []
+        model.end(now, beats, offer and willing, last)
+        bus = mem.step(ar=ask, rready=willing, aw=aw, w=w, bready=1)
+    assert answers == model.answers and not mem.lib.hwgate_fault()
+    assert np.array_equal(mem.data, expected)
+    assert waited > 0 or gives < 0.5 or interval == 1
+
+
 def test_a_held_answer_stays(memory):
     mem = memory()
     mem.step(ar=(0x40, 2), aw=(0x80, 1), w=(bytes(BEAT), 0xffff, 1))
@@ -155,12 +247,16 @@ def test_errors_outside_the_memory_and_in_failing_ranges(memory, address):
     assert np.array_equal(mem.data, before) == bad_write
 
 
-def test_reset_forgets_everything(memory):
-    mem = memory(read_latency=5, write_latency=5)
-    mem.step(ar=(0, 4), aw=(0x80, 1), w=(bytes(BEAT), 0xffff, 1))
-    mem.step(rst=1)
+@pytest.mark.parametrize("shared", [False, True])
+def test_reset_forgets_everything(memory, shared):
+    mem = memory(read_latency=5, write_latency=5, shared=shared)
+    whole, part = {"aw": (0x80, 1), "w": (bytes(BEAT), 0xffff, 1)}, {"w": (bytes(BEAT), 0xffff, 0)}
+    for step in ({"ar": (0, 4), **whole}, {"aw": (0x90, 2), **part}, {"rst": 1}):
+        mem.step(**step)
     quiet = [mem.step(rready=1, bready=1) for _ in range(20)]
     assert not any(bus["rvalid"] or bus["bvalid"] or bus["fault"] for bus in quiet)
+    answers = [mem.step(bready=1, **step)["bvalid"] for step in [whole, *[{}] * 10]]
+    assert answers.index(1) == 4 + shared
 
 
 @pytest.mark.parametrize("options,sentence", [

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwgate.compiler.program import Program, Step
-from hwgate.machine.config import TAPS, AcceleratorConfig, FormatConfig
+from hwgate.machine.config import (
+    TAPS,
+    WRITE_BUFFER,
+    AcceleratorConfig,
+    FormatConfig,
+    MemoryTiming,
+)
 from hwgate.plan.geometry import kernel_blocks
 from hwgate.plan.layer import LayerPlan
 from hwgate.quant.layer import IMAGE, QuantizedLayer
@@ -28,6 +34,7 @@ class _Seen:
     index: int
     result: LayerResult
     step: Step
+    timing: MemoryTiming
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -53,6 +60,11 @@ class _Seen:
     def packed(self) -> bool:
         """Input or output without zero bytes."""
         return bool(self.step.descriptor["in_packed"] or self.step.descriptor["out_packed"])
+
+    @property
+    def turns_of_writes(self) -> bool:
+        """Output that takes turns with reads on the bus."""
+        return self.timing.shared and not self.step.descriptor["out_chip"]
 
     @property
     def passes(self) -> int:
@@ -312,16 +324,27 @@ FEATURES: dict[str, Callable[[_Seen], bool]] = {
     "bands without their zero bytes": lambda s: len(s.plan.bands) > 1 and s.packed,
     "images that share a tile, without their zero bytes": lambda s: s.shared and s.packed,
     **{f"R of {n}": lambda s, n=n: s.config.channels == n for n in (2, 4, 8, 16)},
+    "reads and writes share the bus": lambda s: s.turns_of_writes,
+    "shared bus, pooling": lambda s: s.turns_of_writes and s.layer.pool > 1,
+    "shared bus, output without its zero bytes": lambda s: (
+        s.turns_of_writes and bool(s.step.descriptor["out_packed"])),
+    "shared bus, output on chip": lambda s: s.timing.shared and not s.turns_of_writes,
+    "shared bus, input on chip": lambda s: (
+        s.turns_of_writes and bool(s.step.descriptor["in_chip"])),
+    "shared bus, weights that stay on chip": lambda s: s.turns_of_writes and s.kept(),
+    "shared bus, more beats of a plane than wait for it": lambda s: (
+        s.turns_of_writes and s.step.descriptor["out_run_beats"] > WRITE_BUFFER),
     "narrow formats": lambda s: s.config.formats != FormatConfig(),
     "bus of 64 bits": lambda s: s.config.bus.data_bits == 64,
     "bus of 128 bits": lambda s: s.config.bus.data_bits == 128,
 }
 
 
-def features_of(program: Program, result: RunResult) -> Counter[str]:
+def features_of(program: Program, result: RunResult,
+                timing: MemoryTiming = MemoryTiming()) -> Counter[str]:
     """Layers of a run that have each of :data:`FEATURES`; those that none has are left out."""
     images = len(result.layers[0].activations.output)
     binding = program.bind(np.zeros((images, *program.network.image_shape), np.int8))
-    seen = [_Seen(program, index, layer, step)
+    seen = [_Seen(program, index, layer, step, timing)
             for index, (layer, step) in enumerate(zip(result.layers, binding.steps, strict=True))]
     return Counter(name for layer in seen for name, has in FEATURES.items() if has(layer))

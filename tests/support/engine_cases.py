@@ -80,12 +80,15 @@ MORE_CONFIGS: dict[str, AcceleratorConfig] = {
 
 _ALL = CONFIGS | MORE_CONFIGS
 
-#: Fast, slow, and narrow memories.
+#: Fast, slow, and narrow memories; those whose reads and writes share a bus.
 TIMINGS = (
     MemoryTiming(), MemoryTiming(read_latency=2, write_latency=1),
     MemoryTiming(read_latency=100, write_latency=7, beat_interval=2),
     MemoryTiming(read_latency=2, write_latency=400, beat_interval=16),
     MemoryTiming(read_latency=300, write_latency=1023, beat_interval=3),
+    MemoryTiming(read_latency=2, write_latency=1, shared=True),
+    MemoryTiming(read_latency=16, write_latency=5, beat_interval=8, shared=True),
+    MemoryTiming(read_latency=90, write_latency=30, beat_interval=3, shared=True),
 )
 
 #: What a case is: up to three layers, a whole network that ends in a linear layer, or one layer
@@ -303,7 +306,7 @@ def _judge(case: Case, outcome: Outcome) -> Verdict:
     comparison = compare(result, case.estimate())
     return Verdict(case, "" if comparison.equal else comparison.describe(), _command([case]),
                    layers=len(result.layers), cycles=result.cycles,
-                   features=features_of(case.program, result))
+                   features=features_of(case.program, result, case.timing))
 
 
 def replay(name: str, kind: str, *seeds: str) -> int:
