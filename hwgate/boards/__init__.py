@@ -1,0 +1,1 @@
+"""What an accelerator takes of an FPGA, and how fast it is there: synthesis, timing, routing."""
