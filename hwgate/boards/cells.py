@@ -6,9 +6,10 @@ Delays are nanoseconds of speed grade 6, as Project Trellis measured them for ne
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import log2
 from typing import NamedTuple
 
-__all__ = ["Arc", "Cell", "Endpoint", "KINDS", "Start", "arcs", "endpoints", "routed", "starts"]
+__all__ = ["Arc", "Cell", "Endpoint", "KINDS", "Start", "arcs", "endpoints", "starts", "wire"]
 
 #: Field of :class:`hwgate.boards.netlist.Resources` of each kind of cell; none for what comes with
 #: look-up tables.
@@ -26,11 +27,19 @@ _RAM_REGISTER = 0.57     # of its output register
 _PRODUCT = 3.93          # factors to product
 _PRODUCT_REGISTER = 0.76
 _CARRY = {("operand", "COUT"): 0.45, ("CIN", "COUT"): 0.07, ("CIN", "S0"): 0.44,
-          ("CIN", "S1"): 0.44, ("0", "S0"): 0.24, ("0", "S1"): 0.85, ("1", "S1"): 0.24}
+          ("CIN", "S1"): 0.40, ("0", "S0"): 0.24, ("0", "S1"): 0.85, ("1", "S1"): 0.24}
 
-#: Ports that a signal reaches inside of a slice, or by a wire of its own.
-_DIRECT = {("PFUMX", "ALUT"), ("PFUMX", "BLUT"), ("L6MUX21", "D0"), ("L6MUX21", "D1"),
-           ("CCU2C", "CIN")}
+_CHAIN = 0.44            # between a carry chain and other logic
+
+#: Ports that a signal reaches inside of a slice.
+_DIRECT = {("PFUMX", "ALUT"), ("PFUMX", "BLUT"), ("L6MUX21", "D0"), ("L6MUX21", "D1")}
+
+#: Kinds whose outputs reach a flip-flop inside of a slice.
+_LOGIC = {"LUT4", "PFUMX", "L6MUX21", "CCU2C", "TRELLIS_DPR16X4"}
+
+#: Nanoseconds of a net that crosses the FPGA, and for each doubling of its pins. Fitted to what
+#: nextpnr routed on the slow paths of an accelerator with one lane.
+_ROUTE, _DOUBLING = 0.65, 0.15
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class Arc(NamedTuple):
 
     port: str
     source: int
+    out: str
     target: int
     delay: float
 
@@ -77,9 +87,24 @@ class Endpoint(NamedTuple):
     net: int
 
 
-def routed(cell: Cell, port: str) -> bool:
-    """Whether a signal crosses the FPGA to reach a port."""
-    return (cell.kind, port) not in _DIRECT
+def wire(driver: tuple[str, str], cell: Cell, port: str, pins: int) -> float:
+    """Nanoseconds from an output to an input, estimated before placement.
+
+    Parameters
+    ----------
+    driver : (str, str)
+        Kind of the cell that drives the net, and port of it.
+    cell, port
+        Where the net leads to.
+    pins : int
+        Ports on the net, the driver among them.
+    """
+    if (cell.kind, port) in _DIRECT or port == "DI" and driver[0] in _LOGIC:
+        return 0.0
+    if driver[1] == "COUT" and port == "CIN":
+        return 0.0
+    chain = _CHAIN * (driver[1] == "COUT" or port == "CIN")
+    return chain + _ROUTE + _DOUBLING * log2(max(pins, 1))
 
 
 def starts(cell: Cell) -> list[Start]:
@@ -150,5 +175,6 @@ def _product_registered(cell: Cell) -> bool:
 def _all(cell: Cell, sources: Iterable[tuple[str, int]], targets: Iterable[tuple[str, int]],
          delay: float) -> list[Arc]:
     """From every source to every target."""
-    ends = [net for _, net in targets]
-    return [Arc(port, source, target, delay) for port, source in sources for target in ends]
+    ends = list(targets)
+    return [Arc(port, source, out, target, delay) for port, source in sources
+            for out, target in ends]

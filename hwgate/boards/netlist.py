@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
 
 from hwgate.boards.cells import KINDS, Arc, Cell, arcs, endpoints, starts
 from hwgate.boards.yosys import DESIGN
@@ -106,6 +105,21 @@ class Netlist:
             for arc in arcs(cell):
                 found[arc.target].append((cell, arc))
         return dict(found)
+
+    @cached_property
+    def drivers(self) -> dict[int, tuple[str, str]]:
+        """Kind and port of the cell that drives each net."""
+        found = {arc.target: (cell.kind, arc.out) for ways in self.into.values()
+                 for cell, arc in ways}
+        for cell in self.cells.values():
+            found |= {start.net: (cell.kind, start.port) for start in starts(cell)}
+        return found
+
+    @cached_property
+    def pins(self) -> Counter[int]:
+        """Ports on each net."""
+        return Counter(net for cell in self.cells.values() for nets in cell.nets.values()
+                       for net in nets)
 
     @cached_property
     def order(self) -> list[int]:

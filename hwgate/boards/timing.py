@@ -1,21 +1,16 @@
 """How long the paths between registers take: an estimate in seconds, before placement.
 
-Delays of cells are those of the FPGA. A net that crosses it is given the same time everywhere,
-which is what nets of routed accelerators took on their longest paths.
+Delays of cells are those of the FPGA. What a net takes is estimated from the number of its pins.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hwgate.boards.cells import routed, starts
-from hwgate.boards.cells import endpoints as endpoints_of
+from hwgate.boards.cells import Cell, endpoints, starts, wire
 from hwgate.boards.netlist import SHELL, Netlist, shorter
 
-__all__ = ["ROUTE", "Hop", "Path", "Timing", "estimate"]
-
-#: Nanoseconds of a net that crosses the FPGA.
-ROUTE = 1.05
+__all__ = ["Hop", "Path", "Timing", "estimate"]
 
 #: Names of a block that a path tells.
 _DEPTH = 2
@@ -97,14 +92,8 @@ class Timing:
                 "paths": [path.to_dict() for path in self.paths[:most]]}
 
 
-def estimate(netlist: Netlist, *, route: float = ROUTE) -> Timing:
+def estimate(netlist: Netlist) -> Timing:
     """Estimate the paths of a netlist, those from and to the registers around it left out.
-
-    Parameters
-    ----------
-    netlist : Netlist
-    route : float
-        Nanoseconds of a net that crosses the FPGA.
 
     Raises
     ------
@@ -118,23 +107,27 @@ def estimate(netlist: Netlist, *, route: float = ROUTE) -> Timing:
             latest[start.net] = (start.delay, cell.name, start.port, None)
     for net in netlist.order:
         for cell, arc in netlist.into.get(net, ()):
-            at = (latest[arc.source][0] if arc.source in latest else 0.0) + arc.delay
-            at += route * routed(cell, arc.port)
-            if arc.source in latest and (net not in latest or at > latest[net][0]):
-                latest[net] = (at, cell.name, arc.port, arc.source)
+            if arc.source in latest:
+                at = latest[arc.source][0] + _wire(netlist, arc.source, cell, arc.port) + arc.delay
+                if net not in latest or at > latest[net][0]:
+                    latest[net] = (at, cell.name, arc.port, arc.source)
     begins = _beginnings(netlist, latest)
     worst: dict[tuple[str, str], tuple[float, str, str, int]] = {}
     for cell in netlist.cells.values():
-        for end in endpoints_of(cell):
+        for end in endpoints(cell):
             if end.net not in latest:
                 continue
             pair = (begins[end.net], shorter(cell.block, _DEPTH))
-            at = latest[end.net][0] + route
+            at = latest[end.net][0] + _wire(netlist, end.net, cell, end.port)
             if SHELL not in pair and (pair not in worst or at > worst[pair][0]):
                 worst[pair] = (at, cell.name, end.port, end.net)
     paths = [Path(at, *pair, _hops(netlist, latest, net, (*end, at)))
              for pair, (at, *end, net) in worst.items()]
     return Timing(tuple(sorted(paths, key=lambda path: (-path.nanoseconds, path.start, path.end))))
+
+
+def _wire(netlist: Netlist, net: int, cell: Cell, port: str) -> float:
+    return wire(netlist.drivers[net], cell, port, netlist.pins[net])
 
 
 def _beginnings(netlist: Netlist, latest: Mapping[int, tuple[float, str, str, int | None]]

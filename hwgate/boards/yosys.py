@@ -35,7 +35,8 @@ _SYNTHESIS = (
     ("multiplier blocks", (f"techmap -map +/mul2dsp.v {_MULTIPLIERS}",
                            "chtype -set $mul t:$__soft_mul",
                            "techmap -map +/lattice/dsp_map_18x18.v", "opt_clean")),
-    *((words, (f"synth_ecp5 -top {SHELL} -nodsp -no-rw-check -run {labels}",)) for words, labels in (
+    *((words, (f"synth_ecp5 -top {SHELL} -nodsp -no-rw-check -run {labels}",))
+      for words, labels in (
         ("words and memories", "coarse:map_ram"), ("block RAM", "map_ram:map_gates"),
         ("carry chains", "map_gates:map_ffs"), ("flip-flops", "map_ffs:map_luts"),
         ("look-up tables", "map_luts:map_cells"), ("names", "map_cells:json"))),
