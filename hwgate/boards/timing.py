@@ -10,7 +10,7 @@ from typing import Any
 from hwgate.boards.cells import Cell, endpoints, starts, wire
 from hwgate.boards.netlist import SHELL, Netlist, shorter
 
-__all__ = ["Hop", "Path", "Timing", "estimate"]
+__all__ = ["Hop", "Timing", "TimingPath", "estimate"]
 
 #: Names of a block that a path tells.
 _DEPTH = 2
@@ -28,7 +28,7 @@ class Hop:
 
 
 @dataclass(frozen=True)
-class Path:
+class TimingPath:
     """The slowest way from registers of one block to those of another.
 
     Parameters
@@ -73,7 +73,7 @@ class Path:
 class Timing:
     """Slowest path of each pair of blocks, the slowest first."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[TimingPath, ...]
 
     @property
     def nanoseconds(self) -> float:
@@ -121,7 +121,7 @@ def estimate(netlist: Netlist) -> Timing:
             at = latest[end.net][0] + _wire(netlist, end.net, cell, end.port)
             if SHELL not in pair and (pair not in worst or at > worst[pair][0]):
                 worst[pair] = (at, cell.name, end.port, end.net)
-    paths = [Path(at, *pair, _hops(netlist, latest, net, (*end, at)))
+    paths = [TimingPath(at, *pair, _hops(netlist, latest, net, (*end, at)))
              for pair, (at, *end, net) in worst.items()]
     return Timing(tuple(sorted(paths, key=lambda path: (-path.nanoseconds, path.start, path.end))))
 
