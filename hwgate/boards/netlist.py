@@ -167,7 +167,7 @@ class Netlist:
         return dict(sorted(found.items()))
 
 
-def shorter(block: str, depth: int) -> str:
+def shorter(block: str, depth: int = 2) -> str:
     """The first names of a block."""
     return ".".join(block.split(".")[:depth])
 

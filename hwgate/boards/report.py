@@ -169,13 +169,13 @@ def _paths(found: Synthesis) -> Sheet:
     return Sheet("Slowest paths from block to block, estimated before placement",
                  ("From", "To", "Through", "ns"),
                  [(path.start, path.end, path.describe(), f"{path.nanoseconds:.1f}")
-                  for path in found.timing.paths[:_MOST]], left=3)
+                  for path in found.timing.paths[:_MOST]], left=3, folded=(2,))
 
 
 def _seeds(routing: Routing) -> Sheet:
-    return Sheet("Placed and routed", ("Seed", "MHz", "ns", "Critical path"),
-                 [(str(seed.seed), f"{seed.mhz:.1f}", f"{1000 / seed.mhz:.1f}",
-                   seed.path.describe()) for seed in routing.seeds])
+    return Sheet("Placed and routed", ("Seed", "Critical path", "MHz", "ns"),
+                 [(str(seed.seed), seed.path.describe(), f"{seed.mhz:.1f}",
+                   f"{1000 / seed.mhz:.1f}") for seed in routing.seeds], left=2, folded=(1,))
 
 
 def _price(found: Synthesis, name: str, other: Synthesis) -> Sheet:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hwgate.boards.netlist import Netlist
+from hwgate.boards.netlist import Netlist, shorter
 from hwgate.boards.parts import Part
 from hwgate.boards.timing import Hop, TimingPath
 from hwgate.boards.tools import find_nextpnr, run_tool
@@ -158,7 +158,7 @@ def read_report(text: str, netlist: Netlist, seed: int) -> Routed:
         clocked = [at["path"] for at in report["critical_paths"]
                    if "<async>" not in (at["from"], at["to"])]
         path = _path(max(clocked, key=lambda steps: sum(step["delay"] for step in steps)), netlist)
-    except (KeyError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError):
         raise ToolError(f"nextpnr-ecp5 must report a clock and a critical path, and did not for "
                         f"seed {seed}") from None
     return Routed(seed, mhz, used, available, path)
@@ -177,7 +177,7 @@ def _path(steps: Sequence[Mapping[str, Any]], netlist: Netlist) -> TimingPath:
             hops[-1] = Hop(cell.name, cell.kind, cell.block, hops[-1].port, round(at, 3))
         else:
             hops.append(Hop(cell.name, cell.kind, cell.block, step["to"]["port"], round(at, 3)))
-    return TimingPath(at, hops[0].block, hops[-1].block, tuple(hops))
+    return TimingPath(at, shorter(hops[0].block), shorter(hops[-1].block), tuple(hops))
 
 
 def _told(line: str) -> str:

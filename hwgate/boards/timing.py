@@ -12,9 +12,6 @@ from hwgate.boards.netlist import SHELL, Netlist, shorter
 
 __all__ = ["Hop", "Timing", "TimingPath", "estimate"]
 
-#: Names of a block that a path tells.
-_DEPTH = 2
-
 
 @dataclass(frozen=True)
 class Hop:
@@ -47,13 +44,9 @@ class TimingPath:
 
     @property
     def blocks(self) -> list[str]:
-        """Blocks on the way, each as often as the path enters it."""
-        found: list[str] = []
-        for hop in self.hops:
-            block = shorter(hop.block, _DEPTH)
-            if found[-1:] != [block]:
-                found.append(block)
-        return found
+        """Blocks on the way, each where the path first enters it, and the one at its end."""
+        found = list(dict.fromkeys(shorter(hop.block) for hop in self.hops))
+        return found if found[-1:] == [self.end] else [*found, self.end]
 
     def describe(self) -> str:
         """One line for people."""
@@ -117,7 +110,7 @@ def estimate(netlist: Netlist) -> Timing:
         for end in endpoints(cell):
             if end.net not in latest:
                 continue
-            pair = (begins[end.net], shorter(cell.block, _DEPTH))
+            pair = (begins[end.net], shorter(cell.block))
             at = latest[end.net][0] + _wire(netlist, end.net, cell, end.port)
             if SHELL not in pair and (pair not in worst or at > worst[pair][0]):
                 worst[pair] = (at, cell.name, end.port, end.net)
@@ -136,7 +129,7 @@ def _beginnings(netlist: Netlist, latest: Mapping[int, tuple[float, str, str, in
     found: dict[int, str] = {}
     for net in dict.fromkeys([*latest, *netlist.order]):
         if net in latest and latest[net][3] is None:
-            found[net] = shorter(netlist.cells[latest[net][1]].block, _DEPTH)
+            found[net] = shorter(netlist.cells[latest[net][1]].block)
     for net in netlist.order:
         if net in latest and (source := latest[net][3]) is not None:
             found[net] = found[source]
