@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
 from hwgate.boards.cells import KINDS, Arc, Cell, arcs, endpoints, starts
 from hwgate.boards.yosys import DESIGN
@@ -86,7 +87,7 @@ class Netlist:
             top = next(at for at in modules if int(at["attributes"].get("top", "0"), 2))
             scopes = {_path(at["attributes"]["hdlname"]): name for name, at in top["cells"].items()
                       if "hdlname" in at["attributes"]} | {(DESIGN,): DESIGN}
-            cells = {name: Cell(name, at["type"], _own_block(name, at["attributes"], scopes),
+            cells = {name: Cell(name, at["type"], _own_block(name, at, scopes),
                                 _nets(at["connections"]), at.get("parameters", {}))
                      for name, at in top["cells"].items() if at["type"] != "$scopeinfo"}
         except (AttributeError, KeyError, StopIteration, TypeError, ValueError):
@@ -212,12 +213,15 @@ def _held(votes: Counter[str]) -> str:
     return ".".join(shared) or GLUE
 
 
-def _own_block(name: str, attributes: Mapping[str, str],
-               scopes: Mapping[tuple[str, ...], str]) -> str:
-    """Block that a cell says it is from, or else that its name says."""
-    if "scopename" in attributes:
-        return _readable(_path(attributes["scopename"]))
-    path = tuple(name.split("."))
+def _own_block(name: str, cell: Mapping[str, Any], scopes: Mapping[tuple[str, ...], str]) -> str:
+    """Block that a cell says it is from, or else that its name says.
+
+    Flip-flops are named after one of the signals that they drive, of any block; those that do not
+    say where they are from are those around the design.
+    """
+    if "scopename" in cell["attributes"]:
+        return _readable(_path(cell["attributes"]["scopename"]))
+    path = () if cell["type"] == "TRELLIS_FF" else tuple(name.split("."))
     while path and path not in scopes:
         path = path[:-1]
     return _readable(path)

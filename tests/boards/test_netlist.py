@@ -54,9 +54,7 @@ def test_shared_logic_belongs_to_most_or_to_all(small):
 
 
 def test_what_is_around_the_design_is_told_apart(small):
-    text = small.register("loader.b", "d", "q").text().replace(
-        '"scopename": "design loader"', '"scopename": "elsewhere"')
-    netlist = Netlist.read(text)
+    netlist = Netlist.read(small.add("loader.b", "TRELLIS_FF", DI="d", Q="q").text())
     assert netlist.by_block == {SHELL: Resources(flip_flops=1)}
     assert netlist.total == Resources()
 
