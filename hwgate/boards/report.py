@@ -17,7 +17,7 @@ __all__ = ["Synthesis", "left_out", "markdown", "sentences", "sheets"]
 
 #: Kinds of resources as tables name them.
 _TITLES = {"luts": "LUT\nplaces", "lut4": "LUT4", "carry": "Carry", "lut_ram": "LUT\nRAM",
-           "flip_flops": "Flip-\nflops", "multipliers": "Multi-\npliers",
+           "flip_flops": "Flip-flops", "multipliers": "Multipliers",
            "block_ram": "Block\nRAM"}
 
 #: Slow paths that tables show.
@@ -181,9 +181,8 @@ def _seeds(routing: Routing) -> Sheet:
 def _price(found: Synthesis, name: str, other: Synthesis) -> Sheet:
     """What the features cost that another accelerator is without."""
     first, second = found.netlist.total.to_dict(), other.netlist.total.to_dict()
-    rows = [(title.replace("-\n", "-" if kind == "flip_flops" else "").replace("\n", " "),
-             f"{first[kind]:,}", f"{second[kind]:,}", f"{first[kind] - second[kind]:,}")
-            for kind, title in _TITLES.items()]
+    rows = [(title.replace("\n", " "), f"{first[kind]:,}", f"{second[kind]:,}",
+             f"{first[kind] - second[kind]:,}") for kind, title in _TITLES.items()]
     rows.append(("ns", f"{found.nanoseconds:.1f}", f"{other.nanoseconds:.1f}",
                  f"{found.nanoseconds - other.nanoseconds:.1f}"))
     return Sheet(f"The price of {name}", ("", "with", "without", "difference"), rows)
