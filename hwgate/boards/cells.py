@@ -25,6 +25,8 @@ _SELECT = 0.17           # from their select input
 _RAM = 5.6               # clock to output of block RAM
 _RAM_REGISTER = 0.57     # of its output register
 _PRODUCT = 3.93          # factors to product
+_FACTOR_REGISTER = 3.86  # clock to product where the factors have registers
+_PRODUCT_SETUP = 3.49    # factors to the register of the product
 _PRODUCT_REGISTER = 0.76
 _CARRY = {("operand", "COUT"): 0.45, ("CIN", "COUT"): 0.07, ("CIN", "S0"): 0.44,
           ("CIN", "S1"): 0.40, ("0", "S0"): 0.24, ("0", "S1"): 0.85, ("1", "S1"): 0.24}
@@ -81,10 +83,11 @@ class Start(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """A net that a cell takes with the clock."""
+    """A net that a cell takes with the clock, this long before it."""
 
     port: str
     net: int
+    setup: float = 0.0
 
 
 def wire(driver: tuple[str, str], cell: Cell, port: str, pins: int) -> float:
@@ -118,7 +121,7 @@ def starts(cell: Cell) -> list[Start]:
     if cell.kind == "MULT18X18D" and _product_registered(cell):
         return [Start(port, net, _PRODUCT_REGISTER) for port, net in cell.like(r"P\d+")]
     if cell.kind == "MULT18X18D":
-        return [Start(port, net, _PRODUCT) for port, net in cell.like(r"P\d+")
+        return [Start(port, net, _FACTOR_REGISTER) for port, net in cell.like(r"P\d+")
                 if any(_factor_registered(cell, side) for side in "AB")]
     return []
 
@@ -137,7 +140,8 @@ def endpoints(cell: Cell) -> list[Endpoint]:
                  or _product_registered(cell))
     else:
         return []
-    return [Endpoint(port, net) for port, net in found]
+    return [Endpoint(port, net, _PRODUCT_SETUP if cell.kind == "MULT18X18D" and port[0] in "AB"
+                     and not _factor_registered(cell, port[0]) else 0.0) for port, net in found]
 
 
 def arcs(cell: Cell) -> list[Arc]:
@@ -168,8 +172,8 @@ def _factor_registered(cell: Cell, side: str) -> bool:
 
 
 def _product_registered(cell: Cell) -> bool:
-    return any(cell.parameters.get(f"REG_{stage}_CLK", "NONE") != "NONE"
-               for stage in ("PIPELINE", "OUTPUT"))
+    # Place and route takes no notice of the register in the middle.
+    return cell.parameters.get("REG_OUTPUT_CLK", "NONE") != "NONE"
 
 
 def _all(cell: Cell, sources: Iterable[tuple[str, int]], targets: Iterable[tuple[str, int]],

@@ -122,16 +122,16 @@ def route(netlist: Netlist, text: str, part: Part, *, seeds: int = 3, mhz: float
                     state[seed] = told
                     progress("; ".join(f"seed {at}: {state[at]}" for at in sorted(state)))
 
-        report = work / f"seed{seed}.json"
+        report = f"seed{seed}.json"
         run_tool("nextpnr-ecp5", [
-            program, *part.arguments, "--json", str(work / "netlist.json"), "--freq", f"{mhz:g}",
+            program, *part.arguments, "--json", "netlist.json", "--freq", f"{mhz:g}",
             "--seed", str(seed), "--timing-allow-fail", "--lpf-allow-unconstrained",
-            "--report", str(report)], work / f"seed{seed}.log", line)
+            "--report", report], work / f"seed{seed}.log", line, folder=work)
         line("Program finished")
-        return read_report(report.read_text(), netlist, seed)
+        return read_report((work / report).read_text(), netlist, seed)
 
     with tempfile.TemporaryDirectory(prefix="hwgate-") as name:
-        work = folder or Path(name)
+        work = (folder or Path(name)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         (work / "netlist.json").write_text(text)
         with ThreadPoolExecutor(jobs) as pool:

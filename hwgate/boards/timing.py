@@ -111,7 +111,7 @@ def estimate(netlist: Netlist) -> Timing:
             if end.net not in latest:
                 continue
             pair = (begins[end.net], shorter(cell.block))
-            at = latest[end.net][0] + _wire(netlist, end.net, cell, end.port)
+            at = latest[end.net][0] + _wire(netlist, end.net, cell, end.port) + end.setup
             if SHELL not in pair and (pair not in worst or at > worst[pair][0]):
                 worst[pair] = (at, cell.name, end.port, end.net)
     paths = [TimingPath(at, *pair, _hops(netlist, latest, net, (*end, at)))

@@ -55,7 +55,8 @@ def find_nextpnr() -> str:
 
 
 def run_tool(who: str, command: Sequence[str], log: Path,
-             line: Callable[[str], None] = lambda text: None) -> None:
+             line: Callable[[str], None] = lambda text: None, *, folder: Path | None = None
+             ) -> None:
     """Run a program to its end; it is stopped with this process.
 
     Parameters
@@ -67,6 +68,8 @@ def run_tool(who: str, command: Sequence[str], log: Path,
         Where all that it prints goes.
     line : callable
         Told each line as it is printed.
+    folder : Path, optional
+        Where it runs. Packages of YoWASP see files below this folder only.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def run_tool(who: str, command: Sequence[str], log: Path,
     """
     last: deque[str] = deque(maxlen=_TAIL)
     with (log.open("w") as file, subprocess.Popen(
-            command, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            command, cwd=folder, text=True, errors="replace", stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process):
         try:
             for text in process.stdout or ():

@@ -33,6 +33,7 @@ seed = int(options["--seed"])
 if seed == BAD:
     print("ERROR: Unable to place cell")
     sys.exit(1)
+assert options["--json"] == "netlist.json", "a package of YoWASP sees its folder only"
 json.load(open(options["--json"]))
 print("Info:   3000 |      203       2796 |   30   970 |    100550|       0.96       7.29|")
 report = REPORT
