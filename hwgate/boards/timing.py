@@ -114,8 +114,8 @@ def estimate(netlist: Netlist) -> Timing:
             at = latest[end.net][0] + _wire(netlist, end.net, cell, end.port) + end.setup
             if SHELL not in pair and (pair not in worst or at > worst[pair][0]):
                 worst[pair] = (at, cell.name, end.port, end.net)
-    paths = [TimingPath(at, *pair, _hops(netlist, latest, net, (*end, at)))
-             for pair, (at, *end, net) in worst.items()]
+    paths = [TimingPath(at, *pair, _hops(netlist, latest, net, (name, port, at)))
+             for pair, (at, name, port, net) in worst.items()]
     return Timing(tuple(sorted(paths, key=lambda path: (-path.nanoseconds, path.start, path.end))))
 
 
