@@ -85,11 +85,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	fi; \
 	echo "Setting up $(VENV) (once; PyTorch is large)"; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV) || exit 1; \
-	$(INSTALL) --editable '.[test]' && $(INSTALL) --no-deps pytorchcv || exit 1; \
+	$(INSTALL) --editable '.[test]' && $(INSTALL) --no-deps pytorchcv pyosys || exit 1; \
 	touch $@
 
 # Definitions come without what their libraries ask for: they need torch alone, and it stays as it
-# is. The tests have those of pytorchcv, which is small.
+# is. The tests have those of pytorchcv, which is small, and Yosys of the extra fpga.
 $(PUBLIC): $(STAMP)
 	@$(INSTALL) --no-deps timm torchvision
 	@touch $@

@@ -1,14 +1,11 @@
-"""Compiled simulators, kept in a cache, and the cocotb benches that run on them.
+"""Compiled simulators, kept in the cache, and the cocotb benches that run on them.
 
 A model is one executable. Its cache entry is named by a digest of all sources, flags and tool
-versions, so it never goes stale; ``$HWGATE_CACHE`` (or ``~/.cache/hwgate``) may be deleted at any
-time. Builders may work in parallel: they wait for each other by entry, and entries appear whole.
-``$HWGATE_QUICK`` names an optimisation of the C++ compiler, such as ``-Og``: models are then
-compiled with half of the work and run more slowly, which suits many models that run shortly.
+versions, and appears whole. ``$HWGATE_QUICK`` names an optimisation of the C++ compiler, such as
+``-Og``: models are then compiled with half of the work and run more slowly, which suits many
+models that run shortly.
 """
 
-import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -16,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hwgate.errors import ToolError
+from hwgate.files.cache import cache_folder, digest, locked
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.sim import toolchain
 
@@ -45,14 +42,6 @@ class BenchError(AssertionError):
     """A cocotb bench that failed; the message ends with the tail of its log."""
 
 
-def cache_folder() -> Path:
-    """Folder of the cache: ``$HWGATE_CACHE``, else ``hwgate`` in the user's cache folder."""
-    if chosen := os.environ.get("HWGATE_CACHE"):
-        return Path(chosen).resolve()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hwgate"
-
-
 def generated_verilog(config: AcceleratorConfig) -> str:
     """Verilog of the whole accelerator, from the cache if hwgate's sources have not changed."""
     import hwgate
@@ -60,10 +49,10 @@ def generated_verilog(config: AcceleratorConfig) -> str:
 
     folders = {Path(folder) for package in (hwgate, hwgate.rtl) for folder in package.__path__}
     files = sorted(path for folder in folders for path in folder.rglob("*.py"))
-    key = _digest("verilog", str(sorted(config.to_dict().items())), *toolchain.verilog_versions(),
+    key = digest("verilog", str(sorted(config.to_dict().items())), *toolchain.verilog_versions(),
                   *(text for path in files for text in (path.name, path.read_text())))
     entry = cache_folder() / "verilog" / f"{key}.v"
-    with _locked(entry):
+    with locked(entry):
         if not entry.exists():
             from hwgate.rtl.verilog import verilog
             _write(entry, verilog(config).encode())
@@ -116,12 +105,12 @@ def build_model(verilog: str, toplevel: str, *, extra: Sequence[Path] = (),
     sources = {path.name: path.read_text() for path in extra} | {"design.v": verilog}
     shared = [" ".join(toolchain.model_versions()), str(timing), str(kind),
               *(f"{name}={value}" for name, value in variables.items() if name != "OBJCACHE")]
-    key = _digest("model", *shared, *flags, *(part for item in sources.items() for part in item))
+    key = digest("model", *shared, *flags, *(part for item in sources.items() for part in item))
     entry = cache_folder() / "models" / key / toplevel
-    with _locked(entry.parent):
+    with locked(entry.parent):
         if not entry.exists():
             _log.info("Compiling the simulator of %s (once for each design)", toplevel)
-            runtime = cache_folder() / "runtime" / _digest("runtime", *shared)
+            runtime = cache_folder() / "runtime" / digest("runtime", *shared)
             _compile(sources, flags, variables, runtime, entry)
     return entry
 
@@ -277,15 +266,6 @@ def _tail(log: str) -> str:
     return "\n".join(log.splitlines()[-_TAIL:])
 
 
-def _digest(*parts: str) -> str:
-    state = hashlib.sha256()
-    for part in parts:
-        raw = part.encode()
-        state.update(len(raw).to_bytes(8, "little"))
-        state.update(raw)
-    return state.hexdigest()[:24]
-
-
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file that appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,17 +273,3 @@ def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
         file.write(content)
     os.chmod(file.name, mode)
     os.replace(file.name, path)
-
-
-@contextmanager
-def _locked(entry: Path) -> Iterator[None]:
-    """Hold the lock of a cache entry."""
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = (entry.parent / f"{entry.name}.lock").open("w")
-    except OSError as error:
-        raise ToolError(f"The cache folder {cache_folder()} must be writable "
-                        f"({error.strerror}); set HWGATE_CACHE to another one") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -21,6 +21,8 @@ NAMES = {
               "UserError check compare compile estimate gate load preset quantize save simulate "
               "verilog",
     "hwgate.bench": "MACS PEERS Peer SHAPES dense_layer main",
+    "hwgate.boards": "Netlist PARTS Part Resources Routing Synthesis Timing estimate route "
+                     "synthesize",
     "hwgate.cli": "app main",
     "hwgate.compiler": "Alternative Binding Choice Explanation Program Step balance compile "
                        "densities explain",

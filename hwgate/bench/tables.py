@@ -1,48 +1,17 @@
 """The bench's figures as tables: for the terminal, and for the page in docs/."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
-
-from rich import box
-from rich import table as rich_table
 
 from hwgate.bench.gating import BUSY
 from hwgate.errors import UserError
 from hwgate.machine.counters import LANE_COUNTERS
+from hwgate.show.sheet import Sheet
 
-__all__ = ["Sheet", "facts", "page", "sheets"]
+__all__ = ["facts", "page", "sheets"]
 
 _BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table; the first ``left`` columns are words."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: int = 1
-    bold: str = ""
-
-    def for_terminal(self) -> rich_table.Table:
-        """The table in the look of the command line; rows that start with ``bold`` stand out."""
-        table = rich_table.Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left",
-                                 title_style="bold", pad_edge=False, collapse_padding=True)
-        for index, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if index < self.left else "right",
-                             no_wrap=True, vertical="bottom")
-        for row in self.rows:
-            table.add_row(*row, style="bold" if self.bold and row[0].startswith(self.bold) else "")
-        return table
-
-    def for_page(self) -> str:
-        """The table in Markdown."""
-        rule = ["---" if index < self.left else "---:" for index in range(len(self.columns))]
-        lines = [[column.replace("\n", " ") for column in self.columns], rule, *self.rows]
-        return "\n".join([f"{self.title}:", "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def sheets(bench: Mapping[str, Any]) -> dict[str, Sheet]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hwgate.cli import demo, environment, hardware, models, programs, training
+from hwgate.cli import demo, environment, hardware, models, programs, synthesis, training
 from hwgate.cli.progress import complain
 from hwgate.errors import UserError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     Start with **hwgate demo**. It trains a small gated network, runs it on simulated hardware,
     and shows that hardware, golden model and cost model agree on every bit, cycle and byte.""",
     epilog="Exit status: 0 all is well, 1 hardware and models differ, 2 unusable input.")
-for family in (training, demo, hardware, models, programs, environment):
+for family in (training, demo, hardware, synthesis, models, programs, environment):
     family.register(app)
 
 

@@ -1,14 +1,15 @@
 """What the commands tell on stderr while they work."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwgate.train.training import Epoch
 
-__all__ = ["TrainingBars", "complain", "steps", "training_bars"]
+__all__ = ["TrainingBars", "complain", "steps", "training_bars", "working"]
 
 
 def complain(sentence: str) -> None:
@@ -42,6 +43,30 @@ def steps() -> Iterator[tuple[Any, Any]]:
 
         yield step, progress
         finish()
+
+
+@contextmanager
+def working() -> Iterator[Callable[[str], None]]:
+    """A function that shows on stderr what is going on; in a file, at most a line in ten seconds.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from hwgate.show.tables import console
+
+    with Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False),
+                  TimeElapsedColumn(), console=console(stderr=True), transient=True) as bars:
+        task = bars.add_task("Starting", total=None)
+        told = 0.0
+
+        def progress(words: str) -> None:
+            nonlocal told
+            text = words[0].upper() + words[1:]
+            bars.update(task, description=text)
+            if not bars.console.is_terminal and time.monotonic() - told > 10:
+                told = time.monotonic()
+                bars.console.print(text, markup=False, soft_wrap=True)
+
+        yield progress
 
 
 class TrainingBars:

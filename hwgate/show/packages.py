@@ -22,7 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("cost", "sim"),
     ("evaluation",),
     ("show",),
-    ("train",),
+    ("train", "boards"),
     ("zoo", "bench"),
     ("cli",),
 )

@@ -1,0 +1,10 @@
+from .netlist import Netlist as Netlist
+from .netlist import Resources as Resources
+from .parts import PARTS as PARTS
+from .parts import Part as Part
+from .report import Synthesis as Synthesis
+from .routing import Routing as Routing
+from .routing import route as route
+from .synthesis import synthesize as synthesize
+from .timing import Timing as Timing
+from .timing import estimate as estimate
