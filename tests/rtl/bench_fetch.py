@@ -202,7 +202,8 @@ async def play_jobs(dut, lane, layer, *, gate=None, slow=0, stalls=(), longest=8
                for bits, kind in zip(headers, kinds, strict=True)]
     dut.jobs__lane.value = lane
     dut.jobs__layer.value = pack(descriptor_struct(), layer)
-    await RisingEdge(dut.clk)  # it is stable from the cycle before the start on
+    dut.jobs__done.value = 0
+    await RisingEdge(dut.clk)  # the layer is stable from the cycle before the start on
     waits = cycle(chain(stalls, [0]))
     claimed = arrived = taken = done = 0
     since = start_latency(CONFIG)  # from when the next job may be on offer
