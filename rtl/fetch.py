@@ -1,19 +1,27 @@
 """Fetching weights: which job a lane runs next, and the read requests for its blocks."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from amaranth import Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth import Array, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgate.machine.config import AcceleratorConfig
+from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.machine.layouts import Gated, header_layout
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import descriptor_struct, header_struct, place_layout
+from hwgate.rtl.structs import delay, descriptor_struct, header_struct, place_layout
 from hwgate.rtl.tiles import TileCounter
 
-__all__ = ["JOBS_ALIVE", "BlockFetch", "JobFetch", "job_layout", "kept_jobs", "kept_member",
-           "run_layout"]
+__all__ = ["HEADER_TO_CLAIM", "HEADER_TO_REST", "JOBS_ALIVE", "REQUEST_CYCLES", "BlockFetch",
+           "JobFetch", "JobTable", "job_layout", "kept_jobs", "kept_member", "run_layout",
+           "start_latency", "store_layout"]
+
+#: Cycles from accepting a run, taking a request or a swap to offering the request that follows.
+REQUEST_CYCLES = 2
+#: Cycles from a job's header to offering the run of its other blocks, or, without one, that of the
+#: next job.
+HEADER_TO_REST, HEADER_TO_CLAIM = 2, 3
 
 #: Jobs of a lane between the request for their header and their last output: one in each context,
 #: and two whose weights come.
@@ -36,9 +44,16 @@ def kept_jobs(config: AcceleratorConfig) -> int:
 
 
 def run_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """A run of weight blocks in memory; with ``header``, a job's header and first base blocks."""
-    return data.StructLayout({"address": config.bus.address_bits, "blocks": 16, "header": 1,
-                              **kept_member(config)})
+    """A run of weight blocks in memory, which begins on a beat; with ``header``, a job's header and
+    first base blocks. One that ``follows`` begins where the run before ended."""
+    return data.StructLayout({
+        "address": config.bus.address_bits, "header": 1, "follows": 1,
+        "blocks": (config.buffers.passes * TAPS).bit_length(), **kept_member(config)})
+
+
+def start_latency(config: AcceleratorConfig) -> int:
+    """Cycles from the start of a layer to offering the first run."""
+    return 2 + max(0, (config.lanes - 1).bit_length() - 1)
 
 
 def job_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -52,12 +67,55 @@ def job_layout(config: AcceleratorConfig) -> data.StructLayout:
         "conditional": config.bus.address_bits, **kept_member(config)})
 
 
+def store_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Strobe: the header of this job has arrived, which has this slot from now on."""
+    return data.StructLayout({"valid": 1, "slot": range(JOBS_ALIVE), "job": job_layout(config)})
+
+
+class JobTable(wiring.Component):
+    """What one reader wants to know of the jobs that are alive.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    names : sequence of str
+        Members of the job and of its header.
+
+    Members
+    -------
+    store : In
+        A job gets its slot, see :func:`store_layout`; it can be read from the next cycle on.
+    slot, o : In, Out
+        Members ``names`` of the job in a slot, in the same cycle.
+    """
+
+    def __init__(self, config: AcceleratorConfig, names: Sequence[str]):
+        members = {**dict(header_struct(config)), **dict(job_layout(config))}
+        self.layout = data.StructLayout({name: members[name].shape for name in names})
+        super().__init__({"store": In(store_layout(config)), "slot": In(range(JOBS_ALIVE)),
+                          "o": Out(self.layout)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.jobs = ram = memory.Memory(
+            shape=self.layout, depth=JOBS_ALIVE, init=[], attrs={"ram_style": "distributed"})
+        write, read = ram.write_port(), ram.read_port(domain="comb")
+        job = self.store.job
+        m.d.comb += [write.en.eq(self.store.valid), write.addr.eq(self.store.slot),
+                     read.addr.eq(self.slot), self.o.eq(read.data)]
+        for name in self.layout.members:
+            own = job[name] if name in job.shape().members else job.header[name]
+            m.d.comb += write.data[name].eq(own)
+        return m
+
+
 class BlockFetch(wiring.Component):
     """Turns runs of blocks into read requests for which a weight queue has room.
 
-    A run accepted in cycle t has its first request at the output from cycle t+1 on, or when the
-    queue has room for it. Requests ask for ``config.request_blocks`` blocks, the last one for the
-    rest, in whole beats.
+    A request is offered :data:`REQUEST_CYCLES` after its run was accepted or the request before was
+    taken, or after the swap that makes room for it. Requests ask for ``config.request_blocks``
+    blocks, the last one for the rest, in whole beats. The next run is accepted from the cycle after
+    the last request was taken on.
 
     Parameters
     ----------
@@ -81,6 +139,8 @@ class BlockFetch(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self._most_beats = -(-(header_layout(config).size_bytes + config.request_blocks
+                               * config.block_bytes) // config.bus.bytes)
         super().__init__({
             "i": In(stream.Signature(run_layout(config))), "first_blocks": In(16),
             "first_beats": In(16), "swap": In(1),
@@ -89,29 +149,44 @@ class BlockFetch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
+        config, new = self.config, self.i.payload
         depth, most, beat = config.buffers.weight_blocks, config.request_blocks, config.bus.bytes
-        run, reserved = Signal(run_layout(config)), Signal(range(depth + 1))
-        chunk, beats = Signal(range(depth + 1)), Signal(16)
-        with m.If(run.header):
-            m.d.comb += [chunk.eq(self.first_blocks), beats.eq(self.first_beats)]
-        with m.Else():
-            m.d.comb += [
-                chunk.eq(Mux(run.blocks > most, most, run.blocks)),
-                beats.eq((chunk * config.block_bytes + beat - 1) >> (beat - 1).bit_length())]
-        taken = self.o.valid & self.o.ready
+        beat_bits = (beat - 1).bit_length()
+        address = Signal(config.bus.address_bits - beat_bits, reset_less=True)
+        blocks, header = Signal.like(new.blocks, reset_less=True), Signal(reset_less=True)
+        whole, idle = Signal(reset_less=True), Signal(init=1)  # more than one request; no run
+        chunk, room = Signal(range(depth + 1)), Signal(range(depth + 1), init=depth)
+        beats = Signal(range(self._most_beats + 1), reset_less=True)
+        prepares, accepts, taken = Signal(), Signal(), Signal()
+        of_chunk = Array(-(-n * config.block_bytes // beat) for n in range(most + 1))
         m.d.comb += [
-            self.i.ready.eq(run.blocks == 0), self.header.eq(run.header),
-            self.o.valid.eq((run.blocks != 0) & (reserved + chunk <= depth)),
-            self.o.payload.address.eq(run.address), self.o.payload.beats.eq(beats)]
-        if config.buffers.weight_bytes:
-            m.d.comb += self.kept.eq(run.kept)
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += run.eq(self.i.payload)
+            self.i.ready.eq(idle), accepts.eq(idle & self.i.valid),
+            taken.eq(self.o.valid & self.o.ready),
+            chunk.eq(Mux(whole, most, blocks)),
+            prepares.eq(~idle & ~self.o.valid & (room >= chunk)),
+            self.o.payload.address.eq(address << beat_bits), self.o.payload.beats.eq(beats),
+            self.header.eq(header)]
+
+        following = Signal.like(blocks)
+        m.d.comb += following.eq(Mux(idle, Mux(new.header, self.first_blocks, new.blocks),
+                                     blocks - most))
+        with m.If(accepts | taken):
+            m.d.sync += [blocks.eq(following), whole.eq(~(idle & new.header) & (following > most)),
+                         idle.eq(taken & ~whole)]
+        with m.If(accepts):
+            m.d.sync += header.eq(new.header)
+        with m.If(accepts & ~new.follows):
+            m.d.sync += address.eq(new.address[beat_bits:])
+            if config.buffers.weight_bytes:
+                m.d.sync += self.kept.eq(new.kept)
         with m.Elif(taken):
-            m.d.sync += [run.address.eq(run.address + beats * beat),
-                         run.blocks.eq(Mux(run.header, 0, run.blocks - chunk))]
-        m.d.sync += reserved.eq(reserved + Mux(taken, chunk, 0) - self.swap)
+            m.d.sync += address.eq(address + beats)
+        with m.If(prepares):
+            m.d.sync += [self.o.valid.eq(1), beats.eq(Mux(header, self.first_beats,
+                                                          of_chunk[chunk]))]
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        m.d.sync += room.eq(room - Mux(prepares, chunk, 0) + self.swap)
         return m
 
 
@@ -137,11 +212,13 @@ class JobFetch(wiring.Component):
     o : Out(stream)
         Runs of base blocks.
     header_valid, header : In
-        A job header arrives.
+        A job header arrives; it stays for another cycle.
     done : In
         A job's last output has been written.
-    jobs : Out
-        The slots; ``fresh`` marks those whose job has not started.
+    store : Out
+        A job gets its slot, see :func:`store_layout`.
+    jobs, fresh : Out
+        The slots; those whose job has not started.
     take : In
         The job in this slot starts.
     finished : Out
@@ -155,78 +232,91 @@ class JobFetch(wiring.Component):
             "layer": In(descriptor_struct()),
             "o": Out(stream.Signature(run_layout(config))),
             "header_valid": In(1), "header": In(header_struct(config)), "done": In(1),
+            "store": Out(store_layout(config)),
             "jobs": Out(data.ArrayLayout(job_layout(config), JOBS_ALIVE)),
             "fresh": Out(JOBS_ALIVE), "take": In(JOBS_ALIVE), "finished": Out(1, init=1)})
 
     def elaborate(self, platform):
         m = Module()
         layer, lane, lanes = self.layer, self.lane, self.config.lanes
+        stride_bits = (lanes - 1).bit_length()
         alive, slot = Signal(range(JOBS_ALIVE + 1)), Signal(range(JOBS_ALIVE))
-        job = Signal(job_layout(self.config))
-        address, rest = Signal(self.config.bus.address_bits), Signal(16)
-        first = layer.weights_address + lane * layer.job_stride
-        claim = Signal()
-        m.d.sync += alive.eq(alive + claim - self.done)
+        job, kind = self.store.job, self.header.gated
+        # Of the layer; its first job of the lane after as many cycles as there are bits of lanes.
+        some, first = Signal(reset_less=True), layer.weights_address
+        for bit in range(stride_bits):
+            step = Signal.like(first, name=f"first_{bit}", reset_less=True)
+            m.d.sync += step.eq(first + Mux(lane[bit], layer.job_stride << bit, 0))
+            first = step
+        begin = delay(m, self.start, max(0, stride_bits - 1), name="begin")
+        # Of the job and the tile at hand, from the second cycle on.
+        address = Signal(self.config.bus.address_bits, reset_less=True)
+        channel, column = Signal(16, reset_less=True), Signal.like(job.column, reset_less=True)
+        last_channel, last_tile = Signal(reset_less=True), Signal(reset_less=True)
+        conditional = Signal.like(address, reset_less=True)
         m.submodules.counter = counter = TileCounter()
-        m.d.comb += [counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles)]
+        next_channel = Signal(17)
+        m.d.comb += [counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles),
+                     next_channel.eq(channel + lanes)]
+        m.d.sync += [
+            some.eq(layer.out_channels > lane), conditional.eq(address + layer.cond_offset),
+            last_channel.eq(next_channel >= layer.out_channels),
+            last_tile.eq(counter.tile + 1 == layer.tiles)]
         # A score has no channel of its own. The jobs that follow it have its task list.
-        kind, score, tasks = self.header.gated, Signal(), Signal()
-        last_channel, own_tasks, tile_last = Signal(), Signal(), Signal()
-        m.d.comb += [last_channel.eq(job.channel + lanes >= layer.out_channels),
-                     tile_last.eq(last_channel & (kind != Gated.SCORE)),
-                     own_tasks.eq(tasks ^ (kind != Gated.SHARED))]
+        claim, score, tasks = Signal(), Signal(), Signal()
+        m.d.sync += alive.eq(alive + claim - self.done)
+        m.d.comb += [
+            score.eq(kind == Gated.SCORE), self.store.slot.eq(slot),
+            job.header.eq(self.header), job.channel.eq(channel), job.column.eq(column),
+            job.tile.eq(counter.tile), job.place.eq(counter.place),
+            job.tasks.eq(tasks ^ (kind != Gated.SHARED)), job.tile_last.eq(last_channel & ~score),
+            job.last.eq(job.tile_last & last_tile), job.conditional.eq(conditional)]
         m.d.sync += self.fresh.eq(self.fresh & ~self.take)
+        run = self.o.payload
+        m.d.comb += [run.address.eq(address), run.follows.eq(~run.header)]
         if self.config.buffers.weight_bytes:
-            kept = self.o.payload.kept
-            m.d.comb += [  # every tile but the first one finds what is kept
-                kept.keep.eq(job.channel < layer.kept_channels),
-                kept.there.eq(kept.keep & (counter.tile != 0))]
+            m.d.comb += job.kept.eq(run.kept)
+            m.d.sync += [  # every tile but the first one finds what is kept
+                run.kept.keep.eq(channel < layer.kept_channels),
+                run.kept.there.eq((channel < layer.kept_channels) & (counter.tile != 0))]
+        with m.If(self.store.valid):
+            m.d.sync += self.jobs[slot].eq(job)
 
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        restart, forth = Signal(), Signal()
+        with m.If(restart):
+            m.d.sync += [channel.eq(lane), column.eq(0), address.eq(first)]
+        with m.Elif(forth):
+            m.d.sync += address.eq(address + (layer.job_stride << stride_bits))
+            with m.If(~score):
+                m.d.sync += [channel.eq(next_channel), column.eq(column + layer.slot_words)]
+        with m.If(self.start & some):
+            m.d.sync += self.finished.eq(0)
         with m.FSM():
             with m.State("Idle"):
-                with m.If(self.start):
-                    m.d.sync += [job.channel.eq(lane), job.column.eq(0),
-                                 address.eq(first), slot.eq(0), self.fresh.eq(0), tasks.eq(1)]
-                    with m.If(layer.out_channels > lane):
-                        m.d.sync += self.finished.eq(0)
-                        m.next = "Claim"
+                m.d.sync += [slot.eq(0), tasks.eq(1)]
+                m.d.comb += restart.eq(1)
+                with m.If(begin & some):
+                    m.next = "Claim"
             with m.State("Claim"):
-                m.d.comb += [
-                    self.o.valid.eq(alive < JOBS_ALIVE), self.o.payload.address.eq(address),
-                    self.o.payload.blocks.eq(layer.first_blocks), self.o.payload.header.eq(1)]
-                with m.If(self.o.valid & self.o.ready):
+                with m.If(~self.o.valid & (alive != JOBS_ALIVE)):
                     m.d.comb += claim.eq(1)
+                    m.d.sync += [self.o.valid.eq(1), run.header.eq(1)]
                     m.next = "Header"
             with m.State("Header"):
                 with m.If(self.header_valid):
-                    target = self.jobs[slot]
-                    m.d.sync += [
-                        target.eq(job), target.header.eq(self.header),
-                        target.tile.eq(counter.tile), target.place.eq(counter.place),
-                        score.eq(kind == Gated.SCORE), tasks.eq(own_tasks),
-                        target.tasks.eq(own_tasks), target.tile_last.eq(tile_last),
-                        target.last.eq(tile_last & (counter.tile == layer.tiles - 1)),
-                        target.conditional.eq(address + layer.cond_offset),
-                        self.fresh.bit_select(slot, 1).eq(1), slot.eq(slot + 1),
-                        rest.eq(self.header.base_blocks - layer.first_blocks)]
-                    if self.config.buffers.weight_bytes:
-                        m.d.sync += target.kept.eq(self.o.payload.kept)
                     m.next = "Rest"
             with m.State("Rest"):
-                m.d.comb += [
-                    self.o.valid.eq(rest != 0), self.o.payload.blocks.eq(rest),
-                    self.o.payload.address.eq(address + layer.first_beats * self.config.bus.bytes)]
-                with m.If((rest == 0) | self.o.ready):
-                    m.next = "Claim"
-                    with m.If(score | ~last_channel):
-                        m.d.sync += address.eq(address + layer.job_stride * lanes)
-                        with m.If(~score):
-                            m.d.sync += [job.channel.eq(job.channel + lanes),
-                                         job.column.eq(job.column + layer.slot_words)]
-                    with m.Else():
-                        m.d.comb += counter.next.eq(1)
-                        m.d.sync += [job.channel.eq(lane), job.column.eq(0), address.eq(first)]
-                        with m.If(counter.tile == layer.tiles - 1):
-                            m.d.sync += self.finished.eq(1)
-                            m.next = "Idle"
+                m.d.comb += [self.store.valid.eq(1), restart.eq(job.tile_last),
+                             forth.eq(1), counter.next.eq(job.tile_last)]
+                m.d.sync += [
+                    self.fresh.bit_select(slot, 1).eq(1), slot.eq(slot + 1), tasks.eq(job.tasks),
+                    run.blocks.eq(self.header.base_blocks - layer.first_blocks),
+                    run.header.eq(0),
+                    self.o.valid.eq(self.header.base_blocks != layer.first_blocks)]
+                m.next = "Claim"
+                with m.If(job.last):
+                    m.d.sync += self.finished.eq(1)
+                    m.next = "Idle"
         return m

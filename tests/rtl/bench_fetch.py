@@ -12,7 +12,16 @@ from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.machine.layouts import Gated, header_layout
 from hwgate.quant.fetch import Request, lane_jobs, requests
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.fetch import JOBS_ALIVE, job_layout, kept_member, run_layout
+from hwgate.rtl.fetch import (
+    HEADER_TO_CLAIM,
+    HEADER_TO_REST,
+    JOBS_ALIVE,
+    job_layout,
+    kept_member,
+    run_layout,
+    start_latency,
+    store_layout,
+)
 from hwgate.rtl.structs import descriptor_struct, header_struct
 from hwgate.sim.streams import pack, parameters, start, unpack
 from support.rtl import GAPS
@@ -42,9 +51,10 @@ class Seen:
 
 
 async def play_blocks(dut, runs, *, first=1, gaps=(), stalls=(), holds=()):
-    """Send runs (address, blocks, header); blocks leave the queue where ``holds`` has no bit.
+    """Send runs (address, blocks, header, follows); blocks leave the queue where ``holds`` has no
+    bit. The address of one that follows another is not told.
 
-    Checks every cycle: an offer is there exactly if the queue has room for it.
+    Checks every cycle: an offer is there exactly if the queue has had room for it, and stays.
     """
     first_beats = HEADER_BEATS + -(-first * CONFIG.block_bytes // BEAT)
     dut.blocks__first_blocks.value, dut.blocks__first_beats.value = first, first_beats
@@ -53,12 +63,13 @@ async def play_blocks(dut, runs, *, first=1, gaps=(), stalls=(), holds=()):
     await start(dut)
     pauses, waits, keeps = (cycle(chain(bits, [0])) for bits in (gaps, stalls, holds))
     left, pending, seen = deque(runs), deque(), Seen()
-    held, taken, now = 0, 0, 0
+    held, kept, now, offer = 0, 0, 0, False
     while left or pending or held:
         send = bool(left) and not next(pauses)
         ready, swap = not next(waits), held > 0 and not next(keeps)
-        address, blocks, header = left[0] if send else (END - BEAT, 1, True)
-        run = {"address": address, "blocks": blocks, "header": header}
+        address, blocks, header, follows = left[0] if send else (END - BEAT, 1, True, False)
+        run = {"address": random.randrange(END // BEAT) * BEAT if follows else address,
+               "blocks": blocks, "header": header, "follows": follows}
         if KEPT:
             run["kept"] = {"keep": blocks % 2, "there": blocks >> 1 & 1}
         dut.blocks__i__valid.value = send
@@ -66,24 +77,27 @@ async def play_blocks(dut, runs, *, first=1, gaps=(), stalls=(), holds=()):
         dut.blocks__o__ready.value, dut.blocks__swap.value = ready, swap
         await FallingEdge(dut.clk)
         assert dut.blocks__i__ready.value == (not pending), f"cycle {now}: takes a run"
-        offer = bool(pending) and held + pending[0].blocks <= DEPTH
         assert dut.blocks__o__valid.value == offer, f"cycle {now}: offers a request"
-        seen.refused += bool(pending) and not offer
+        fits = bool(pending) and held + pending[0].blocks <= DEPTH
+        seen.refused += bool(pending) and not fits
         if offer:
             wanted = {"address": pending[0].address, "beats": pending[0].beats}
             found = unpack(request_layout(CONFIG), int(dut.blocks__o__payload.value))
             assert found == wanted, f"cycle {now}"
             assert dut.blocks__header.value == pending[0].header, f"cycle {now}"
-            assert not KEPT or int(dut.blocks__kept.value) == taken % 4, f"cycle {now}"
+            assert not KEPT or int(dut.blocks__kept.value) == kept % 4, f"cycle {now}"
         if send and not pending:
             left.popleft()
-            taken = blocks
+            kept = kept if follows else blocks
             pending += ([Request(address, first_beats, first, True)] if header
                         else requests(CONFIG, address, blocks))
         elif offer and ready:
             held += pending.popleft().blocks
             seen.filled += held == DEPTH
             seen.both += swap
+            offer = False
+        else:
+            offer = fits
         held -= swap
         seen.most = max(seen.most, held)
         await RisingEdge(dut.clk)
@@ -92,8 +106,17 @@ async def play_blocks(dut, runs, *, first=1, gaps=(), stalls=(), holds=()):
 
 
 def random_run(blocks, header=False):
+    """A run anywhere."""
     room = END // BEAT - (LONGEST + 1) * -(-CONFIG.block_bytes // BEAT) - HEADER_BEATS
-    return random.randrange(room) * BEAT, blocks, header
+    return random.randrange(room) * BEAT, blocks, header, False
+
+
+def run_behind(run, blocks, first):
+    """A run that follows another one, whose header brings its ``first`` blocks."""
+    address, before, header, _ = run
+    sizes = ([HEADER_BEATS + -(-first * CONFIG.block_bytes // BEAT)] if header else
+             [request.beats for request in requests(CONFIG, address, before)])
+    return address + sum(sizes) * BEAT, blocks, False, True
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -102,7 +125,7 @@ async def runs_of_every_length(dut):
     lengths = sorted({*range(1, 2 * MOST + 3), 3 * MOST, LONGEST - 1, LONGEST})
     await play_blocks(dut, [random_run(n) for n in lengths])
     end = -(-MOST * CONFIG.block_bytes // BEAT) * BEAT
-    await play_blocks(dut, [(0, 1, False), (END - end, MOST, False)])
+    await play_blocks(dut, [(0, 1, False, False), (END - end, MOST, False, False)])
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -111,6 +134,7 @@ async def header_requests(dut):
     for first in (1, MOST - 1, MOST):
         kinds = [(1, True), (MOST, True), (1, False), (MOST + 1, False)]
         runs = [random_run(*kind) for before in kinds for kind in kinds for kind in (before, kind)]
+        runs = [part for run in runs for part in (run, run_behind(run, MOST + 1, first))]
         seen = await play_blocks(dut, runs, first=first)
         assert seen.both > 0
 
@@ -131,9 +155,11 @@ async def blocks_under_gaps_and_stalls(dut):
     met = 0
     for gaps in GAPS.values():
         for stalls in GAPS.values():
+            first = random.randint(1, MOST)
             runs = [random_run(random.randint(1, 3 * MOST), random.random() < 0.4)
                     for _ in range(8)]
-            seen = await play_blocks(dut, runs, first=random.randint(1, MOST), gaps=gaps,
+            runs[1::2] = [run_behind(run, random.randint(1, MOST), first) for run in runs[::2]]
+            seen = await play_blocks(dut, runs, first=first, gaps=gaps,
                                      stalls=stalls, holds=random.choice(list(GAPS.values())))
             met += seen.both
     assert met > 0
@@ -159,11 +185,11 @@ async def play_jobs(dut, lane, layer, *, gate=None, slow=0, stalls=(), longest=8
     """Run a layer, whose channels may share gates; headers and the lane's progress come up to
     ``slow`` cycles late, and a job takes up to ``longest`` more than these.
 
-    Checks every cycle: the run on offer, the slots, ``fresh`` and ``finished``. Returns the most
-    jobs alive, and the cycles in which a claim met the end of another job.
+    Checks every cycle: the run on offer, what is stored, the slots, ``fresh`` and ``finished``.
+    Returns the most jobs alive, and the cycles in which a claim met the end of another job.
     """
     jobs = lane_jobs(CONFIG, layer, lane, gate)
-    first, beats = layer["first_blocks"], layer["first_beats"]
+    first = layer["first_blocks"]
     headers = [random.getrandbits(header_struct(CONFIG).size) for _ in jobs]
     sizes = [random.choice([first, first + 1, LONGEST]) for _ in jobs]
     field = header_struct(CONFIG)["base_blocks"]
@@ -176,59 +202,69 @@ async def play_jobs(dut, lane, layer, *, gate=None, slow=0, stalls=(), longest=8
                for bits, kind in zip(headers, kinds, strict=True)]
     dut.jobs__lane.value = lane
     dut.jobs__layer.value = pack(descriptor_struct(), layer)
+    dut.jobs__done.value = 0
+    await RisingEdge(dut.clk)  # the layer is stable from the cycle before the start on
     waits = cycle(chain(stalls, [0]))
     claimed = arrived = taken = done = 0
-    want, since = ("claim" if jobs else "end"), 1  # next event, and from when it is possible
-    arrives, takes, ends = None, None, deque()
+    since = start_latency(CONFIG)  # from when the next job may be on offer
+    offer, arrives, takes, ends = None, None, None, deque()
     fresh, most, both, now = [False] * JOBS_ALIVE, 0, 0, 0
-    while now < 5 or done < len(jobs):
-        header = want == "header" and now == arrives
-        take = takes == now
-        end = bool(ends) and ends[0] <= now and done < arrived - (want == "rest")
+    while now < 5 or done < len(jobs) or offer is not None:
+        take, end = takes == now, bool(ends) and ends[0] <= now
+        shown = arrived - (arrives == now - 1)  # headers that are in their slots
+        header = arrived if arrives == now else arrived - 1 if arrives == now - 1 else None
         dut.jobs__start.value = now == 0
         dut.jobs__o__ready.value = ready = not next(waits)
-        dut.jobs__header_valid.value = header
-        dut.jobs__header.value = (headers[arrived] if header
-                                  else random.getrandbits(header_struct(CONFIG).size))
+        dut.jobs__header_valid.value = arrives == now
+        dut.jobs__header.value = (random.getrandbits(header_struct(CONFIG).size) if header is None
+                                  else headers[header])
         dut.jobs__take.value = take << taken % JOBS_ALIVE
         dut.jobs__done.value = end
         await FallingEdge(dut.clk)
-        run = None
-        if want == "claim" and now >= since and claimed - done < JOBS_ALIVE:
-            run = {"address": jobs[claimed].address, "blocks": first, "header": 1}
-        elif want == "rest" and now >= since:
-            run = {"address": jobs[arrived - 1].address + beats * BEAT,
-                   "blocks": sizes[arrived - 1] - first, "header": 0}
-        if run and KEPT:
-            job = jobs[claimed if want == "claim" else arrived - 1]
-            run["kept"] = {"keep": job.keep, "there": job.there}
-        assert dut.jobs__o__valid.value == (run is not None), f"cycle {now}: offers a run"
-        if run:
-            assert unpack(run_layout(CONFIG), int(dut.jobs__o__payload.value)) == run, f"{now}"
+        assert dut.jobs__o__valid.value == (offer is not None), f"cycle {now}: offers a run"
+        if offer is not None:
+            found = unpack(run_layout(CONFIG), int(dut.jobs__o__payload.value))
+            del found["address" if offer["follows"] else "blocks"]
+            if offer["follows"] and KEPT:
+                del found["kept"]
+            assert found == offer, f"cycle {now}"
+        store = int(dut.jobs__store.value)
+        assert store & 1 == (arrives == now - 1), f"cycle {now}: stores a job"
+        if store & 1:
+            layout = store_layout(CONFIG)
+            assert store >> layout["slot"].offset & JOBS_ALIVE - 1 == header % JOBS_ALIVE
+            check_job(store >> layout["job"].offset, jobs[header], headers[header])
         if now:
-            check_slots(dut, jobs, headers, range(done, arrived))
+            slots = int(dut.jobs__jobs.value)
+            for number in range(done, shown):
+                check_job(slots >> number % JOBS_ALIVE * job_layout(CONFIG).size, jobs[number],
+                          headers[number])
             assert int(dut.jobs__fresh.value) == sum(bit << n for n, bit in enumerate(fresh))
-            finished = want == "end" and now >= since
-            assert dut.jobs__finished.value == finished, f"cycle {now}: {want}"
+            assert dut.jobs__finished.value == (shown == len(jobs)), f"cycle {now}"
 
+        if offer is not None and ready:
+            if offer["header"]:
+                arrives = now + 1 + random.randint(0, slow)
+            offer = None
+        elif (offer is None and claimed == arrived < len(jobs) and now + 1 >= since
+              and claimed - done < JOBS_ALIVE):
+            offer = {"address": jobs[claimed].address, "header": 1, "follows": 0}
+            if KEPT:
+                offer["kept"] = {"keep": jobs[claimed].keep, "there": jobs[claimed].there}
+            claimed += 1
+            both += end
         if take:
             fresh[taken % JOBS_ALIVE] = False
             taken, takes = taken + 1, None
             ends.append(max([now, *ends]) + random.randint(1, longest + slow))
-        if header:
-            fresh[arrived % JOBS_ALIVE] = True
-            arrived += 1
-            rest = sizes[arrived - 1] > first
-            following = "claim" if arrived < len(jobs) else "end"
-            want, since = ("rest", now + 1) if rest else (following, now + 2)
-        elif run and ready:
-            both += end and want == "claim"
-            claimed += want == "claim"
-            if want == "claim":
-                want, arrives = "header", now + 1 + random.randint(0, slow)
-            else:
-                want, since = "claim" if arrived < len(jobs) else "end", now + 1
-        if taken < arrived and takes is None:
+        if arrives == now - 1:  # its slot, and its other blocks
+            fresh[header % JOBS_ALIVE] = True
+            if sizes[header] > first:
+                assert HEADER_TO_REST == 2
+                offer = {"blocks": sizes[header] - first, "header": 0, "follows": 1}
+        if arrives == now:
+            arrived, since = arrived + 1, now + HEADER_TO_CLAIM
+        if taken < shown and takes is None:
             takes = now + 1 + random.randint(0, slow)
         if end:
             ends.popleft()
@@ -240,21 +276,17 @@ async def play_jobs(dut, lane, layer, *, gate=None, slow=0, stalls=(), longest=8
     return most, both
 
 
-def check_slots(dut, jobs, headers, alive):
-    """Each job that is alive and has its header is in its slot: they take turns."""
-    layout = job_layout(CONFIG)
-    slots = int(dut.jobs__jobs.value)
-    for number in alive:
-        job = jobs[number]
-        bits = slots >> number % JOBS_ALIVE * layout.size & (1 << layout.size) - 1
-        found = {name: bits >> field.offset & (1 << field.width) - 1 for name, field in layout}
-        kept = {"kept": job.keep | job.there << 1} if KEPT else {}
-        assert found == kept | {
-            "header": headers[number], "channel": job.channel, "tile": job.tile,
-            "place": job.round_first | job.round_last << 1,
-            "tasks": job.tasks, "tile_last": job.tile_last, "last": job.last,
-            "conditional": job.conditional,
-            "column": job.column % CONFIG.buffers.output_words}, f"job {number}"
+def check_job(bits, job, header):
+    """Bits of a job with this header."""
+    found = {name: bits >> field.offset & (1 << field.width) - 1
+             for name, field in job_layout(CONFIG)}
+    kept = {"kept": job.keep | job.there << 1} if KEPT else {}
+    assert found == kept | {
+        "header": header, "channel": job.channel, "tile": job.tile,
+        "place": job.round_first | job.round_last << 1,
+        "tasks": job.tasks, "tile_last": job.tile_last, "last": job.last,
+        "conditional": job.conditional,
+        "column": job.column % CONFIG.buffers.output_words}, job
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
