@@ -59,36 +59,34 @@ class BurstSplitter(wiring.Component):
         super().__init__({"i": In(stream.Signature(request_layout(config))),
                           "o": Out(stream.Signature(burst_layout(config)))})
         bus = config.bus
-        self._beats = Signal(REQUEST_BEATS_BITS)
-        # Most beats of the burst at hand, whatever the request still needs.
-        self._room = Signal(range(min(AXI_PAGE_BYTES // bus.bytes, bus.burst_beats) + 1))
+        self._most = min(AXI_PAGE_BYTES // bus.bytes, bus.burst_beats)  # a power of two
+        # Each less one: beats to come; most beats of the burst at hand, whatever is to come.
+        self._rest = Signal(REQUEST_BEATS_BITS)
+        self._room = Signal(range(self._most))
 
     def elaborate(self, platform):
         m = Module()
         bus = self.config.bus
-        page_beats = AXI_PAGE_BYTES // bus.bytes
-        beat_bit = (bus.bytes - 1).bit_length()
-        page_bit = (AXI_PAGE_BYTES - 1).bit_length()
-
-        beats, room = self._beats, self._room
+        beat_bit, page_bit = (bus.bytes - 1).bit_length(), (AXI_PAGE_BYTES - 1).bit_length()
+        rest, room = self._rest, self._room
         address, following = Signal(bus.address_bits), Signal(bus.address_bits)
 
         def room_at(start):
-            page_left = page_beats - start[beat_bit:page_bit]
-            return Mux(page_left < bus.burst_beats, page_left, bus.burst_beats)
+            low, high = start[beat_bit:page_bit][:len(room)], start[beat_bit:page_bit][len(room):]
+            return ~Mux(high.all(), low, 0)
 
         m.d.comb += [
-            following.eq(address + (room << beat_bit)),
+            following.eq(address + (room + 1 << beat_bit)),
             self.o.p.address.eq(address),
-            self.o.p.last.eq(beats <= room),
-            self.o.p.beats_minus_1.eq(Mux(self.o.p.last, beats, room) - 1),
+            self.o.p.last.eq(rest <= room),
+            self.o.p.beats_minus_1.eq(Mux(self.o.p.last, rest, room)),
             self.i.ready.eq(~self.o.valid),
         ]
         with m.If(self.i.ready & self.i.valid):
-            m.d.sync += [address.eq(self.i.p.address), beats.eq(self.i.p.beats),
+            m.d.sync += [address.eq(self.i.p.address), rest.eq(self.i.p.beats - 1),
                          room.eq(room_at(self.i.p.address)), self.o.valid.eq(1)]
         with m.If(self.o.valid & self.o.ready):
             # Only the last burst is shorter than its room, and nothing follows it.
-            m.d.sync += [address.eq(following), beats.eq(beats - room),
+            m.d.sync += [address.eq(following), rest.eq(rest - room - 1),
                          room.eq(room_at(following)), self.o.valid.eq(~self.o.p.last)]
         return m

@@ -10,13 +10,15 @@ from hwgate.rtl.burst import BurstSplitter, request_layout
 from hwgate.rtl.fetch import kept_member
 from hwgate.rtl.structs import delay
 
-__all__ = ["GRANT_LATENCY", "KEPT_LATENCY", "OUTSTANDING", "Reader", "read_beat_latency",
-           "read_signature"]
+__all__ = ["CHOICE_CYCLES", "GRANT_LATENCY", "KEPT_LATENCY", "OUTSTANDING", "Reader",
+           "read_beat_latency", "read_signature"]
 
-#: Cycles from granting a request to its first address handshake, if the bus is ready.
-GRANT_LATENCY = 1
+#: Cycles from granting a request to its first address handshake, if nothing is before it.
+GRANT_LATENCY = 2
 #: Cycles from granting a request for weights that are on chip to its first beat, if none is owed.
-KEPT_LATENCY = 1
+KEPT_LATENCY = 2
+#: Cycles from choosing a request to granting it, if there is room, and to choosing the next one.
+CHOICE_CYCLES = 1
 #: Requests on their way, per requester; more wait for their grant.
 OUTSTANDING = 4
 
@@ -34,7 +36,8 @@ def read_signature(config: AcceleratorConfig) -> wiring.Signature:
 
 
 class Reader(wiring.Component):
-    """Grants requests, the first of the waiting requesters first, and hands out their beats.
+    """Grants requests, the first of the waiting requesters first, and hands out their beats. The
+    choice is made :data:`CHOICE_CYCLES` before the grant.
 
     A request of n bursts occupies the bus address channel for n + 1 cycles. Beats come in the
     order of the grants and are never refused, so requesters ask only for what they can take.
@@ -94,21 +97,34 @@ class Reader(wiring.Component):
         m.submodules.splitter = splitter = BurstSplitter(self.config)
         m.submodules.owners = owners = fifo.SyncFIFO(width=owner.size,
                                                      depth=OUTSTANDING * self.sources)
-        ready, taken, chosen = Signal(), Signal(), Signal(owner)
+        # Chosen in one cycle, granted in the next one or when there is room, then cut into bursts.
+        chosen, source, taken = Signal(), Signal(range(self.sources)), Signal()
+        request, granted = Signal(request_layout(self.config)), Signal(owner)
+        cut = splitter.i
+        with m.If(~chosen):
+            for n in reversed(range(self.sources)):
+                with m.If(self.i[n].valid):
+                    m.d.sync += [source.eq(n), chosen.eq(1)]
+        with m.Elif(taken):
+            m.d.sync += chosen.eq(0)
+        with m.Switch(source):
+            for n in range(self.sources):
+                with m.Case(n):
+                    m.d.comb += [
+                        request.eq(self.i[n].payload), granted.header.eq(self.header[n]),
+                        self.i[n].ready.eq(taken)]
+                    if keeps:
+                        m.d.comb += granted.kept.eq(self.kept[n])
         m.d.comb += [
-            ready.eq(splitter.i.ready & owners.w_rdy & ~self.halt),
-            splitter.i.valid.eq(taken & ~chosen.kept.there if keeps else taken),
-            owners.w_en.eq(taken), owners.w_data.eq(chosen)]
-        for n in reversed(range(self.sources)):
-            with m.If(self.i[n].valid):
-                m.d.comb += [chosen.source.eq(n), chosen.header.eq(self.header[n]),
-                             chosen.beats.eq(self.i[n].payload.beats),
-                             splitter.i.payload.eq(self.i[n].payload), taken.eq(ready)]
-                if keeps:
-                    m.d.comb += [chosen.kept.eq(self.kept[n]),
-                                 chosen.word.eq(self.i[n].payload.address[beat:])]
-        for n in range(self.sources):
-            m.d.comb += self.i[n].ready.eq(taken & (chosen.source == n))
+            taken.eq(chosen & ~cut.valid & owners.w_rdy & ~self.halt), granted.source.eq(source),
+            granted.beats.eq(request.beats), owners.w_en.eq(taken), owners.w_data.eq(granted)]
+        with m.If(~cut.valid):
+            m.d.sync += [cut.payload.eq(request),
+                         cut.valid.eq(taken & ~granted.kept.there if keeps else taken)]
+        with m.Elif(cut.ready):
+            m.d.sync += cut.valid.eq(0)
+        if keeps:
+            m.d.comb += granted.word.eq(request.address[beat:])
 
         m.d.comb += [
             bus.arvalid.eq(splitter.o.valid), splitter.o.ready.eq(bus.arready),
@@ -117,28 +133,30 @@ class Reader(wiring.Component):
             bus.arsize.eq(beat)]
 
         # The owner of the next beat, which comes from the bus, or else is there.
-        head, count, there = owner(owners.r_data), Signal(16), Signal()
-        moves, ends = Signal(), count + 1 == head.beats
+        head, owns, last, there = Signal(owner), Signal(), Signal(), Signal()
+        following, moves, load = owner(owners.r_data), Signal(), Signal()
         if keeps:
-            m.d.comb += there.eq(owners.r_rdy & head.kept.there)
+            m.d.comb += there.eq(owns & head.kept.there)
         m.d.comb += [
-            bus.rready.eq(~there), self.beat.eq(bus.rvalid & bus.rready),
+            bus.rready.eq(owns & ~there), self.beat.eq(bus.rvalid & bus.rready),
             self.beat_source.eq(head.source), self.error.eq(self.beat & bus.rresp[1]),
-            moves.eq(self.beat | there), owners.r_en.eq(moves & ends),
-            self.idle.eq(splitter.i.ready & ~owners.r_rdy)]
-        with m.If(moves):
-            m.d.sync += count.eq(count + 1)
-            with m.If(ends):
-                m.d.sync += count.eq(0)
-        values = [moves, bus.rdata, ends, head.source, head.header]
+            moves.eq(self.beat | there), load.eq(~owns | moves & last), owners.r_en.eq(load),
+            self.idle.eq(cut.ready & ~cut.valid & ~owners.r_rdy & ~owns)]
+        with m.If(load):
+            m.d.sync += [head.eq(following), owns.eq(owners.r_rdy), last.eq(following.beats == 1)]
+        with m.Elif(moves):
+            m.d.sync += [head.beats.eq(head.beats - 1), last.eq(head.beats == 2)]
+            if keeps:
+                m.d.sync += head.word.eq(head.word + 1)
+        values = [moves, bus.rdata, last, head.source, head.header]
         if keeps:
-            values = self._keep(m, values, head, count, there)
+            values = self._keep(m, values, head, there)
         for port, value in zip((self.valid, self.data, self.last, self.source, self.o_header),
                                values, strict=True):
             m.d.sync += port.eq(value)
         return m
 
-    def _keep(self, m, values, head, count, there):
+    def _keep(self, m, values, head, there):
         """Weight memory: takes beats of the bus that are kept, replaces those that do not come.
 
         Returns the values of a beat one cycle later, because the memory takes one.
@@ -148,7 +166,7 @@ class Reader(wiring.Component):
                                                 init=[])
         write, read = ram.write_port(), ram.read_port()
         m.d.comb += [
-            write.addr.eq(head.word + count), write.data.eq(self.bus.rdata),
+            write.addr.eq(head.word), write.data.eq(self.bus.rdata),
             write.en.eq(self.beat & head.kept.keep), read.addr.eq(write.addr), read.en.eq(1)]
         valid, came, *others = (delay(m, value, 1, name=f"step{n}")
                                 for n, value in enumerate(values))

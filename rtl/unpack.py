@@ -1,6 +1,6 @@
 """Weight stream: from bus beats to job headers and weight blocks."""
 
-from amaranth import Cat, Module, Signal
+from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -50,29 +50,33 @@ class Unpack(wiring.Component):
         word, words = 8 * self.config.channels, self.config.beat_pixels
         header_beats = header_struct(self.config).size // self.config.bus.data_bits
         beat = Signal(range(header_beats + 1))
-        m.d.sync += [self.header_valid.eq(0), self.block_valid.eq(0)]
-
-        held = [Signal(word, name=f"held{n}") for n in range(TAPS - 1)]
-        count = Signal(range(TAPS))
+        m.d.sync += self.header_valid.eq(0)
+        # A beat is turned so that its words stand in front of the places where they are to wait.
+        # Those behind a block are one place off, for nine is one more than a multiple of a beat.
+        count, place = Signal(range(TAPS)), Signal(range(TAPS), reset_less=True)
+        held = [Signal(word, name=f"held{n}", reset_less=True) for n in range(TAPS - 1)]
+        turned = [Signal(word, name=f"turned{n}", reset_less=True) for n in range(words)]
         incoming = [self.data.word_select(n, word) for n in range(words)]
+        ends, shift, waits = count >= TAPS - words, count[:(words - 1).bit_length()], Signal()
+        m.d.sync += [waits.eq(0), self.block_valid.eq(0)]
         with m.If(self.valid & self.header & (beat != header_beats)):
             shifted = Cat(self.o_header.as_value(), self.data)[self.config.bus.data_bits:]
             m.d.sync += [self.o_header.as_value().eq(shifted), beat.eq(beat + 1),
                          self.header_valid.eq(beat == header_beats - 1)]
         with m.Elif(self.valid):
-            with m.Switch(count):
-                for n in range(TAPS):
-                    with m.Case(n):
-                        self._shift_in(m, held, n, incoming, count)
+            m.d.sync += [waits.eq(1), self.block_valid.eq(ends), place.eq(count),
+                         count.eq(count + words - Mux(ends, TAPS, 0))]
         with m.If(self.valid & self.last):
             m.d.sync += [beat.eq(0), count.eq(0)]
-        return m
+        for n, to in enumerate(turned):
+            ways = Array(incoming[(n - k) % words] for k in range(words))
+            m.d.sync += to.eq(ways[shift] if words > 1 else incoming[0])
 
-    def _shift_in(self, m, held, n, incoming, count):
-        """Append a beat to ``n`` words that wait for the rest of their block."""
-        queue = held[:n] + incoming
-        if len(queue) >= TAPS:
-            m.d.sync += [self.block_valid.eq(1), self.o_block.as_value().eq(Cat(queue[:TAPS]))]
-            queue = queue[TAPS:]
-        m.d.sync += [held[k].eq(value) for k, value in enumerate(queue) if value is not held[k]]
-        m.d.sync += count.eq(len(queue))
+        for n, to in enumerate(held):
+            with m.If(waits & (self.block_valid | (place <= n))):
+                over = self.block_valid & (n < words - 1)
+                m.d.sync += to.eq(Mux(over, turned[(n + 1) % words], turned[n % words]))
+        m.d.comb += self.o_block.as_value().eq(Cat(
+            *(Mux((place <= n) & (n >= TAPS - words), turned[n % words], to)
+              for n, to in enumerate(held)), turned[(TAPS - 1) % words]))
+        return m

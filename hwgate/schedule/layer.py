@@ -9,7 +9,7 @@ from hwgate.machine.counters import STREAMS
 from hwgate.machine.layouts import descriptor_layout
 from hwgate.plan.layer import LayerPlan
 from hwgate.plan.stored import StoredMap
-from hwgate.rtl.reader import GRANT_LATENCY, read_beat_latency
+from hwgate.rtl.reader import CHOICE_CYCLES, GRANT_LATENCY, read_beat_latency
 from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
 from hwgate.schedule.maps import load, load_residual
 from hwgate.schedule.open_pixels import OpenPixels
@@ -62,7 +62,7 @@ def _descriptor_cycles(config: AcceleratorConfig, timing: MemoryTiming,
     """
     beats = descriptor_layout().size_bytes // config.bus.bytes
     request = 1 if previous is None else FINISH_CYCLES
-    first = request + GRANT_LATENCY + timing.read_latency
+    first = request + CHOICE_CYCLES + GRANT_LATENCY + timing.read_latency
     if previous is not None:
         first = max(first, timing.beat_interval - previous.quiet)
     return (first + (beats - 1) * timing.beat_interval + read_beat_latency(config)

@@ -126,7 +126,7 @@ class _Passes:
         first = int(opened.first[tile, channel]) if decider == number else 0
         if first < pixels:
             blocks = len(self.layer.plan.jobs[channel].conditional)
-            self.lane.runs.add((self._leaves(begin, late, first) + 1, channel, blocks))
+            self.lane.runs.add((self._leaves(begin, late, first), channel, blocks))
         return first < pixels
 
     def _decision(self, number: int, pixel: int) -> int:

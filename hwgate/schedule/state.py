@@ -17,7 +17,13 @@ from hwgate.plan.stored import StoredMap
 from hwgate.rtl.burst import FIRST_BURST_CYCLES, IDLE_CYCLES
 from hwgate.rtl.lane import decision_latency
 from hwgate.rtl.onchip import CHIP_READ_LATENCY
-from hwgate.rtl.reader import GRANT_LATENCY, KEPT_LATENCY, OUTSTANDING, read_beat_latency
+from hwgate.rtl.reader import (
+    CHOICE_CYCLES,
+    GRANT_LATENCY,
+    KEPT_LATENCY,
+    OUTSTANDING,
+    read_beat_latency,
+)
 from hwgate.rtl.sequencer import DECODE_CYCLES
 from hwgate.rtl.unpack import block_beat
 from hwgate.schedule.open_pixels import OpenPixels
@@ -160,6 +166,8 @@ class LayerState:
         self.kept_bytes = 0  # read from and written to the on-chip weight memory
         self.asked = set[int]()  # channels whose conditional weights have come
         self.bus, self.chip = Arbiter(), Arbiter()
+        # Cycles from which a request can be granted, and be cut into bursts.
+        self.grants_from = self.cuts_from = 0
         self.end = -1
         #: (blocks, beats) of the requests for so many blocks.
         self.chunks = cache(lambda blocks: plan.chunks(blocks, config))
@@ -208,23 +216,27 @@ class LayerState:
             raise AssertionError(f"The schedule of layer {self.plan.layer.name!r} is stuck")
 
     def _grant_on_bus(self, request: Request, now: int) -> None:
-        """Grants of the reader: beats come in their order, from the bus or the weight memory."""
+        """Grants of the reader: beats come in their order, from the bus or the weight memory.
+        A request that is chosen waits for its room among those on their way."""
+        grant = max(now + CHOICE_CYCLES, self._ends[0] + 1, self.grants_from)
         size = request.beats * self.config.bus.bytes
         self.kept_bytes += size * request.kept.keep
         if request.kept.there:
-            start = max(now + KEPT_LATENCY, self.last_owed + 1)
-            self.last_owed, free = start + request.beats - 1, now + 1
+            start = max(grant + KEPT_LATENCY, self.last_owed + 1)
+            self.last_owed = start + request.beats - 1
         else:
             interval = self.timing.beat_interval
-            start = max(now + GRANT_LATENCY + self.timing.read_latency,
+            cut = max(grant + GRANT_LATENCY - FIRST_BURST_CYCLES, self.cuts_from)
+            start = max(cut + FIRST_BURST_CYCLES + self.timing.read_latency,
                         self.last_beat + interval, self.last_owed + 1)
             self.last_beat = self.last_owed = start + (request.beats - 1) * interval
             bursts = burst_count(self.config, request.address, request.beats)
-            free = now + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES
+            self.cuts_from = cut + FIRST_BURST_CYCLES + bursts - 1 + IDLE_CYCLES
+            self.grants_from = cut + 1
             self.bytes[request.stream] = self.bytes.get(request.stream, 0) + size
         self._ends.append(self.last_owed)
-        self.bus.free = max(free, self._ends[0] + 1)
-        request.answer.add((now, start + self.beat_latency))
+        self.bus.free = grant + CHOICE_CYCLES
+        request.answer.add((grant, start + self.beat_latency))
 
     def _turn_of_writes(self, now: int, beats: int) -> None:
         """Beats of a write that have joined the queue of a shared bus. Those of a request that is

@@ -13,7 +13,7 @@ from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.axi import AXI_BURST_INCR
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.fetch import kept_member
-from hwgate.rtl.reader import GRANT_LATENCY, KEPT_LATENCY, read_beat_latency
+from hwgate.rtl.reader import KEPT_LATENCY, read_beat_latency
 from hwgate.sim.streams import pack, parameters, send, start, unpack
 from support.memory import FailingMemory, pauses, quiet_bus_models, sparse_requests, until, watch
 
@@ -36,11 +36,12 @@ class Scoreboard:
         self.offers = [(getattr(dut, f"i__{n}__valid"), getattr(dut, f"i__{n}__ready"),
                         getattr(dut, f"i__{n}__payload")) for n in range(SOURCES)]
         self.bursts = deque()      # still to be seen on the address channel
-        #: (source, header, address, beats left, keep, there) of granted requests
+        #: (source, header, address, beats left, keep, there, cycle of the first beat at the
+        #: earliest) of granted requests
         self.owed = deque()
         #: What is to come out in the next cycles, of the bus or the weight memory.
         self.outputs = deque([None] * LATENCY)
-        self.granted_at = None
+        self.chosen, self.waiting = None, []  # source of the next grant; bursts of the last one
         self.grants, self.errors, self.beats = [], 0, [0] * SOURCES
         self.refused, self.kept_beats = 0, 0  # cycles in which the bus waits; beats it is spared
 
@@ -48,10 +49,9 @@ class Scoreboard:
         self.cycle += 1
         self.output_beat()
         assert bool(self.dut.idle.value) == (not self.owed)
-        splitting = bool(self.bursts)
-        self.address()
+        waits = self.address()
         self.bus_beat()
-        self.grant(splitting)
+        self.grant(waits)
 
     def output_beat(self):
         dut = self.dut
@@ -62,10 +62,9 @@ class Scoreboard:
                     int(dut.o_header.value)) == output
 
     def address(self):
+        """Bursts in their turn; whether a request waits to be cut."""
         dut = self.dut
-        if self.granted_at is not None:
-            assert dut.bus__arvalid.value and self.cycle - self.granted_at == GRANT_LATENCY
-        self.granted_at = None
+        waits = bool(self.waiting)
         assert bool(dut.bus__arvalid.value) == bool(self.bursts)
         if self.bursts:
             seen = int(dut.bus__araddr.value), int(dut.bus__arlen.value) + 1
@@ -74,12 +73,19 @@ class Scoreboard:
             assert int(dut.bus__arburst.value) == AXI_BURST_INCR
             if dut.bus__arready.value:
                 self.bursts.popleft()
+        elif waits:
+            self.bursts.extend(self.waiting)
+            self.waiting = []
+        return waits
 
     def bus_beat(self):
         dut = self.dut
-        there = bool(self.owed) and self.owed[0][-1]
-        assert bool(dut.bus__rready.value) != there, "refuses beats only for those it has"
+        owns = bool(self.owed) and self.cycle >= self.owed[0][-1]
+        there = owns and self.owed[0][-2]
+        assert dut.bus__rready.value == (owns and not there), "refuses beats only for those it has"
         moves = bool(dut.bus__rvalid.value) and not there
+        assert owns or not dut.bus__rvalid.value, "knows whose a beat is before it comes"
+        moves = moves and owns
         self.refused += bool(dut.bus__rvalid.value) and there
         assert bool(dut.beat.value) == moves
         if not moves:
@@ -87,7 +93,7 @@ class Scoreboard:
         if not moves and not there:
             self.outputs.append(None)
             return
-        source, header, address, left, keep, there = self.owed[0]
+        source, header, address, left, keep, there, known = self.owed[0]
         if there:
             self.kept_beats += 1
             data = KEPT_WORDS[address // BEAT % WORDS]
@@ -102,17 +108,22 @@ class Scoreboard:
                 KEPT_WORDS[address // BEAT % WORDS] = data
         self.outputs.append((data, int(left == 1), source, header))
         self.beats[source] += 1
-        self.owed[0] = source, header, address + BEAT, left - 1, keep, there
+        self.owed[0] = source, header, address + BEAT, left - 1, keep, there, known
         if left == 1:
             self.owed.popleft()
 
-    def grant(self, splitting):
+    def grant(self, waits):
         valid = [bool(v.value) for v, _, _ in self.offers]
         taken = [n for n, (v, r, _) in enumerate(self.offers) if v.value and r.value]
-        if self.dut.halt.value or splitting or not any(valid):
+        assert taken in ([], [self.chosen]), "the first of those that waited"
+        if self.dut.halt.value or waits or self.chosen is None:
             assert not taken
         elif len(self.owed) < SOURCES:
-            assert taken == [valid.index(True)], "the first of the waiting ones"
+            assert taken
+        if taken:
+            self.chosen = None
+        elif self.chosen is None and any(valid):
+            self.chosen = valid.index(True)
         for source in taken:
             request = unpack(request_layout(CONFIG), int(self.offers[source][2].value))
             address, beats = request["address"], request["beats"]
@@ -120,10 +131,9 @@ class Scoreboard:
             if KEPT:
                 kept = unpack(KEPT, int(self.dut.kept.value) >> KEPT.size * source & 3)
             if not kept["there"]:
-                self.bursts.extend(split_bursts(CONFIG, address, beats))
-                self.granted_at = self.cycle
+                self.waiting = list(split_bursts(CONFIG, address, beats))
             self.owed.append((source, int(self.dut.header.value) >> source & 1, address, beats,
-                              kept["keep"], bool(kept["there"])))
+                              kept["keep"], bool(kept["there"]), self.cycle + KEPT_LATENCY))
             self.grants.append(source)
 
 
@@ -227,4 +237,4 @@ async def kept_beats_come_back(dut):
         assert [KEPT_WORDS[n % WORDS] for n in words] == [
             int.from_bytes(board.memory.bytes[n * BEAT:(n + 1) * BEAT], "little") for n in words]
         assert (sum(board.beats) - seen, board.kept_beats - kept) == (4 * beats, 3 * beats)
-        assert granted - begin < beats and KEPT_LATENCY == 1
+        assert granted - begin < beats

@@ -51,7 +51,7 @@ class Sender:
         job, bitmap, block = self.job, None, None
         paused = next(self.pauses)
         begins = self.sent or not self.last or now > self.last[-1] + 1
-        if self.loaded > job and now > self.loaded_at and begins and not full and not paused:
+        if self.loaded > job and now > self.loaded_at + 1 and begins and not full and not paused:
             block, self.sent = self.blocks[job][self.sent], self.sent + 1
         mine = self.loaded
         if mine < len(self.bitmaps) and (

@@ -47,8 +47,8 @@ class Spec(Elaboratable):
                 Assert(length == Mux(beats < longest, beats, longest)),
                 Assert(o.p.last == (length == beats)),
                 # Invariants of the implementation, for the induction.
-                Assert(dut._beats == beats),
-                Assert(dut._room == longest),
+                Assert(dut._rest + 1 == beats),
+                Assert(dut._room + 1 == longest),
                 Assert(address % bus.bytes == 0),
                 Assert(address + beats * bus.bytes <= 1 << bus.address_bits),
             ]
