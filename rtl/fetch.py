@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.machine.layouts import Gated, header_layout
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import delay, descriptor_struct, header_struct, place_layout
+from hwgate.rtl.structs import delay, descriptor_struct, header_struct, of_tile
 from hwgate.rtl.tiles import TileCounter
 
 __all__ = ["HEADER_TO_CLAIM", "HEADER_TO_REST", "JOBS_ALIVE", "REQUEST_CYCLES", "BlockFetch",
@@ -26,6 +26,8 @@ HEADER_TO_REST, HEADER_TO_CLAIM = 2, 3
 #: Jobs of a lane between the request for their header and their last output: one in each context,
 #: and two whose weights come.
 JOBS_ALIVE = 4
+#: Descriptor fields that depend on the tile, of 16 bits, that a job carries.
+_OF_TILE = ("early_words", "out_pixels", "images", "job_outputs", "row_end")
 
 
 def kept_member(config: AcceleratorConfig) -> dict[str, Any]:
@@ -57,14 +59,21 @@ def start_latency(config: AcceleratorConfig) -> int:
 
 
 def job_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """A job: its header, place in the layer (the last one of its tile, of the lane's jobs), place
-    of its tile in the round, task list, and first word in the output column; ``kept`` is that of
-    its base weights. A score has the channel of the job that follows it."""
+    """A job: its header, place in the layer (the last one of its tile, of the lane's jobs), task
+    list, and first word in the output column, whether it ``adds`` a residual operand, and the
+    descriptor fields of its tile; ``kept`` is that of its base weights. A score has the channel of
+    the job that follows it."""
     return data.StructLayout({
-        "header": header_struct(config), "channel": 16, "tile": 16, "place": place_layout(),
-        "tile_last": 1, "last": 1, "tasks": 1,
-        "column": (config.buffers.output_words - 1).bit_length(),
-        "conditional": config.bus.address_bits, **kept_member(config)})
+        "header": header_struct(config), "channel": 16, "tile": 16, "tile_last": 1, "last": 1,
+        "tasks": 1, "adds": 1, "column": (config.buffers.output_words - 1).bit_length(),
+        "conditional": config.bus.address_bits, **dict.fromkeys(_OF_TILE, 16),
+        "pad_top": 2, **kept_member(config)})
+
+
+def table_layout(config: AcceleratorConfig, names: Sequence[str]) -> data.StructLayout:
+    """Some members of a job and of its header."""
+    members = {**dict(header_struct(config)), **dict(job_layout(config))}
+    return data.StructLayout({name: members[name].shape for name in names})
 
 
 def store_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -90,8 +99,7 @@ class JobTable(wiring.Component):
     """
 
     def __init__(self, config: AcceleratorConfig, names: Sequence[str]):
-        members = {**dict(header_struct(config)), **dict(job_layout(config))}
-        self.layout = data.StructLayout({name: members[name].shape for name in names})
+        self.layout = table_layout(config, names)
         super().__init__({"store": In(store_layout(config)), "slot": In(range(JOBS_ALIVE)),
                           "o": Out(self.layout)})
 
@@ -217,8 +225,8 @@ class JobFetch(wiring.Component):
         A job's last output has been written.
     store : Out
         A job gets its slot, see :func:`store_layout`.
-    jobs, fresh : Out
-        The slots; those whose job has not started.
+    fresh : Out
+        Slots whose job has not started.
     take : In
         The job in this slot starts.
     finished : Out
@@ -233,7 +241,6 @@ class JobFetch(wiring.Component):
             "o": Out(stream.Signature(run_layout(config))),
             "header_valid": In(1), "header": In(header_struct(config)), "done": In(1),
             "store": Out(store_layout(config)),
-            "jobs": Out(data.ArrayLayout(job_layout(config), JOBS_ALIVE)),
             "fresh": Out(JOBS_ALIVE), "take": In(JOBS_ALIVE), "finished": Out(1, init=1)})
 
     def elaborate(self, platform):
@@ -254,6 +261,8 @@ class JobFetch(wiring.Component):
         channel, column = Signal(16, reset_less=True), Signal.like(job.column, reset_less=True)
         last_channel, last_tile = Signal(reset_less=True), Signal(reset_less=True)
         conditional = Signal.like(address, reset_less=True)
+        own = {name: Signal.like(job[name], name=name, reset_less=True)
+               for name in (*_OF_TILE, "pad_top")}
         m.submodules.counter = counter = TileCounter()
         next_channel = Signal(17)
         m.d.comb += [counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles),
@@ -268,10 +277,12 @@ class JobFetch(wiring.Component):
         m.d.comb += [
             score.eq(kind == Gated.SCORE), self.store.slot.eq(slot),
             job.header.eq(self.header), job.channel.eq(channel), job.column.eq(column),
-            job.tile.eq(counter.tile), job.place.eq(counter.place),
+            job.tile.eq(counter.tile), job.adds.eq(self.header.mult_residual != 0),
             job.tasks.eq(tasks ^ (kind != Gated.SHARED)), job.tile_last.eq(last_channel & ~score),
             job.last.eq(job.tile_last & last_tile), job.conditional.eq(conditional)]
         m.d.sync += self.fresh.eq(self.fresh & ~self.take)
+        m.d.sync += [own[name].eq(of_tile(layer, name, counter.place)) for name in own]
+        m.d.comb += [job[name].eq(value) for name, value in own.items()]
         run = self.o.payload
         m.d.comb += [run.address.eq(address), run.follows.eq(~run.header)]
         if self.config.buffers.weight_bytes:
@@ -279,8 +290,6 @@ class JobFetch(wiring.Component):
             m.d.sync += [  # every tile but the first one finds what is kept
                 run.kept.keep.eq(channel < layer.kept_channels),
                 run.kept.there.eq((channel < layer.kept_channels) & (counter.tile != 0))]
-        with m.If(self.store.valid):
-            m.d.sync += self.jobs[slot].eq(job)
 
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)

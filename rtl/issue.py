@@ -7,12 +7,13 @@ from amaranth.lib.wiring import In, Out
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.machine.counters import LANE_COUNTERS
 from hwgate.machine.layouts import Gated
-from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
+from hwgate.rtl.countdown import Countdown
+from hwgate.rtl.fetch import JOBS_ALIVE, table_layout
 from hwgate.rtl.pixels import PixelCounter
-from hwgate.rtl.structs import CONTEXTS, descriptor_struct, of_tile, pixel_layout, place_layout
+from hwgate.rtl.structs import CONTEXTS, descriptor_struct, pixel_layout
 from hwgate.rtl.weights import pass_layout
 
-__all__ = ["ISSUE_LATENCY", "Activity", "Issue", "progress_layout", "tag_layout"]
+__all__ = ["ISSUE_JOB", "ISSUE_LATENCY", "Activity", "Issue", "progress_layout", "tag_layout"]
 
 #: Cycles from starting a pass to its first window at the output.
 ISSUE_LATENCY = 2
@@ -32,11 +33,17 @@ def tag_layout(config: AcceleratorConfig) -> data.StructLayout:
     """What travels with a window through the pipeline of a lane.
 
     ``init`` starts the psum from zero, ``gate`` asks for a decision, ``emit`` makes an output,
-    ``last`` ends its pass, ``swap`` begins it, ``cond`` takes weights of the conditional queue.
+    ``last`` ends its pass, ``swap`` begins it, ``cond`` takes weights of the conditional queue,
+    ``image_last`` is the last one of its image in a base pass.
     """
     return data.StructLayout({
         "valid": 1, "index": (config.buffers.pixels - 1).bit_length(), "init": 1, "gate": 1,
-        "emit": 1, "last": 1, "swap": 1, "cond": 1, "slot": range(JOBS_ALIVE)})
+        "emit": 1, "last": 1, "swap": 1, "cond": 1, "slot": range(JOBS_ALIVE), "image_last": 1})
+
+
+#: What the block reads of the job in a slot.
+ISSUE_JOB = ("base_blocks", "cond_blocks", "gated", "channel", "tile", "last", "tasks", "adds",
+             "early_words", "out_pixels", "images", "pad_top", "row_end")
 
 
 class Issue(wiring.Component):
@@ -60,8 +67,10 @@ class Issue(wiring.Component):
         A layer begins.
     layer : In
         Layer descriptor; stable while the layer runs.
-    jobs, fresh, take, no_more
-        Job slots of :class:`JobFetch`.
+    slot, job
+        A slot, and what is known of its job: :data:`ISSUE_JOB`.
+    fresh, take, no_more
+        Of :class:`JobFetch`.
     progress : In
         See :func:`progress_layout`.
     base, cond : In(stream)
@@ -70,8 +79,8 @@ class Issue(wiring.Component):
         The task lists; ``task_list`` is that of the pass that starts.
     drained : In
         One bit per task list: its gate pass has made all its decisions.
-    o, pixel, block, half : Out
-        A window's tag, position, pass and half of the window memory.
+    o, pixel, block, half, pad_top, row_end : Out
+        A window's tag, position, pass, half of the window memory and rows of its tile.
     activity : Out
         One bit per lane counter; exactly one is set in each cycle.
     """
@@ -82,25 +91,30 @@ class Issue(wiring.Component):
         count = (config.buffers.pixels - 1).bit_length() + 1
         super().__init__({
             "start": In(1), "layer": In(descriptor_struct()),
-            "jobs": In(data.ArrayLayout(job_layout(config), JOBS_ALIVE)), "fresh": In(JOBS_ALIVE),
-            "take": Out(JOBS_ALIVE), "no_more": In(1), "progress": In(progress_layout()),
+            "slot": Out(range(JOBS_ALIVE)), "job": In(table_layout(config, ISSUE_JOB)),
+            "fresh": In(JOBS_ALIVE), "take": Out(JOBS_ALIVE), "no_more": In(1),
+            "progress": In(progress_layout()),
             "base": In(passes), "cond": In(passes),
             "task_counts": In(data.ArrayLayout(count, CONTEXTS)), "task_valid": In(1),
             "task": In(pixel_layout(config)), "task_list": Out(range(CONTEXTS)),
             "task_position": In(count), "task_clear": Out(1), "task_rewind": Out(1),
             "task_next": Out(1), "drained": In(CONTEXTS),
             "o": Out(tag_layout(config)), "pixel": Out(pixel_layout(config)),
-            "block": Out(pass_layout(config)), "half": Out(1),
+            "block": Out(pass_layout(config)), "half": Out(1), "pad_top": Out(2),
+            "row_end": Out(16),
             "activity": Out(len(LANE_COUNTERS))})
 
     def elaborate(self, platform):
         m = Module()
-        layer, progress = self.layer, self.progress
+        layer, progress, job, slot = self.layer, self.progress, self.job, self.slot
         m.submodules.raster = raster = PixelCounter(self.config)
+        m.submodules.pixels = pixels = Countdown()
+        m.submodules.images = images = Countdown()
 
         # The pass that runs, and the rows that it may read.
         running, begun, tag = Signal(), Signal(), Signal(tag_layout(self.config))
-        block, tile, place = Signal.like(self.block), Signal(16), Signal(place_layout())
+        block, now = Signal.like(self.block), Signal.like(job, reset_less=True)
+        tile, image_first, base_last = now.tile, Signal(), Signal()
         issue_base, issue_cond, last, end = Signal(), Signal(), Signal(), Signal()
         listed, drained, reads = Signal.like(self.task_position), Signal(), Signal()
         needed, whole, rows = Signal(17), Signal(), Signal()
@@ -111,16 +125,16 @@ class Issue(wiring.Component):
             listed.eq(self.task_counts[reads]), drained.eq(self.drained.bit_select(reads, 1)),
             issue_base.eq(running & ~tag.cond & rows),
             issue_cond.eq(running & tag.cond & self.task_valid),
-            last.eq(Mux(tag.cond, drained & (self.task_position == listed - 1), raster.last)),
+            base_last.eq(pixels.last & images.last),
+            last.eq(Mux(tag.cond, drained & (self.task_position == listed - 1), base_last)),
             end.eq((issue_base | issue_cond) & last
                    | running & tag.cond & ~issue_cond & drained & (self.task_position == listed)),
             self.task_next.eq(issue_cond), raster.next.eq(issue_base),
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
             raster.width.eq(layer.out_width), raster.image_words.eq(layer.image_words),
-            raster.count.eq(of_tile(layer, "out_pixels", place)),
-            raster.images.eq(of_tile(layer, "images", place)),
-            raster.reduce.eq(layer.reduce[0])]
+            raster.reduce.eq(layer.reduce[0]), raster.image_last.eq(pixels.last),
+            pixels.next.eq(issue_base), images.next.eq(issue_base & pixels.last)]
         with m.If(issue_base & raster.row_end):
             m.d.sync += needed.eq(needed + layer.early_step)
 
@@ -128,26 +142,24 @@ class Issue(wiring.Component):
         # or of the conditional path of the oldest one that waits for it, in slot ``back``.
         fore, back = Signal(range(JOBS_ALIVE)), Signal(range(JOBS_ALIVE))
         cond, index, all_begun = Signal(), Signal(16), Signal()
-        slot, waiting = Signal.like(fore), Signal(range(CONTEXTS + 1))
-        job, score = Signal(job_layout(self.config)), Signal()
+        waiting, score = Signal(range(CONTEXTS + 1)), Signal()
         # Of the jobs that wait, which may have ended, and left their slots to others.
         lists, scores = Signal(CONTEXTS), Signal(CONTEXTS)
         head = Mux(cond, self.cond.payload.as_value(), self.base.payload.as_value())
         head = pass_layout(self.config)(head)
         weights, windows, output, tasks = Signal(), Signal(), Signal(), Signal()
         final, gate, operand, group = Signal(), Signal(), Signal(), Signal(16)
-        decided, early = Signal(), Signal(16)
+        decided = Signal()
         m.d.comb += [
-            slot.eq(Mux(cond, back, fore)), job.eq(self.jobs[slot]),
-            early.eq(of_tile(layer, "early_words", job.place)),
+            slot.eq(Mux(cond, back, fore)),
             self.task_list.eq(Mux(cond, lists.bit_select(back % CONTEXTS, 1), job.tasks)),
             score.eq(Mux(cond, scores.bit_select(back % CONTEXTS, 1),
-                         job.header.gated == Gated.SCORE)),
-            final.eq(index + 1 == Mux(cond, job.header.cond_blocks, job.header.base_blocks)),
-            gate.eq(final & ~cond & (job.header.gated != Gated.NONE)),
+                         job.gated == Gated.SCORE)),
+            final.eq(index + 1 == Mux(cond, job.cond_blocks, job.base_blocks)),
+            gate.eq(final & ~cond & (job.gated != Gated.NONE)),
             # The last base pass is the first one that may make outputs.
             group.eq((job.channel >> (self.config.channels - 1).bit_length()) - layer.res_group),
-            operand.eq(cond | ~final | (job.header.mult_residual == 0) | _passed(
+            operand.eq(cond | ~final | ~job.adds | _passed(
                 progress.residual_tile, progress.residual_plane, job.tile, group)),
             weights.eq(Mux(cond, self.cond.valid,
                            self.base.valid & ((index != 0) | self.fresh.bit_select(slot, 1)))),
@@ -155,7 +167,7 @@ class Issue(wiring.Component):
                 _passed(progress.loaded_tile, progress.loaded_plane, job.tile, head.plane)
                 | ~cond & (progress.loaded_tile == job.tile)
                 & (progress.loaded_plane == head.plane)
-                & (progress.loaded_words >= early))),
+                & (progress.loaded_words >= job.early_words))),
             output.eq((index != 0) | cond | (job.tile < progress.stored_tile + 2)),
             tasks.eq(~cond | (index != 0) | ~score & (self.task_counts[self.task_list] != 0)),
             decided.eq(score | self.drained.bit_select(self.task_list, 1))]
@@ -163,15 +175,17 @@ class Issue(wiring.Component):
         m.d.comb += [
             free.eq(~running | end),
             go.eq(free & weights & windows & output & tasks), skip.eq(~tasks & decided),
-            self.base.ready.eq(go & ~cond), self.cond.ready.eq(go & cond)]
+            self.base.ready.eq(go & ~cond), self.cond.ready.eq(go & cond),
+            raster.restart.eq(go & ~cond), images.restart.eq(raster.restart),
+            pixels.restart.eq(raster.restart | issue_base & pixels.last),
+            pixels.count.eq(Mux(go, job.out_pixels, now.out_pixels)), images.count.eq(job.images)]
         with m.If(go):
-            m.d.comb += [raster.restart.eq(~cond), self.task_rewind.eq(cond),
-                         self.task_clear.eq(gate & (job.header.gated != Gated.SHARED)),
+            m.d.comb += [self.task_rewind.eq(cond),
+                         self.task_clear.eq(gate & (job.gated != Gated.SHARED)),
                          self.take.eq((~cond & (index == 0)) << slot)]
             m.d.sync += [
-                running.eq(1), begun.eq(0), block.eq(head), tile.eq(job.tile), place.eq(job.place),
-                reads.eq(self.task_list),
-                needed.eq(early),
+                running.eq(1), begun.eq(0), block.eq(head), now.eq(job), reads.eq(self.task_list),
+                needed.eq(job.early_words),
                 tag.cond.eq(cond), tag.slot.eq(slot), tag.init.eq(~cond & (index == 0)),
                 tag.gate.eq(gate), tag.emit.eq(final & ~gate),
                 index.eq(Mux(final, 0, index + 1))]
@@ -193,14 +207,18 @@ class Issue(wiring.Component):
                          all_begun.eq(0)]
 
         # Into the pipeline; a layer that reduces keeps one psum and makes one output per image.
+        with m.If(go | issue_base):
+            m.d.sync += image_first.eq(raster.restart | pixels.last)
         pixel = Mux(tag.cond, self.task.as_value(), raster.o.as_value())
         m.d.sync += [
             self.o.eq(tag), self.o.valid.eq(issue_base | issue_cond), self.o.last.eq(last),
             self.o.swap.eq(~begun), self.block.eq(block), self.half.eq(tile[0]),
+            self.pad_top.eq(now.pad_top), self.row_end.eq(now.row_end),
+            self.o.image_last.eq(pixels.last),
             self.pixel.eq(pixel), self.o.index.eq(pixel_layout(self.config)(pixel).index)]
         with m.If(layer.reduce[0]):
-            m.d.sync += [self.o.init.eq(tag.init & raster.image_first),
-                         self.o.emit.eq(tag.emit & raster.image_last)]
+            m.d.sync += [self.o.init.eq(tag.init & image_first),
+                         self.o.emit.eq(tag.emit & pixels.last)]
 
         name = Signal(range(len(LANE_COUNTERS)))
         m.d.comb += self.activity.eq(1 << name)
@@ -226,5 +244,7 @@ class Issue(wiring.Component):
 
 
 def _passed(tile, plane, wanted_tile, wanted_plane):
-    """Progress (tile, plane) includes the wanted plane."""
-    return (tile > wanted_tile) | (tile == wanted_tile) & (plane > wanted_plane)
+    """Progress (tile, plane) includes the wanted plane. Of tiles the lowest bits tell: progress is
+    at most two tiles ahead of a job, and no job as many ahead of it as a lane has jobs."""
+    ahead = (tile - wanted_tile)[:3].as_signed()
+    return (ahead > 0) | (ahead == 0) & (plane > wanted_plane)

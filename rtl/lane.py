@@ -9,9 +9,16 @@ from hwgate.machine.counters import LANE_COUNTERS
 from hwgate.machine.layouts import Gated
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.dot import DotProduct, dot_latency
-from hwgate.rtl.fetch import BlockFetch, JobFetch, kept_jobs, kept_member, run_layout
+from hwgate.rtl.fetch import (
+    BlockFetch,
+    JobFetch,
+    JobTable,
+    kept_jobs,
+    kept_member,
+    run_layout,
+)
 from hwgate.rtl.gate import GATE_LATENCY, Gate
-from hwgate.rtl.issue import ISSUE_LATENCY, Issue, progress_layout
+from hwgate.rtl.issue import ISSUE_JOB, ISSUE_LATENCY, Issue, progress_layout
 from hwgate.rtl.pixels import PixelCounter
 from hwgate.rtl.psum import PSUM_LATENCY, PSUM_LOOKUP, PsumMemory
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY, Requantize
@@ -22,7 +29,6 @@ from hwgate.rtl.structs import (
     descriptor_struct,
     event_layout,
     header_struct,
-    of_tile,
     residual_write_layout,
     status_layout,
     window_write_layout,
@@ -35,6 +41,12 @@ __all__ = ["Lane", "decision_latency", "lane_signature"]
 
 #: Kinds of jobs whose last base pass does not take every pixel as open.
 _DECIDED = (Gated.OWN, Gated.SCORE, Gated.SHARED)
+#: What becomes of a decided window depends on these of its job.
+_OUTPUT_JOB = ("gated", "tasks", "channel", "tile", "column", "job_outputs", "conditional",
+               "cond_blocks", "cond_bitmap", "bias_closed", "bias_open", "mult_closed",
+               "mult_open", "mult_residual", "shift")
+#: Cycles from an output to its count.
+_COUNT_LATENCY = 1
 
 
 def decision_latency(config: AcceleratorConfig) -> int:
@@ -137,7 +149,7 @@ class Lane(wiring.Component):
         # Issue.
         drained = Signal(CONTEXTS)  # of each task list
         m.d.comb += [
-            issue.start.eq(self.start), issue.layer.eq(layer), issue.jobs.eq(fetch.jobs),
+            issue.start.eq(self.start), issue.layer.eq(layer),
             issue.fresh.eq(fetch.fresh), fetch.take.eq(issue.take),
             issue.no_more.eq(fetch.finished), issue.progress.eq(self.progress),
             issue.task_counts.eq(tasks.count), issue.task_valid.eq(tasks.valid),
@@ -147,14 +159,16 @@ class Lane(wiring.Component):
             tasks.next.eq(issue.task_next), issue.drained.eq(drained),
             self.activity.eq(issue.activity)]
 
-        tag, psum, opened = self._datapath(m, issue, base_queue, cond_queue, fetch.jobs)
-        job, listed = fetch.jobs[tag.slot], Signal.like(tasks.count[0])
+        m.d.comb += issue.job.eq(self._jobs(m, fetch, "issue", issue.slot, ISSUE_JOB))
+        tag, psum, opened = self._datapath(m, issue, base_queue, cond_queue, fetch)
+        job = self._jobs(m, fetch, "output", tag.slot, _OUTPUT_JOB + tuple(kept_member(config)))
+        listed = Signal.like(tasks.count[0])
         own, score, shared = (Signal(name=kind.name.lower()) for kind in _DECIDED)
         deciding, emit, decision = Signal(), Signal(), Signal()
         # Pixels of an image with few open gates so far are emitted as closed: a conditional pass
         # emits them again, if the image opens more. So are all pixels of a job after its score.
         m.d.comb += [
-            *(one.eq(tag.gate & (job.header.gated == kind))
+            *(one.eq(tag.gate & (job.gated == kind))
               for kind, one in zip(_DECIDED, (own, score, shared), strict=True)),
             listed.eq(tasks.count[job.tasks]), decision.eq(opened & ~tag.gate),
             deciding.eq(tag.valid & (own | score)),
@@ -166,12 +180,11 @@ class Lane(wiring.Component):
             raster.restart.eq(self.start | deciding & tag.last), raster.next.eq(deciding),
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
-            raster.width.eq(layer.out_width),
-            raster.count.eq(of_tile(layer, "out_pixels", job.place)),
+            raster.width.eq(layer.out_width), raster.image_last.eq(tag.image_last),
             raster.image_words.eq(layer.image_words),
             tasks.append.eq(deciding & opened), tasks.append_list.eq(job.tasks),
             tasks.pixel.eq(raster.o), tasks.limit.eq(layer.gate_limit),
-            tasks.image_last.eq(deciding & raster.image_last)]
+            tasks.image_last.eq(deciding & tag.image_last)]
         with m.If(deciding & tag.last):
             m.d.sync += drained.bit_select(job.tasks, 1).eq(1)
         with m.If(issue.task_clear):
@@ -180,14 +193,14 @@ class Lane(wiring.Component):
         # The first task of a job asks for its conditional weights, or, if its score has left any,
         # its first window; they wait while those of the job before are still being asked for.
         asking, first, waits, waiting = Signal(), Signal(), Signal(), Signal(run_layout(config))
-        follows = tag.init & tag.swap & (job.header.gated == Gated.SHARED)
+        follows = tag.init & tag.swap & (job.gated == Gated.SHARED)
         m.d.comb += [
             asking.eq(tag.valid & (own & (listed == 0) | follows)),
             first.eq(asking & (tasks.counted | (listed != 0))),
             cond_fetch.i.valid.eq(first | waits),
             cond_fetch.i.payload.address.eq(Mux(waits, waiting.address, job.conditional)),
-            cond_fetch.i.payload.blocks.eq(Mux(waits, waiting.blocks, job.header.cond_blocks)),
-            cond_queue.load.eq(first), cond_queue.bitmap.eq(job.header.cond_bitmap)]
+            cond_fetch.i.payload.blocks.eq(Mux(waits, waiting.blocks, job.cond_blocks)),
+            cond_queue.load.eq(first), cond_queue.bitmap.eq(job.cond_bitmap)]
         if config.buffers.weight_bytes:
             kept, there = cond_fetch.i.payload.kept, self._asked(m, job, asking, first)
             m.d.comb += [
@@ -202,44 +215,46 @@ class Lane(wiring.Component):
         # Outputs: counting those that are final ends the job, and its last decision a score. Jobs
         # retire in their order, though a job without conditional path can end before the one that
         # it overtook. Of a job after its score, all pixels without a task count as one.
-        emitted, final, total = Signal(data.ArrayLayout(16, CONTEXTS)), Signal(17), Signal(17)
-        context, outputs = tag.slot % CONTEXTS, of_tile(layer, "job_outputs", job.place)
-        with m.If(own):
-            m.d.comb += final.eq(~opened + tasks.dropped)
-        with m.Elif(shared):
-            m.d.comb += final.eq(Mux(tag.last, outputs - listed, 0))
-        with m.Else():
-            m.d.comb += final.eq(tag.emit)
-        m.d.comb += total.eq(emitted[context] + final)
         ended, retire = Signal(CONTEXTS), Signal()
         oldest = Signal.like(tag.slot)
-        m.d.comb += retire.eq(ended.bit_select(oldest % CONTEXTS, 1))
+        final, outputs, counts, whole = Signal(17), Signal(17), Signal(), Signal()
+        context, total = Signal(range(CONTEXTS)), Signal(17)
+        emitted = Signal(data.ArrayLayout(17, CONTEXTS))
+        m.d.sync += [counts.eq(tag.valid), context.eq(tag.slot), outputs.eq(job.job_outputs),
+                     whole.eq(score & tag.last)]
+        with m.If(own):
+            m.d.sync += final.eq(~opened + tasks.dropped)
+        with m.Elif(shared):
+            m.d.sync += final.eq(Mux(tag.last, job.job_outputs - listed, 0))
+        with m.Else():
+            m.d.sync += final.eq(tag.emit)
+        m.d.comb += [total.eq(emitted[context] + final),
+                     retire.eq(ended.bit_select(oldest % CONTEXTS, 1))]
         with m.If(retire):
             m.d.sync += [oldest.eq(oldest + 1), ended.bit_select(oldest % CONTEXTS, 1).eq(0)]
         # The next job of a context may end in the cycle in which this one retires.
-        with m.If(tag.valid):
-            with m.If((total == outputs) | score & tag.last):
+        with m.If(counts):
+            m.d.sync += emitted[context].eq(total)
+            with m.If((total == outputs) | whole):
                 m.d.sync += [emitted[context].eq(0), ended.bit_select(context, 1).eq(1)]
-            with m.Else():
-                m.d.sync += emitted[context].eq(total)
         with m.If(self.start):
             m.d.sync += oldest.eq(0)
         m.submodules.requantize = requantize = Requantize(config)
         m.d.comb += [
             requantize.psum.eq(psum), requantize.relu.eq(layer.relu[0]),
-            requantize.bias.eq(Mux(decision, job.header.bias_open, job.header.bias_closed)),
-            requantize.mult.eq(Mux(decision, job.header.mult_open, job.header.mult_closed)),
-            requantize.shift.eq(job.header.shift),
-            requantize.mult_residual.eq(job.header.mult_residual),
+            requantize.bias.eq(Mux(decision, job.bias_open, job.bias_closed)),
+            requantize.mult.eq(Mux(decision, job.mult_open, job.mult_closed)),
+            requantize.shift.eq(job.shift),
+            requantize.mult_residual.eq(job.mult_residual),
             requantize.relu_first.eq(layer.relu_first[0]),
             self.event.valid.eq(emit | tag.valid & score), self.event.score.eq(score),
             self.event.channel.eq(job.channel),
             self.event.tile.eq(job.tile), self.event.pixel.eq(tag.index),
             self.event.psum.eq(psum), self.event.decision.eq(Mux(score, opened, decision))]
         self._column(m, tag, job, emit, requantize)
-        leaves = fetch.jobs[oldest]
-        finish = delay(m, Cat(retire, leaves.tile_last, leaves.header.gated != Gated.SCORE),
-                       REQUANTIZE_LATENCY - 1, name="finish")
+        leaves = self._jobs(m, fetch, "retiring", oldest, ("tile_last", "gated"))
+        finish = delay(m, Cat(retire, leaves.tile_last, leaves.gated != Gated.SCORE),
+                       REQUANTIZE_LATENCY - _COUNT_LATENCY - 1, name="finish")
         m.d.comb += [done.eq(finish[0]), self.status.absent.eq(layer.out_channels <= self.lane)]
         with m.If(self.start):
             m.d.sync += [self.status.tile.eq(0), self.status.jobs.eq(0)]
@@ -248,6 +263,12 @@ class Lane(wiring.Component):
             with m.If(finish[1]):
                 m.d.sync += [self.status.tile.eq(self.status.tile + 1), self.status.jobs.eq(0)]
         return m
+
+    def _jobs(self, m, fetch, name, slot, names):
+        """Members of the job in a slot, for a reader of its own."""
+        m.submodules[f"{name}_jobs"] = table = JobTable(self.config, names)
+        m.d.comb += [table.store.eq(fetch.store), table.slot.eq(slot)]
+        return table.o
 
     def _asked(self, m, job, asking, asks):
         """Whether a job's conditional weights are in the weight memory: they are if the job of the
@@ -264,20 +285,18 @@ class Lane(wiring.Component):
             write.en.eq(asking & job.kept.keep & (asks | ~job.kept.there))]
         return job.kept.there & read.data
 
-    def _datapath(self, m, issue, base_queue, cond_queue, jobs):
+    def _datapath(self, m, issue, base_queue, cond_queue, fetch):
         """Window, dot product, psum, gate. Returns (tag, psum, decision) of a window."""
         config, layer = self.config, self.layer
         m.submodules.window = window = WindowMemory(config)
         m.submodules.dot = dot = DotProduct(config)
         m.submodules.psum = psum = PsumMemory(config)
         m.submodules.gate = gate = Gate(config)
-        place = jobs[issue.o.slot].place
         m.d.comb += [
             window.write.eq(self.write), window.pixel.eq(issue.pixel),
             window.base.eq(issue.block.base), window.row.eq(issue.block.row),
             window.column.eq(issue.block.column), window.half.eq(issue.half),
-            window.pad_top.eq(of_tile(layer, "pad_top", place)),
-            window.row_end.eq(of_tile(layer, "row_end", place)),
+            window.pad_top.eq(issue.pad_top), window.row_end.eq(issue.row_end),
             window.pad.eq(layer.pad), window.col_end.eq(layer.col_end),
             window.row_words.eq(layer.row_words), window.bank_mode.eq(layer.bank_mode)]
 
@@ -296,8 +315,9 @@ class Lane(wiring.Component):
                      psum.place.eq(Cat(lookup.index, lookup.slot % CONTEXTS)),
                      psum.init.eq(lookup.init)]
         compare = delay(m, lookup, PSUM_LOOKUP + PSUM_LATENCY, name="at_gate")
+        job = self._jobs(m, fetch, "gate", compare.slot, ("threshold",))
         m.d.comb += [gate.gate.eq(compare.gate), gate.psum.eq(psum.o),
-                     gate.threshold.eq(jobs[compare.slot].header.threshold)]
+                     gate.threshold.eq(job.threshold)]
         return delay(m, compare, GATE_LATENCY, name="decided"), gate.o_psum, gate.open
 
     def _column(self, m, tag, job, emit, requantize):
