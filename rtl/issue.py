@@ -13,10 +13,16 @@ from hwgate.rtl.pixels import PixelCounter
 from hwgate.rtl.structs import CONTEXTS, descriptor_struct, pixel_layout
 from hwgate.rtl.weights import pass_layout
 
-__all__ = ["ISSUE_JOB", "ISSUE_LATENCY", "Activity", "Issue", "progress_layout", "tag_layout"]
+__all__ = ["CHOICE_LATENCY", "ISSUE_JOB", "ISSUE_LATENCY", "PROGRESS_LATENCY", "Activity",
+           "Issue", "progress_layout", "tag_layout"]
 
 #: Cycles from starting a pass to its first window at the output.
 ISSUE_LATENCY = 2
+#: Cycles from choosing a pass to its start, if nothing else is missing; the next one can be chosen
+#: in the cycle after.
+CHOICE_LATENCY = 2
+#: Cycles by which a pass starts later than the windows or the room that it waits for, and a row.
+PROGRESS_LATENCY = 1
 
 #: Index of each lane counter in :attr:`Issue.activity`.
 Activity = {name: n for n, name in enumerate(LANE_COUNTERS)}
@@ -48,8 +54,8 @@ ISSUE_JOB = ("base_blocks", "cond_blocks", "gated", "channel", "tile", "last", "
 
 class Issue(wiring.Component):
     """Runs the passes of a lane's jobs: base passes over all windows of the tile, conditional
-    passes over the task list. One window per cycle; a pass that can start does so without a lost
-    cycle.
+    passes over the task list. One window per cycle. The next pass is chosen while one runs, so that
+    it follows without a lost cycle unless that one had fewer than three windows.
 
     The base passes of a job come before the conditional passes of the one before it, so that the
     gate decides, and conditional weights come, while the lane works. Only the last job of a lane
@@ -75,10 +81,11 @@ class Issue(wiring.Component):
         See :func:`progress_layout`.
     base, cond : In(stream)
         Passes whose weights have arrived.
-    task_counts, task_valid, task, task_position, task_clear, task_rewind, task_next
+    task_some, task_valid, task_last, task, task_clear, task_rewind, task_next
         The task lists; ``task_list`` is that of the pass that starts.
     drained : In
-        One bit per task list: its gate pass has made all its decisions.
+        One bit per task list: its gate pass has made all its decisions, so that ``task_last`` is
+        known.
     o, pixel, block, half, pad_top, row_end : Out
         A window's tag, position, pass, half of the window memory and rows of its tile.
     activity : Out
@@ -88,17 +95,16 @@ class Issue(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         passes = stream.Signature(pass_layout(config))
-        count = (config.buffers.pixels - 1).bit_length() + 1
         super().__init__({
             "start": In(1), "layer": In(descriptor_struct()),
             "slot": Out(range(JOBS_ALIVE)), "job": In(table_layout(config, ISSUE_JOB)),
             "fresh": In(JOBS_ALIVE), "take": Out(JOBS_ALIVE), "no_more": In(1),
             "progress": In(progress_layout()),
             "base": In(passes), "cond": In(passes),
-            "task_counts": In(data.ArrayLayout(count, CONTEXTS)), "task_valid": In(1),
+            "task_some": In(CONTEXTS), "task_valid": In(1), "task_last": In(1),
             "task": In(pixel_layout(config)), "task_list": Out(range(CONTEXTS)),
-            "task_position": In(count), "task_clear": Out(1), "task_rewind": Out(1),
-            "task_next": Out(1), "drained": In(CONTEXTS),
+            "task_clear": Out(1), "task_rewind": Out(1), "task_next": Out(1),
+            "drained": In(CONTEXTS),
             "o": Out(tag_layout(config)), "pixel": Out(pixel_layout(config)),
             "block": Out(pass_layout(config)), "half": Out(1), "pad_top": Out(2),
             "row_end": Out(16),
@@ -106,141 +112,173 @@ class Issue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        layer, progress, job, slot = self.layer, self.progress, self.job, self.slot
+        go = Signal()
+        new, ready, waits = self._choose(m, go)
+        running, reason = self._run(m, go, new, ready)
+        name = Signal(range(len(LANE_COUNTERS)))
+        m.d.sync += self.activity.eq(1 << name)
+        m.d.comb += name.eq(Mux(running, reason, waits))
+        return m
+
+    def _choose(self, m, go):
+        """Choose the pass after the one that runs, and see whether it can start. Returns (pass,
+        ready, what it waits for)."""
+        progress, job, cond = self.progress, self.job, Signal()
+        # Number ``index`` of the base path of the job in slot ``fore``, or of the conditional path
+        # of the oldest one that waits for it, in slot ``back``.
+        fore, back = Signal(range(JOBS_ALIVE)), Signal(range(JOBS_ALIVE))
+        index, all_begun = Signal.like(job.base_blocks), Signal()
+        waiting, first = Signal(range(CONTEXTS + 1)), Signal(init=1)
+        # Of the jobs that wait, which may have ended, and left their slots to others.
+        lists, scores = Signal(CONTEXTS), Signal(CONTEXTS)
+        weights, tasks, decided, final, gate = (Signal() for _ in range(5))
+        choose, skip, chosen, ready, score = (Signal() for _ in range(5))
+        new, list_ = Signal(_pass_layout(self.config), reset_less=True), Signal()
+        m.d.comb += [
+            self.slot.eq(Mux(cond, back, fore)),
+            list_.eq(Mux(cond, lists.bit_select(back % CONTEXTS, 1), job.tasks)),
+            score.eq(Mux(cond, scores.bit_select(back % CONTEXTS, 1), job.gated == Gated.SCORE)),
+            final.eq(index + 1 == Mux(cond, job.cond_blocks, job.base_blocks)),
+            gate.eq(final & ~cond & (job.gated != Gated.NONE)),
+            weights.eq(Mux(cond, self.cond.valid,
+                           self.base.valid & (~first | self.fresh.bit_select(fore, 1)))),
+            tasks.eq(~cond | ~first | ~score & self.task_some.bit_select(list_, 1)),
+            decided.eq(score | self.drained.bit_select(list_, 1)),
+            choose.eq(~chosen & weights & tasks), skip.eq(~chosen & ~tasks & decided),
+            self.base.ready.eq(choose & ~cond), self.cond.ready.eq(choose & cond),
+            self.take.eq((choose & ~cond & first) << fore)]
+        with m.If(choose):
+            head = Mux(cond, self.cond.payload.as_value(), self.base.payload.as_value())
+            m.d.sync += [
+                chosen.eq(1), new.block.eq(head), new.list.eq(list_), new.init.eq(~cond & first),
+                new.cond.eq(cond), new.slot.eq(self.slot), new.gate.eq(gate),
+                new.emit.eq(final & ~gate), new.clears.eq(gate & (job.gated != Gated.SHARED)),
+                # The last base pass is the first one that may make outputs.
+                new.adds.eq(final & ~cond & job.adds),
+                new.group.eq((job.channel >> (self.config.channels - 1).bit_length())
+                             - self.layer.res_group),
+                *(new[name].eq(job[name]) for name in _OF_TILE),
+                first.eq(final), index.eq(Mux(final, 0, index + 1))]
+        with m.Elif(go):
+            m.d.sync += chosen.eq(0)
+        with m.If(choose & final & ~cond):
+            m.d.sync += [
+                lists.bit_select(fore % CONTEXTS, 1).eq(job.tasks),
+                scores.bit_select(fore % CONTEXTS, 1).eq(score), fore.eq(fore + 1),
+                all_begun.eq(job.last), waiting.eq(waiting + gate),
+                cond.eq(gate & ((waiting == CONTEXTS - 1) | job.last))]
+        with m.Elif(choose & final | skip):
+            m.d.sync += [back.eq(back + 1), waiting.eq(waiting - 1),
+                         cond.eq(all_begun & (waiting != 1))]
+        with m.If(self.start):
+            m.d.sync += [signal.eq(0) for signal in (fore, back, cond, index, waiting, all_begun,
+                                                     chosen)]
+            m.d.sync += first.eq(1)
+
+        # What it needs never goes away again.
+        windows, output = Signal(), Signal()
+        m.d.comb += [
+            windows.eq((_passed(progress.loaded_tile, progress.loaded_plane, new.tile,
+                                new.block.plane)
+                        | ~new.cond & _at(progress, new.tile, new.block.plane)
+                        & (progress.loaded_words >= new.early_words))
+                       & (~new.adds | _passed(progress.residual_tile, progress.residual_plane,
+                                              new.tile, new.group))),
+            output.eq(~new.init | ((new.tile - progress.stored_tile)[:3].as_signed() < 2))]
+        m.d.sync += ready.eq(chosen & ~go & windows & output & ~self.start)
+
+        waits = Signal(range(len(LANE_COUNTERS)))
+        with m.If(chosen):
+            m.d.comb += waits.eq(Mux(~windows, Activity["windows"], Mux(
+                ~output, Activity["output"], Activity["turnaround"])))
+        with m.Elif(~tasks):
+            m.d.comb += waits.eq(Activity["gate"])
+        with m.Elif(~cond & first & self.no_more & ~self.fresh.bit_select(fore, 1)):
+            m.d.comb += waits.eq(Activity["idle"])
+        with m.Else():
+            m.d.comb += waits.eq(Mux(weights, Activity["turnaround"], Activity["weights"]))
+        return new, ready, waits
+
+    def _run(self, m, go, new, ready):
+        """Run a pass, and start the next one with its last window. Returns (running, on what it
+        spends the cycle)."""
+        layer, progress = self.layer, self.progress
         m.submodules.raster = raster = PixelCounter(self.config)
         m.submodules.pixels = pixels = Countdown()
         m.submodules.images = images = Countdown()
-
-        # The pass that runs, and the rows that it may read.
-        running, begun, tag = Signal(), Signal(), Signal(tag_layout(self.config))
-        block, now = Signal.like(self.block), Signal.like(job, reset_less=True)
-        tile, image_first, base_last = now.tile, Signal(), Signal()
-        issue_base, issue_cond, last, end = Signal(), Signal(), Signal(), Signal()
-        listed, drained, reads = Signal.like(self.task_position), Signal(), Signal()
-        needed, whole, rows = Signal(17), Signal(), Signal()
+        now, running, begun = Signal.like(new, reset_less=True), Signal(), Signal()
+        issue_base, issue_cond, end, last = Signal(), Signal(), Signal(), Signal()
+        # Rows that may be read, the one at hand among them, and the words that the next one needs.
+        rows, needed, more = Signal(2), Signal(17, reset_less=True), Signal()
         m.d.comb += [
-            whole.eq(_passed(progress.loaded_tile, progress.loaded_plane, tile, block.plane)),
-            rows.eq(whole | (progress.loaded_tile == tile) & (progress.loaded_plane == block.plane)
-                    & (progress.loaded_words >= needed)),
-            listed.eq(self.task_counts[reads]), drained.eq(self.drained.bit_select(reads, 1)),
-            issue_base.eq(running & ~tag.cond & rows),
-            issue_cond.eq(running & tag.cond & self.task_valid),
-            base_last.eq(pixels.last & images.last),
-            last.eq(Mux(tag.cond, drained & (self.task_position == listed - 1), base_last)),
-            end.eq((issue_base | issue_cond) & last
-                   | running & tag.cond & ~issue_cond & drained & (self.task_position == listed)),
-            self.task_next.eq(issue_cond), raster.next.eq(issue_base),
+            issue_base.eq(running & ~now.cond & (rows != 0)),
+            issue_cond.eq(running & now.cond & self.task_valid),
+            last.eq(Mux(now.cond, self.drained.bit_select(now.list, 1)
+                        & (self.task_last | ~self.task_valid), pixels.last & images.last)),
+            end.eq(last & (issue_base | running & now.cond)), go.eq(ready & (~running | end)),
+            more.eq((rows != 3) & (
+                _passed(progress.loaded_tile, progress.loaded_plane, now.tile, now.block.plane)
+                | _at(progress, now.tile, now.block.plane)
+                & (progress.loaded_words >= needed))),
             raster.step_q.eq(layer.step_q), raster.step_m.eq(layer.step_m),
             raster.row_words.eq(layer.row_words), raster.row_step.eq(layer.row_step),
             raster.width.eq(layer.out_width), raster.image_words.eq(layer.image_words),
             raster.reduce.eq(layer.reduce[0]), raster.image_last.eq(pixels.last),
-            pixels.next.eq(issue_base), images.next.eq(issue_base & pixels.last)]
-        with m.If(issue_base & raster.row_end):
-            m.d.sync += needed.eq(needed + layer.early_step)
-
-        # The pass that comes next: number ``index`` of the base path of the job in slot ``fore``,
-        # or of the conditional path of the oldest one that waits for it, in slot ``back``.
-        fore, back = Signal(range(JOBS_ALIVE)), Signal(range(JOBS_ALIVE))
-        cond, index, all_begun = Signal(), Signal(16), Signal()
-        waiting, score = Signal(range(CONTEXTS + 1)), Signal()
-        # Of the jobs that wait, which may have ended, and left their slots to others.
-        lists, scores = Signal(CONTEXTS), Signal(CONTEXTS)
-        head = Mux(cond, self.cond.payload.as_value(), self.base.payload.as_value())
-        head = pass_layout(self.config)(head)
-        weights, windows, output, tasks = Signal(), Signal(), Signal(), Signal()
-        final, gate, operand, group = Signal(), Signal(), Signal(), Signal(16)
-        decided = Signal()
-        m.d.comb += [
-            slot.eq(Mux(cond, back, fore)),
-            self.task_list.eq(Mux(cond, lists.bit_select(back % CONTEXTS, 1), job.tasks)),
-            score.eq(Mux(cond, scores.bit_select(back % CONTEXTS, 1),
-                         job.gated == Gated.SCORE)),
-            final.eq(index + 1 == Mux(cond, job.cond_blocks, job.base_blocks)),
-            gate.eq(final & ~cond & (job.gated != Gated.NONE)),
-            # The last base pass is the first one that may make outputs.
-            group.eq((job.channel >> (self.config.channels - 1).bit_length()) - layer.res_group),
-            operand.eq(cond | ~final | ~job.adds | _passed(
-                progress.residual_tile, progress.residual_plane, job.tile, group)),
-            weights.eq(Mux(cond, self.cond.valid,
-                           self.base.valid & ((index != 0) | self.fresh.bit_select(slot, 1)))),
-            windows.eq(operand & (
-                _passed(progress.loaded_tile, progress.loaded_plane, job.tile, head.plane)
-                | ~cond & (progress.loaded_tile == job.tile)
-                & (progress.loaded_plane == head.plane)
-                & (progress.loaded_words >= job.early_words))),
-            output.eq((index != 0) | cond | (job.tile < progress.stored_tile + 2)),
-            tasks.eq(~cond | (index != 0) | ~score & (self.task_counts[self.task_list] != 0)),
-            decided.eq(score | self.drained.bit_select(self.task_list, 1))]
-        go, skip, free = Signal(), Signal(), Signal()
-        m.d.comb += [
-            free.eq(~running | end),
-            go.eq(free & weights & windows & output & tasks), skip.eq(~tasks & decided),
-            self.base.ready.eq(go & ~cond), self.cond.ready.eq(go & cond),
-            raster.restart.eq(go & ~cond), images.restart.eq(raster.restart),
+            raster.restart.eq(go & ~new.cond), raster.next.eq(issue_base),
+            images.count.eq(new.images), images.restart.eq(raster.restart),
+            images.next.eq(issue_base & pixels.last),
+            pixels.count.eq(Mux(go, new.out_pixels, now.out_pixels)), pixels.next.eq(issue_base),
             pixels.restart.eq(raster.restart | issue_base & pixels.last),
-            pixels.count.eq(Mux(go, job.out_pixels, now.out_pixels)), images.count.eq(job.images)]
+            self.task_list.eq(new.list), self.task_rewind.eq(go & new.cond),
+            self.task_clear.eq(go & new.clears), self.task_next.eq(issue_cond)]
+        m.d.sync += rows.eq(rows + more - (issue_base & raster.row_end))
+        with m.If(more):
+            m.d.sync += needed.eq(needed + layer.early_step)
+        with m.If(issue_base | issue_cond):
+            m.d.sync += begun.eq(1)
         with m.If(go):
-            m.d.comb += [self.task_rewind.eq(cond),
-                         self.task_clear.eq(gate & (job.gated != Gated.SHARED)),
-                         self.take.eq((~cond & (index == 0)) << slot)]
-            m.d.sync += [
-                running.eq(1), begun.eq(0), block.eq(head), now.eq(job), reads.eq(self.task_list),
-                needed.eq(job.early_words),
-                tag.cond.eq(cond), tag.slot.eq(slot), tag.init.eq(~cond & (index == 0)),
-                tag.gate.eq(gate), tag.emit.eq(final & ~gate),
-                index.eq(Mux(final, 0, index + 1))]
-        with m.Else():
-            with m.If(end):
-                m.d.sync += running.eq(0)
-            with m.If(issue_base | issue_cond):
-                m.d.sync += begun.eq(1)
-        with m.If(go & final & ~cond):
-            m.d.sync += [lists.bit_select(fore % CONTEXTS, 1).eq(job.tasks),
-                         scores.bit_select(fore % CONTEXTS, 1).eq(score)]
-            m.d.sync += [fore.eq(fore + 1), all_begun.eq(job.last), waiting.eq(waiting + gate),
-                         cond.eq(gate & ((waiting == CONTEXTS - 1) | job.last))]
-        with m.Elif(go & final | skip):
-            m.d.sync += [back.eq(back + 1), waiting.eq(waiting - 1),
-                         cond.eq(all_begun & (waiting != 1))]
-        with m.If(self.start):
-            m.d.sync += [fore.eq(0), back.eq(0), cond.eq(0), index.eq(0), waiting.eq(0),
-                         all_begun.eq(0)]
+            m.d.sync += [now.eq(new), begun.eq(0), rows.eq(1),
+                         needed.eq(new.early_words + layer.early_step)]
+        with m.If(go | end):
+            m.d.sync += running.eq(go)
 
         # Into the pipeline; a layer that reduces keeps one psum and makes one output per image.
+        image_first, tag, pixel = Signal(), self.o, Signal.like(self.pixel)
+        m.d.comb += pixel.eq(Mux(now.cond, self.task.as_value(), raster.o.as_value()))
         with m.If(go | issue_base):
             m.d.sync += image_first.eq(raster.restart | pixels.last)
-        pixel = Mux(tag.cond, self.task.as_value(), raster.o.as_value())
         m.d.sync += [
-            self.o.eq(tag), self.o.valid.eq(issue_base | issue_cond), self.o.last.eq(last),
-            self.o.swap.eq(~begun), self.block.eq(block), self.half.eq(tile[0]),
-            self.pad_top.eq(now.pad_top), self.row_end.eq(now.row_end),
-            self.o.image_last.eq(pixels.last),
-            self.pixel.eq(pixel), self.o.index.eq(pixel_layout(self.config)(pixel).index)]
-        with m.If(layer.reduce[0]):
-            m.d.sync += [self.o.init.eq(tag.init & image_first),
-                         self.o.emit.eq(tag.emit & pixels.last)]
+            tag.valid.eq(issue_base | issue_cond), tag.last.eq(last), tag.swap.eq(~begun),
+            tag.image_last.eq(pixels.last), tag.index.eq(pixel.index),
+            *(tag[name].eq(now[name]) for name in ("cond", "slot", "gate")),
+            tag.init.eq(now.init & (image_first | ~layer.reduce[0])),
+            tag.emit.eq(now.emit & (pixels.last | ~layer.reduce[0])), self.pixel.eq(pixel),
+            self.block.eq(now.block), self.half.eq(now.tile[0]), self.pad_top.eq(now.pad_top),
+            self.row_end.eq(now.row_end)]
 
-        name = Signal(range(len(LANE_COUNTERS)))
-        m.d.comb += self.activity.eq(1 << name)
-        with m.If(issue_base):
-            m.d.comb += name.eq(Activity["base"])
-        with m.Elif(issue_cond):
-            m.d.comb += name.eq(Activity["conditional"])
-        with m.Elif(running & ~tag.cond):
-            m.d.comb += name.eq(Activity["windows"])
-        with m.Elif(running | ~tasks):
-            m.d.comb += name.eq(Activity["gate"])
-        with m.Elif(~cond & (index == 0) & self.no_more & ~self.fresh.bit_select(slot, 1)):
-            m.d.comb += name.eq(Activity["idle"])
-        with m.Elif(~weights):
-            m.d.comb += name.eq(Activity["weights"])
-        with m.Elif(~windows):
-            m.d.comb += name.eq(Activity["windows"])
-        with m.Elif(~output):
-            m.d.comb += name.eq(Activity["output"])
-        with m.Else():
-            m.d.comb += name.eq(Activity["turnaround"])
-        return m
+        reason = Signal(range(len(LANE_COUNTERS)))
+        m.d.comb += reason.eq(Mux(now.cond, Activity["gate"], Activity["windows"]))
+        with m.If(issue_base | issue_cond):
+            m.d.comb += reason.eq(Mux(now.cond, Activity["conditional"], Activity["base"]))
+        return running, reason
+
+
+#: Descriptor fields of its tile that a pass carries.
+_OF_TILE = ("tile", "early_words", "out_pixels", "images", "pad_top", "row_end")
+
+
+def _pass_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """A pass that has been chosen: ``list`` is the task list that it fills anew, if it ``clears``
+    one, or reads, ``group`` that of the residual operand, if it ``adds`` one."""
+    job = table_layout(config, _OF_TILE)
+    return data.StructLayout({
+        "block": pass_layout(config), "list": 1, "init": 1, "cond": 1, "slot": range(JOBS_ALIVE),
+        "gate": 1, "emit": 1, "clears": 1, "adds": 1, "group": 16, **job.members})
+
+
+def _at(progress, tile, plane):
+    """It is this plane of which words are loaded."""
+    return ((progress.loaded_tile - tile)[:3] == 0) & (progress.loaded_plane == plane)
 
 
 def _passed(tile, plane, wanted_tile, wanted_plane):

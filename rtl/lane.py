@@ -37,7 +37,7 @@ from hwgate.rtl.tasks import TaskList
 from hwgate.rtl.weights import WeightQueue
 from hwgate.rtl.window import WINDOW_LATENCY, WindowMemory
 
-__all__ = ["Lane", "decision_latency", "lane_signature"]
+__all__ = ["DRAIN_LATENCY", "Lane", "decision_latency", "lane_signature"]
 
 #: Kinds of jobs whose last base pass does not take every pixel as open.
 _DECIDED = (Gated.OWN, Gated.SCORE, Gated.SHARED)
@@ -45,6 +45,8 @@ _DECIDED = (Gated.OWN, Gated.SCORE, Gated.SHARED)
 _OUTPUT_JOB = ("gated", "tasks", "channel", "tile", "column", "job_outputs", "conditional",
                "cond_blocks", "cond_bitmap", "bias_closed", "bias_open", "mult_closed",
                "mult_open", "mult_residual", "shift")
+#: Cycles from the last decision of a job until its conditional passes can end.
+DRAIN_LATENCY = 2
 #: Cycles from an output to its count.
 _COUNT_LATENCY = 1
 
@@ -152,8 +154,8 @@ class Lane(wiring.Component):
             issue.start.eq(self.start), issue.layer.eq(layer),
             issue.fresh.eq(fetch.fresh), fetch.take.eq(issue.take),
             issue.no_more.eq(fetch.finished), issue.progress.eq(self.progress),
-            issue.task_counts.eq(tasks.count), issue.task_valid.eq(tasks.valid),
-            issue.task.eq(tasks.o), issue.task_position.eq(tasks.position),
+            issue.task_some.eq(tasks.some), issue.task_valid.eq(tasks.valid),
+            issue.task.eq(tasks.o), issue.task_last.eq(tasks.last),
             tasks.clear.eq(issue.task_clear), tasks.clear_list.eq(issue.task_list),
             tasks.rewind.eq(issue.task_rewind), tasks.list.eq(issue.task_list),
             tasks.next.eq(issue.task_next), issue.drained.eq(drained),
@@ -185,8 +187,9 @@ class Lane(wiring.Component):
             tasks.append.eq(deciding & opened), tasks.append_list.eq(job.tasks),
             tasks.pixel.eq(raster.o), tasks.limit.eq(layer.gate_limit),
             tasks.image_last.eq(deciding & tag.image_last)]
-        with m.If(deciding & tag.last):
-            m.d.sync += drained.bit_select(job.tasks, 1).eq(1)
+        ends = delay(m, Cat(deciding & tag.last, job.tasks), DRAIN_LATENCY - 1, name="ends")
+        with m.If(ends[0]):
+            m.d.sync += drained.bit_select(ends[1], 1).eq(1)
         with m.If(issue.task_clear):
             m.d.sync += drained.bit_select(issue.task_list, 1).eq(0)
 

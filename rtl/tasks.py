@@ -40,8 +40,9 @@ class TaskList(wiring.Component):
         The pixel that is appended in this cycle counts, and so do those of its image before it.
     dropped : Out
         Pixels that leave the list, the one appended in this cycle among them.
-    count : Out
-        Pixels in each list that count, without one appended in this cycle.
+    count, some : Out
+        Pixels in each list that count, without one appended in this cycle, and whether there are
+        any.
     rewind, list : In
         The first pixel of this list comes next; wins over ``next``.
     next : In
@@ -49,8 +50,8 @@ class TaskList(wiring.Component):
     valid, o : Out
         Next pixel of this pass, :data:`TASK_LATENCY` cycles after its append at the earliest,
         one cycle after ``rewind`` or the previous ``next``.
-    position : Out
-        Pixels taken in this pass.
+    last : Out
+        None of those that counted in the cycle before follow the one at the output.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -61,9 +62,9 @@ class TaskList(wiring.Component):
             "append": In(1), "append_list": In(range(CONTEXTS)),
             "pixel": In(pixel_layout(config)), "limit": In(16), "image_last": In(1),
             "counted": Out(1), "dropped": Out(index),
-            "count": Out(data.ArrayLayout(index, CONTEXTS)),
+            "count": Out(data.ArrayLayout(index, CONTEXTS)), "some": Out(CONTEXTS),
             "rewind": In(1), "list": In(range(CONTEXTS)), "next": In(1), "valid": Out(1),
-            "o": Out(pixel_layout(config)), "position": Out(index)})
+            "o": Out(pixel_layout(config)), "last": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -72,8 +73,8 @@ class TaskList(wiring.Component):
         write, read = ram.write_port(), ram.read_port()
         # The image that is appended to: its pixels that do not count yet, and whether more of them
         # than the limit have come.
-        held, listed, enough = Signal.like(self.position), Signal.like(self.position), Signal()
-        count, bits = self.count[self.append_list], len(self.position) - 1
+        held, listed, enough = Signal.like(self.dropped), Signal.like(self.dropped), Signal()
+        count, bits = self.count[self.append_list], len(self.dropped) - 1
         end = (count + held)[:bits]
         m.d.comb += [write.en.eq(self.append), write.data.eq(self.pixel),
                      write.addr.eq(Cat(end, self.append_list)),
@@ -83,17 +84,20 @@ class TaskList(wiring.Component):
         m.d.sync += [held.eq(Mux(self.counted | self.image_last, 0, listed)),
                      enough.eq((enough | self.counted) & ~self.image_last)]
         with m.If(self.counted):
-            m.d.sync += count.eq(count + listed)
+            m.d.sync += [count.eq(count + listed),
+                         self.some.bit_select(self.append_list, 1).eq(1)]
         with m.If(self.clear):
-            m.d.sync += self.count[self.clear_list].eq(0)
+            m.d.sync += [self.count[self.clear_list].eq(0),
+                         self.some.bit_select(self.clear_list, 1).eq(0)]
 
-        ahead, reading, place = Signal.like(self.position), Signal(1), Signal(1)
+        position, ahead = Signal.like(self.dropped), Signal.like(self.dropped)
+        reading, place = Signal(1), Signal(1)
         m.d.comb += [
-            ahead.eq(Mux(self.rewind, 0, self.position + self.next)),
+            ahead.eq(Mux(self.rewind, 0, position + self.next)),
             reading.eq(Mux(self.rewind, self.list, place)),
             read.addr.eq(Cat(ahead[:bits], reading)), read.en.eq(1), self.o.eq(read.data)]
         m.d.sync += [
-            place.eq(reading), self.position.eq(ahead),
+            place.eq(reading), position.eq(ahead), self.last.eq(ahead + 1 == self.count[reading]),
             self.valid.eq((ahead < self.count[reading])
                           & ~(self.clear & (self.clear_list == reading)))]
         return m

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from hwgate.machine.config import TAPS
 from hwgate.plan.layer import Job
-from hwgate.rtl.issue import ISSUE_LATENCY
+from hwgate.rtl.issue import CHOICE_LATENCY, ISSUE_LATENCY, PROGRESS_LATENCY
+from hwgate.rtl.lane import DRAIN_LATENCY
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
 from hwgate.rtl.structs import CONTEXTS
 from hwgate.rtl.tasks import TASK_LATENCY
@@ -31,15 +32,17 @@ class _Passes:
         self.ends: list[int] = []
         self.open: list[bool] = []
 
-    def start(self, *limits: tuple[str, int]) -> int:
-        """Cycle in which a pass starts; accounts for the wait by its reasons in turn."""
-        begin = self.at if self.running else self.at + 1
-        for _, time in limits:
-            begin = max(begin, time)
+    def start(self, gate: int, weights: int, windows: int, output: int) -> int:
+        """Cycle in which a pass starts that waits for decisions, weights, windows and room for its
+        output, each until a cycle; accounts for the wait by its reasons in turn."""
+        chosen = max(self.chosen, gate, weights)
+        begin = max(self.at if self.running else self.at + 1, chosen + CHOICE_LATENCY,
+                    max(windows, output) + PROGRESS_LATENCY)
         if begin != self.at:
-            for reason, time in limits:
-                self.wait(reason, time - 1)
-            self.wait("turnaround", begin)
+            for reason, time in (("gate", gate - 1), ("weights", weights - 1),
+                                 ("turnaround", chosen), ("windows", windows - 1),
+                                 ("output", output - 1), ("turnaround", begin)):
+                self.wait(reason, time)
         self.chosen = begin + 1
         return begin
 
@@ -70,10 +73,9 @@ class _Passes:
                 while len(layer.operands) <= wanted:
                     yield layer.operands
                 operand = layer.operands[wanted]
-            if len(loaded) <= plane or loaded[plane] > self.at:
+            if len(loaded) <= plane or loaded[plane] >= self.at:
                 windows = yield from words_loaded(layer, plane, d["early_words"])
-            begin = self.start(("weights", base[self.used["base"]]),
-                               ("windows", max(windows, operand)), ("output", room))
+            begin = self.start(0, base[self.used["base"]], max(windows, operand), room)
             self.used["base"] += 1
             lane.freed["base"].add(self._first(begin))
             lane.counters["base"] += pixels
@@ -82,7 +84,7 @@ class _Passes:
                 self.gates.append((begin, late))
             # The first task asks for conditional weights, or the first window after a score.
             asks = not score and index == (last if decider == number else 0)
-            if len(loaded) > plane and loaded[plane] <= begin + 1:
+            if len(loaded) > plane and loaded[plane] <= begin:
                 late.append(0)
                 if asks:
                     self._ask(number, begin, late, pixels)
@@ -103,12 +105,13 @@ class _Passes:
         are not listed lost no more. In the pass, job ``asks`` asks for conditional weights.
         """
         layer = self.layer
-        lost, words, width = 0, d["early_words"], d["out_width"]
+        lost, words, width, seen = 0, d["early_words"], d["out_width"], begin
         for row in range(d["out_pixels"] // width):
             due = begin + 1 + row * width + lost
-            whole = len(layer.loaded) > plane and due >= layer.loaded[plane]
-            if not whole:
-                lost += max(0, (yield from words_loaded(layer, plane, words)) - due)
+            whole = len(layer.loaded) > plane and due - PROGRESS_LATENCY >= layer.loaded[plane]
+            if row and not whole:  # rows are seen to be loaded one after the other
+                seen = max(seen + 1, (yield from words_loaded(layer, plane, words)))
+                lost += max(0, seen + PROGRESS_LATENCY - due)
             late.append(lost)
             if asks is not None and self._ask(asks, begin, late, d["images"] * d["out_pixels"]
                                               if whole else (row + 1) * width):
@@ -143,7 +146,7 @@ class _Passes:
         layer, lane, opened = self.layer, self.lane, self.layer.opened
         assert opened is not None
         tile, channel, score, _ = lane.jobs[number]
-        drained = 0 if score else self._decision(number, self.pixels[tile] - 1) + 1
+        drained = 0 if score else self._decision(number, self.pixels[tile] - 1) + DRAIN_LATENCY
         count = 0 if score else int(opened.count[tile, channel])
         if count == 0:
             skipped = max(self.chosen, drained)
@@ -165,9 +168,8 @@ class _Passes:
             plane = tile * layer.d["in_planes"] + _plane(layer, block)
             while len(layer.loaded) <= plane:
                 yield layer.loaded
-            begin = self.start(("gate", first + 1 if index == 0 else 0),
-                               ("weights", conditional[self.used["conditional"]]),
-                               ("windows", layer.loaded[plane]))
+            begin = self.start(first + 1 if index == 0 else 0,
+                               conditional[self.used["conditional"]], layer.loaded[plane], 0)
             self.used["conditional"] += 1
             lane.freed["conditional"].add(self._first(begin))
             lane.counters["conditional"] += count
