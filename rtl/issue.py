@@ -13,14 +13,16 @@ from hwgate.rtl.pixels import PixelCounter
 from hwgate.rtl.structs import CONTEXTS, descriptor_struct, pixel_layout
 from hwgate.rtl.weights import pass_layout
 
-__all__ = ["CHOICE_LATENCY", "ISSUE_JOB", "ISSUE_LATENCY", "PROGRESS_LATENCY", "Activity",
-           "Issue", "progress_layout", "tag_layout"]
+__all__ = ["CHOICE_LATENCY", "ISSUE_JOB", "ISSUE_LATENCY", "PROGRESS_LATENCY", "SKIP_CYCLES",
+           "Activity", "Issue", "progress_layout", "tag_layout"]
 
 #: Cycles from starting a pass to its first window at the output.
 ISSUE_LATENCY = 2
 #: Cycles from choosing a pass to its start, if nothing else is missing; the next one can be chosen
 #: in the cycle after.
 CHOICE_LATENCY = 2
+#: Cycles from skipping the conditional passes of a job to choosing a pass of the next one.
+SKIP_CYCLES = 2
 #: Cycles by which a pass starts later than the windows or the room that it waits for, and a row.
 PROGRESS_LATENCY = 1
 
@@ -123,7 +125,8 @@ class Issue(wiring.Component):
     def _choose(self, m, go):
         """Choose the pass after the one that runs, and see whether it can start. Returns (pass,
         ready, what it waits for)."""
-        progress, job, cond = self.progress, self.job, Signal()
+        progress, job, cond = self.progress, Signal.like(self.job, reset_less=True), Signal()
+        m.d.sync += job.eq(self.job)
         # Number ``index`` of the base path of the job in slot ``fore``, or of the conditional path
         # of the oldest one that waits for it, in slot ``back``.
         fore, back = Signal(range(JOBS_ALIVE)), Signal(range(JOBS_ALIVE))
@@ -132,7 +135,7 @@ class Issue(wiring.Component):
         # Of the jobs that wait, which may have ended, and left their slots to others.
         lists, scores = Signal(CONTEXTS), Signal(CONTEXTS)
         weights, tasks, decided, final, gate = (Signal() for _ in range(5))
-        choose, skip, chosen, ready, score = (Signal() for _ in range(5))
+        choose, skip, skipped, chosen, ready, score = (Signal() for _ in range(6))
         new, list_ = Signal(_pass_layout(self.config), reset_less=True), Signal()
         m.d.comb += [
             self.slot.eq(Mux(cond, back, fore)),
@@ -144,9 +147,11 @@ class Issue(wiring.Component):
                            self.base.valid & (~first | self.fresh.bit_select(fore, 1)))),
             tasks.eq(~cond | ~first | ~score & self.task_some.bit_select(list_, 1)),
             decided.eq(score | self.drained.bit_select(list_, 1)),
-            choose.eq(~chosen & weights & tasks), skip.eq(~chosen & ~tasks & decided),
+            choose.eq(~chosen & ~skipped & weights & tasks),
+            skip.eq(~chosen & ~skipped & ~tasks & decided),
             self.base.ready.eq(choose & ~cond), self.cond.ready.eq(choose & cond),
             self.take.eq((choose & ~cond & first) << fore)]
+        m.d.sync += skipped.eq(skip)
         with m.If(choose):
             head = Mux(cond, self.cond.payload.as_value(), self.base.payload.as_value())
             m.d.sync += [
@@ -191,7 +196,7 @@ class Issue(wiring.Component):
         with m.If(chosen):
             m.d.comb += waits.eq(Mux(~windows, Activity["windows"], Mux(
                 ~output, Activity["output"], Activity["turnaround"])))
-        with m.Elif(~tasks):
+        with m.Elif(skipped | ~tasks):
             m.d.comb += waits.eq(Activity["gate"])
         with m.Elif(~cond & first & self.no_more & ~self.fresh.bit_select(fore, 1)):
             m.d.comb += waits.eq(Activity["idle"])

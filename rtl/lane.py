@@ -42,9 +42,9 @@ __all__ = ["DRAIN_LATENCY", "Lane", "decision_latency", "lane_signature"]
 #: Kinds of jobs whose last base pass does not take every pixel as open.
 _DECIDED = (Gated.OWN, Gated.SCORE, Gated.SHARED)
 #: What becomes of a decided window depends on these of its job.
-_OUTPUT_JOB = ("gated", "tasks", "channel", "tile", "column", "job_outputs", "conditional",
-               "cond_blocks", "cond_bitmap", "bias_closed", "bias_open", "mult_closed",
-               "mult_open", "mult_residual", "shift")
+_DECIDED_JOB = ("threshold", "gated", "tasks", "channel", "tile", "column", "job_outputs",
+                "conditional", "cond_blocks", "cond_bitmap", "bias_closed", "bias_open",
+                "mult_closed", "mult_open", "mult_residual", "shift")
 #: Cycles from the last decision of a job until its conditional passes can end.
 DRAIN_LATENCY = 2
 #: Cycles from an output to its count.
@@ -162,8 +162,7 @@ class Lane(wiring.Component):
             self.activity.eq(issue.activity)]
 
         m.d.comb += issue.job.eq(self._jobs(m, fetch, "issue", issue.slot, ISSUE_JOB))
-        tag, psum, opened = self._datapath(m, issue, base_queue, cond_queue, fetch)
-        job = self._jobs(m, fetch, "output", tag.slot, _OUTPUT_JOB + tuple(kept_member(config)))
+        tag, job, psum, opened = self._datapath(m, issue, base_queue, cond_queue, fetch)
         listed = Signal.like(tasks.count[0])
         own, score, shared = (Signal(name=kind.name.lower()) for kind in _DECIDED)
         deciding, emit, decision = Signal(), Signal(), Signal()
@@ -289,7 +288,7 @@ class Lane(wiring.Component):
         return job.kept.there & read.data
 
     def _datapath(self, m, issue, base_queue, cond_queue, fetch):
-        """Window, dot product, psum, gate. Returns (tag, psum, decision) of a window."""
+        """Window, dot product, psum, gate. Returns (tag, job, psum, decision) of a window."""
         config, layer = self.config, self.layer
         m.submodules.window = window = WindowMemory(config)
         m.submodules.dot = dot = DotProduct(config)
@@ -318,10 +317,13 @@ class Lane(wiring.Component):
                      psum.place.eq(Cat(lookup.index, lookup.slot % CONTEXTS)),
                      psum.init.eq(lookup.init)]
         compare = delay(m, lookup, PSUM_LOOKUP + PSUM_LATENCY, name="at_gate")
-        job = self._jobs(m, fetch, "gate", compare.slot, ("threshold",))
+        job = self._jobs(m, fetch, "decided", compare.slot,
+                         _DECIDED_JOB + tuple(kept_member(config)))
         m.d.comb += [gate.gate.eq(compare.gate), gate.psum.eq(psum.o),
                      gate.threshold.eq(job.threshold)]
-        return delay(m, compare, GATE_LATENCY, name="decided"), gate.o_psum, gate.open
+        tag, job = (delay(m, value, GATE_LATENCY, name=name)
+                    for value, name in ((compare, "decided"), (job, "decided_job")))
+        return tag, job, gate.o_psum, gate.open
 
     def _column(self, m, tag, job, emit, requantize):
         """Write activations by pixel address; the store reads whole words. The residual operand

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from hwgate.machine.config import TAPS
 from hwgate.plan.layer import Job
-from hwgate.rtl.issue import CHOICE_LATENCY, ISSUE_LATENCY, PROGRESS_LATENCY
+from hwgate.rtl.issue import CHOICE_LATENCY, ISSUE_LATENCY, PROGRESS_LATENCY, SKIP_CYCLES
 from hwgate.rtl.lane import DRAIN_LATENCY
 from hwgate.rtl.requantize import REQUANTIZE_LATENCY
 from hwgate.rtl.structs import CONTEXTS
@@ -149,11 +149,10 @@ class _Passes:
         drained = 0 if score else self._decision(number, self.pixels[tile] - 1) + DRAIN_LATENCY
         count = 0 if score else int(opened.count[tile, channel])
         if count == 0:
-            skipped = max(self.chosen, drained)
-            if skipped >= self.at:
-                self.wait("gate", skipped)
+            self.chosen = max(self.chosen, drained) + SKIP_CYCLES
+            if self.chosen > self.at:
+                self.wait("gate", self.chosen - 1)
                 self.running = False
-            self.chosen = skipped + 1
             return
         first, last = (self._decision(number, int(at[tile, channel]))
                        for at in (opened.first, opened.last))
