@@ -28,6 +28,7 @@ class Timeline:
         self.lists = [[] for _ in range(CONTEXTS)]  # of (cycle from which it counts, pixel)
         self.held, self.enough, self.limit = [], False, 0  # of the image that is appended to
         self.reading = self.position = 0
+        self.counted = [0] * CONTEXTS  # in the cycle before
 
     @property
     def valid(self):
@@ -51,7 +52,10 @@ class Timeline:
         dropped = held * (image_last and not gained)
         counts = sum(len(tasks) << self.count_bits * n for n, tasks in enumerate(self.lists))
         o = self.lists[self.reading][self.position][1] if self.valid else None
-        self.expected.append((self.valid, counts, self.position, gained > 0, dropped, o))
+        some = sum(bool(tasks) << n for n, tasks in enumerate(self.lists))
+        last = self.position + 1 == self.counted[self.reading]
+        self.expected.append((self.valid, counts, some, gained > 0, dropped, last, o))
+        self.counted = [len(tasks) for tasks in self.lists]
         free = self.rng.randrange(CONTEXTS)
         self.inputs.append({
             "clear": clear is not None, "clear_list": free if clear is None else clear,
@@ -131,10 +135,10 @@ class Timeline:
     async def check(self, dut):
         """Play, compare every cycle, and return the pixels taken."""
         await start(dut)
-        names = ["valid", "count", "position", "counted", "dropped", "o"]
+        names = ["valid", "count", "some", "counted", "dropped", "last", "o"]
         trace = await play(dut, self.inputs, names)
         for now, (seen, expected) in enumerate(zip(trace, self.expected, strict=True)):
-            wanted = expected if expected[0] else (*expected[:-1], seen[-1])
+            wanted = expected if expected[0] else (*expected[:-2], *seen[-2:])
             assert seen == wanted, f"cycle {now}: {seen}, not {wanted}"
         return [seen[-1] for seen, values in zip(trace, self.inputs, strict=True)
                 if values["next"]]
