@@ -8,7 +8,7 @@ from itertools import pairwise, product
 
 import cocotb
 import numpy as np
-from cocotb.triggers import FallingEdge, RisingEdge
+from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 import hwgate
 from hwgate.machine.counters import LANE_COUNTERS
@@ -76,6 +76,7 @@ async def play_layer(dut, plan, d, memory, golden, base, operands, lane, pace):
     times["early"] = len(early)
     dut.u__lane.value = lane
     dut.u__layer.value = descriptor_bits(d)
+    await ClockCycles(dut.clk, 2)  # what it stands for is stable when the layer starts
     while (store.places or checked or now < 40 + 40 * (not jobs)
            or min(loader.tile - loader.tiles, operands.tile - operands.tiles) < 0 and jobs):
         left = status["tile"] if jobs else d["tiles"]
@@ -636,7 +637,7 @@ async def latencies(dut):
     network, images = one_layer(11, tiles=1, gated=False, reduce=False)
     one = narrow(network, inputs=1)
     _, times = await play(dut, one, images[:, :1], 0, PACES["at_once"])
-    begun = times["base"][0] - 1  # a pass starts in the cycle before its first window
+    begun = times["base"][0] - 2  # a pass starts two cycles before its first window is told of
     assert times["event"][0] == begun + decision_latency(CONFIG)
     assert times["event"] == [time - times["base"][0] + times["event"][0]
                               for time in times["base"]]
