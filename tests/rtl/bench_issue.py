@@ -329,12 +329,12 @@ async def each_limit_last(dut):
                           added_at={(2, plane): added for plane in range(OPERANDS)},
                           stored_at={0: stored})
             spent = await play(dut, layer)
-            chosen = max(header, weights)
-            windows = max(chosen, max(loaded, added if operand is not None else 0) - 1)
+            chosen, there = max(header, weights), loaded
+            if operand is not None:
+                there = max(loaded, added)
+            begins = max(chosen + CHOICE_LATENCY, max(there, stored) + PROGRESS_LATENCY)
+            windows = max(chosen, there - 1)  # the last cycle of each wait, if there is one
             output = max(windows, stored - 1)
-            begins = max(chosen + CHOICE_LATENCY,
-                         max(loaded, added if operand is not None else 0, stored)
-                         + PROGRESS_LATENCY)
             assert spent["weights"] == chosen - 1
             assert spent["windows"] == windows - chosen
             assert spent["output"] == output - windows
@@ -420,7 +420,7 @@ async def rows_follow_the_loader(dut):
         for _ in range(8):
             early, step = random.randint(1, 30), random.randint(1, 9)
             now = end = lost = late = 0
-            chosen = 1
+            chosen = 1  # cycle in which a pass is
             layer = Layer([Job(base=2)], pixels=width * rows, width=width, early_words=early,
                           early_step=step, planes={(False, 0): 0, (False, 1): 1})
             for plane in range(2):
@@ -435,9 +435,8 @@ async def rows_follow_the_loader(dut):
                 layer.words_at[0, plane] = [(comes[row], early + row * step)
                                             for row in range(told)]
                 begins = max(end, chosen + CHOICE_LATENCY, comes[0] + PROGRESS_LATENCY)
-                known = max(end, chosen, comes[0] - 1)
-                lost, late = lost + known - max(end, chosen), late + begins - known
-                late += max(0, chosen - end)
+                waits = max(0, comes[0] - 1 - max(end, chosen))
+                lost, late = lost + waits, late + begins - end - waits
                 chosen, due, seen = begins + 1, begins + 1, begins
                 for row, time in enumerate(comes):
                     if row:  # one after the other
