@@ -8,8 +8,17 @@ import cocotb
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from hwgate.machine.layouts import Gated
+from hwgate.quant.issue import path_order
 from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
-from hwgate.rtl.issue import ISSUE_LATENCY, Activity, progress_layout, tag_layout
+from hwgate.rtl.issue import (
+    CHOICE_LATENCY,
+    ISSUE_LATENCY,
+    PROGRESS_LATENCY,
+    Activity,
+    progress_layout,
+    tag_layout,
+)
+from hwgate.rtl.lane import DRAIN_LATENCY
 from hwgate.rtl.tasks import TASK_LATENCY
 from hwgate.rtl.weights import pass_layout
 from hwgate.sim.streams import start, unpack
@@ -32,10 +41,14 @@ from support.shares import repeats
 from support.tiles import PLACES, place_of
 
 PIXELS, SLOT_BITS = CONFIG.buffers.pixels, job_layout(CONFIG).size
-COUNT_BITS = (PIXELS - 1).bit_length() + 1
+#: Cycle in which the first pass of a layer starts, if nothing holds it up.
+BEGINS = 1 + CHOICE_LATENCY
+#: Windows of a pass that hides the gate: the last window before it is decided, and the pass that
+#: waits for this is chosen.
+HIDES = ISSUE_LATENCY + DECISION + CHOICE_LATENCY
 #: Members of a tag that are taken from a window.
-FROM_WINDOW = ("index", "init", "gate", "emit", "last", "swap", "cond")
-LAST = 1 << tag_layout(CONFIG)["last"].offset
+FROM_WINDOW = ("index", "init", "gate", "emit", "swap", "cond")
+IMAGE_LAST = 1 << tag_layout(CONFIG)["image_last"].offset
 progress_bits, pass_bits, tag_bits = map(packer, (progress_layout(), pass_layout(CONFIG),
                                                   tag_layout(CONFIG)))
 
@@ -48,9 +61,10 @@ def inputs(model, now):
         "jobs": sum(bits << n * SLOT_BITS for n, bits in enumerate(model.slots)),
         "fresh": sum(bit << n for n, bit in enumerate(model.fresh)),
         "progress": progress_bits(**layer.progress(now)),
-        "task_counts": sum(len(items) << n * COUNT_BITS for n, items in enumerate(tasks.items)),
+        "task_some": sum(bool(items) << n for n, items in enumerate(tasks.items)),
         "drained": sum(bit << n for n, bit in enumerate(tasks.drained)),
-        "task_valid": tasks.valid, "task_position": tasks.position,
+        "task_valid": tasks.valid,
+        "task_last": tasks.last if tasks.valid else random.getrandbits(1),
         "task": (layer.pixel_bits(layer.jobs[model.running.job].tile,
                                   tasks.items[tasks.reading][tasks.position])
                  if tasks.valid and model.running and model.running.cond
@@ -69,37 +83,44 @@ def check_window(dut, layer, issued, now):
     assert tag & 1 == (issued is not None), f"cycle {now}: a window"
     if issued is None:
         return
-    at, window = issued
+    at, window, ends = issued
     tile = layer.jobs[at.job].tile
+    # Whether a task was the last one may turn out later.
     wanted = tag_bits(valid=1, slot=at.job % JOBS_ALIVE,
+                      last=ends if window.cond else window.last,
+                      image_last=layer.ends_image(tile, window.pixel),
                       **{name: getattr(window, name) for name in FROM_WINDOW})
-    free = LAST if window.cond else 0  # whether a task was the last one may turn out later
+    free = IMAGE_LAST if window.cond else 0
     assert (tag ^ wanted) & ~free == 0, f"cycle {now}: {unpack(tag_layout(CONFIG), tag)}"
     assert int(dut.u__pixel.value) == layer.pixel_bits(tile, window.pixel), f"cycle {now}: pixel"
     assert int(dut.u__block.value) == pass_bits(**at.head), f"cycle {now}: pass"
     assert dut.u__half.value == tile % HALVES, f"cycle {now}: half"
+    for name in ("pad_top", "row_end"):
+        assert int(getattr(dut, f"u__{name}").value) == layer.of(tile)[name], f"cycle {now}: {name}"
 
 
 async def play(dut, layer):
-    """Run a layer, check every output in every cycle; what the cycles were spent on."""
+    """Run a layer until the lane is idle, check every output in every cycle; what the cycles were
+    spent on."""
     model, spent, issued, now, started = Model(layer), Counter(), None, 0, None
-    driven, dut.u__layer.value = {}, layer.descriptor
-    while model.done < len(layer.jobs) or model.passes or model.tasks.coming or issued:
+    driven, dut.u__layer.value, activity = {}, layer.descriptor, "idle"
+    while (model.done < len(layer.jobs) or model.passes or model.tasks.coming or issued
+           or activity != "idle"):
         for name, value in inputs(model, now).items():
             if driven.get(name) != value:
                 getattr(dut, f"u__{name}").value = driven[name] = value
+        before = activity
         activity, strobes, issuing = (model.cycle(now) if now
                                       else ("idle", dict.fromkeys(STROBES, 0), None))
         await FallingEdge(dut.clk)
-        assert int(dut.u__activity.value) == 1 << Activity[activity], f"cycle {now}: {activity}"
+        assert int(dut.u__activity.value) == 1 << Activity[before], f"cycle {now}: {before}"
         for name, value in strobes.items():
             assert int(getattr(dut, f"u__{name}").value) == value, f"cycle {now}: {name}"
         if model.started:
             wanted = layer.jobs[model.started.job].tasks
             assert dut.u__task_list.value == wanted, f"cycle {now}: task list"
+            started = None if model.started.cond else now
         check_window(dut, layer, issued, now)
-        if strobes["base__ready"] and activity == "turnaround":
-            started = now
         if started is not None and now == started + ISSUE_LATENCY:
             assert issued and issued[1].swap
         model.step(now, strobes, issuing)
@@ -113,6 +134,7 @@ async def play(dut, layer):
 async def begin(dut):
     for name in ("start", "base__valid", "cond__valid", "fresh"):
         getattr(dut, f"u__{name}").value = 0
+    dut.u__no_more.value = 1
     await start(dut)
 
 
@@ -124,16 +146,42 @@ def windows(layer):
     return found
 
 
+def lost_after(windows):
+    """Cycles between a pass of so many windows and the next one: one is chosen, and can start,
+    after the start of the one before."""
+    return max(0, 1 + CHOICE_LATENCY - windows)
+
+
+def last_path(start, pixels, opened, free, end):
+    """Cycles that a lane waits for the gate, and of turnaround, in the conditional pass of its last
+    job, whose gate pass starts in a given cycle: it is chosen in cycle ``free`` at the earliest,
+    another one runs until ``end``."""
+    first, last = (start + ISSUE_LATENCY + DECISION + opened[n] for n in (0, -1))
+    chosen = max(free, first + 1)
+    begins = max(end, chosen + CHOICE_LATENCY)
+    known = max(end, chosen - 1)  # waits for its first task until then
+    tasks = begins + len(opened)
+    over = max(tasks, last + TASK_LATENCY, drains(start, pixels))
+    return known - end + over - tasks, begins - known
+
+
+def drains(start, pixels):
+    """Cycle in which a gate pass that starts in this one is known to have made all decisions."""
+    return start + ISSUE_LATENCY + DECISION + pixels - 1 + DRAIN_LATENCY
+
+
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def passes_without_lost_cycles(dut):
-    """Jobs of one and more passes, down to one window: one turnaround in the whole layer."""
+    """Jobs of one and more passes, down to one window: but for the first one, a pass is late only
+    if the one before it ended before it could be chosen and start."""
     await begin(dut)
     for pixels, width, step, jobs in ((1, 1, 1, 9), (2, 1, 3, 5), (7, 3, 2, 5), (12, 5, 6, 2),
                                       (PIXELS, 8, 1, 1)):
         layer = Layer([Job(base=4) for _ in range(jobs)], pixels=pixels, width=width, step=step)
         spent = await play(dut, layer)
+        lost = lost_after(pixels) * (len(layer.passes()) - 1)
         assert {name: n for name, n in spent.items() if name != "idle"} == {
-            "turnaround": 1, "base": windows(layer)["base"]}
+            "turnaround": BEGINS + lost, "base": windows(layer)["base"]}
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -175,12 +223,14 @@ async def every_slice_follows_every_slice(dut):
 async def scores_hide_the_gate(dut):
     """Once its score's decisions have come, no job waits for its gate."""
     await begin(dut)
-    end = ISSUE_LATENCY + DECISION
-    for pixels in (end, 2 * DECISION):
+    for pixels in (HIDES, 2 * DECISION):
         for opened in ([0], [pixels - 1], list(range(pixels))):
             layer = Layer([job for _ in range(3) for job in slice_jobs(opened, 2)], pixels=pixels)
             spent = await play(dut, layer)
-            assert spent["gate"] == 0 and spent["turnaround"] == 1 + (spent["weights"] > 1)
+            passes = sum(one.cond and bool(one.windows) for one in layer.passes())
+            late = lost_after(len(opened)) * (passes - 1)
+            assert (spent["gate"], spent["weights"]) == (0, 0)
+            assert spent["turnaround"] == BEGINS + late
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
@@ -215,17 +265,16 @@ async def layers_of_few_jobs(dut):
 async def base_passes_hide_the_gate(dut):
     """Conditional passes find their list complete; only those of the last job wait."""
     await begin(dut)
-    end = ISSUE_LATENCY + DECISION  # cycles from a pass's start to its first decision
-    for pixels in (end, 2 * DECISION):
+    for pixels in (HIDES, 2 * DECISION):
         for opened in ([0], [pixels - 1], list(range(pixels))):
-            alone = await play(dut, Layer([Job(opened)], pixels=pixels))
             for count in (2, 5):
                 spent = await play(dut, Layer([Job(opened)] * count, pixels=pixels))
                 # The last gate pass comes before the conditional pass of the job before it.
-                hidden = len(opened)
-                assert spent["gate"] <= max(0, alone["gate"] - hidden + 1)
-                assert spent["turnaround"] <= alone["turnaround"]
-                assert spent["weights"] == alone["weights"]
+                before = BEGINS + pixels
+                gate, late = last_path(BEGINS, pixels, opened, before + 1, before + len(opened))
+                late += lost_after(len(opened)) * (count - 2)
+                assert (spent["gate"], spent["weights"]) == (gate, 0)
+                assert spent["turnaround"] == BEGINS + late
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
@@ -233,24 +282,21 @@ async def closed_jobs_are_skipped(dut):
     """Beside a pass that runs, in its last cycle and after it: when each pass starts is computed
     from the latencies."""
     await begin(dut)
-    decided, kinds = ISSUE_LATENCY + DECISION, set()
-    for pixels in range(1, decided + 4):
+    kinds = set()
+    for pixels in range(1, ISSUE_LATENCY + DECISION + DRAIN_LATENCY + 2):
         for jobs in (1, 2, 5):
-            starts, skip, gate, late = [1], 0, 0, 1
-            for number in range(1, jobs + 1):
-                # The job before the one that started last is skipped before the next pass starts.
-                known = starts[-1] + 1 if number == 1 else max(skip, starts[-1]) + 1
-                ends = starts[-1] + pixels
-                if number >= 2:
-                    skip = max(known, starts[-2] + decided + pixels)
-                    kinds.add((skip > ends) - (skip < ends))
-                    gate += max(0, skip - ends)
-                    known = skip + 1
-                if number < jobs:
-                    starts.append(max(ends, known))
-                    late += starts[-1] > ends
-            last = max(known, starts[-1] + decided + pixels)
-            gate += last - max(skip, starts[-1] + pixels)
+            # Cycle from which the next path is known; all up to ``at`` are accounted for.
+            starts, free, at, end, gate, late = [], 1, 0, 0, 0, 0
+            for number, cond in path_order(jobs, True):
+                if cond:
+                    skip = max(free, drains(starts[number], pixels))
+                    if number + 1 < jobs:
+                        kinds.add((skip > end) - (skip < end))
+                    gate, at, free = gate + max(0, skip - at), max(at, skip), skip + 1
+                else:
+                    begins = max(at, free + CHOICE_LATENCY)
+                    late, at, free = late + begins - at, begins + pixels, begins + 1
+                    starts, end = [*starts, begins], at
             spent = await play(dut, Layer([Job([])] * jobs, pixels=pixels))
             assert (spent["gate"], spent["turnaround"]) == (gate, late), (pixels, jobs)
     assert kinds == {-1, 0, 1}
@@ -261,17 +307,14 @@ async def first_conditional_pass_overtakes_the_gate(dut):
     """It reads the list while the gate writes it: waits for each task, and for the end."""
     await begin(dut)
     for pixels in (1, 4, DECISION + 4, 2 * DECISION + 7):
-        first, end = ISSUE_LATENCY + DECISION, ISSUE_LATENCY + DECISION + pixels  # of decisions
         for opened in ([0, pixels - 1], [pixels // 2, pixels - 2], [0], [pixels - 1],
                        range(0, pixels, 2), range(pixels)):
             opened = sorted({max(0, n) for n in opened})
             spent = await play(dut, Layer([Job(opened)], pixels=pixels))
-            begins = max(pixels, first + opened[0] + 1)
-            over = max(begins + len(opened), first + opened[-1] + TASK_LATENCY, end)
-            late = begins > pixels
+            gate, late = last_path(BEGINS, pixels, opened, BEGINS + 1, BEGINS + pixels)
             assert (spent["base"], spent["conditional"]) == (pixels, len(opened))
-            assert spent["turnaround"] == 1 + late
-            assert spent["gate"] == over - pixels - len(opened) - late
+            assert spent["turnaround"] == BEGINS + late
+            assert spent["gate"] == gate
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -286,13 +329,17 @@ async def each_limit_last(dut):
                           added_at={(2, plane): added for plane in range(OPERANDS)},
                           stored_at={0: stored})
             spent = await play(dut, layer)
-            ready = max(header, weights)
-            windows = max(ready, loaded, added if operand is not None else 0)
-            begins = max(windows, stored)
-            assert spent["weights"] == ready - 1
-            assert spent["windows"] == windows - ready
-            assert spent["output"] == begins - windows
-            assert (spent["turnaround"], spent["base"], spent["gate"]) == (1, layer.pixels, 0)
+            chosen, there = max(header, weights), loaded
+            if operand is not None:
+                there = max(loaded, added)
+            begins = max(chosen + CHOICE_LATENCY, max(there, stored) + PROGRESS_LATENCY)
+            windows = max(chosen, there - 1)  # the last cycle of each wait, if there is one
+            output = max(windows, stored - 1)
+            assert spent["weights"] == chosen - 1
+            assert spent["windows"] == windows - chosen
+            assert spent["output"] == output - windows
+            assert spent["turnaround"] == 1 + begins - output
+            assert (spent["base"], spent["gate"]) == (layer.pixels, 0)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -311,7 +358,7 @@ async def operand_of_a_job(dut):
                     spent = await play(dut, layer)
                     if operand is not None and operand >= missing:
                         others = layer.pixels * (base - 1)
-                        assert spent["windows"] == late - 1 - (others and others + 1)
+                        assert spent["windows"] == late - 1 - (others + BEGINS if others else 1)
                     else:  # the other job may wait
                         assert (spent["windows"] > 0) == (missing == 0)
 
@@ -339,8 +386,8 @@ async def conditional_passes_wait_for_whole_planes(dut):
         layer = Layer([Job([0])], loaded_at=times, words_at={(0, 1): [(0, 5000)]}, early_words=1,
                       planes={(False, 0): 0, (True, 0): 1})
         spent = await play(dut, layer)
-        first = 1 + ISSUE_LATENCY + DECISION + 1  # from this cycle on it has a task
-        assert spent["windows"] == max(0, whole - first)
+        chosen = BEGINS + ISSUE_LATENCY + DECISION + 1  # from this cycle on it has a task
+        assert spent["windows"] == max(0, whole - 1 - chosen)
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -360,7 +407,8 @@ async def start_beside_the_loader(dut):
                 layer.words_at = {place: [(0, most)] for place in places[:at]}
                 layer.words_at[tile, plane] = [(there, min(words, most))]
                 spent = await play(dut, layer)
-                assert spent["windows"] == (there if words >= early < WHOLE else whole) - 1
+                comes = there if words >= early < WHOLE else whole
+                assert spent["windows"] == comes - 1 - 1  # from the cycle after its choice on
 
 
 @cocotb.test(timeout_time=5, timeout_unit="ms")
@@ -372,6 +420,7 @@ async def rows_follow_the_loader(dut):
         for _ in range(8):
             early, step = random.randint(1, 30), random.randint(1, 9)
             now = end = lost = late = 0
+            chosen = 1  # cycle in which a pass is
             layer = Layer([Job(base=2)], pixels=width * rows, width=width, early_words=early,
                           early_step=step, planes={(False, 0): 0, (False, 1): 1})
             for plane in range(2):
@@ -385,16 +434,18 @@ async def rows_follow_the_loader(dut):
                 comes = [time if row < told else now for row, time in enumerate(comes)]
                 layer.words_at[0, plane] = [(comes[row], early + row * step)
                                             for row in range(told)]
-                begins = max(end, comes[0], 1)
-                if begins > end:
-                    lost, late = lost + begins - end - 1, late + 1
-                due = begins + 1
-                for time in comes:
-                    due = max(due, time)
-                    lost += max(0, due - (begins + 1))
-                    lost_inside += due > begins + 1
-                    begins, due = due + width - 1, due + width
-                end = begins
+                begins = max(end, chosen + CHOICE_LATENCY, comes[0] + PROGRESS_LATENCY)
+                waits = max(0, comes[0] - 1 - max(end, chosen))
+                lost, late = lost + waits, late + begins - end - waits
+                chosen, due, seen = begins + 1, begins + 1, begins
+                for row, time in enumerate(comes):
+                    if row:  # one after the other
+                        seen = max(seen + 1, time)
+                        lost += max(0, seen + PROGRESS_LATENCY - due)
+                        lost_inside += due < seen + PROGRESS_LATENCY
+                        due = max(due, seen + PROGRESS_LATENCY)
+                    due += width
+                end = due - 1
             spent = await play(dut, layer)
             assert (spent["windows"], spent["turnaround"]) == (lost, late)
     assert lost_inside

@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+from amaranth import Module
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In
 
 from hwgate.quant.issue import job_windows, path_order
-from hwgate.rtl.issue import Issue
+from hwgate.rtl.fetch import JOBS_ALIVE, job_layout
+from hwgate.rtl.issue import ISSUE_JOB, Issue
 from hwgate.sim.block import run_block
 from support.control import CONFIGS, Together
 from support.shares import rest_slow
@@ -14,11 +18,38 @@ from support.shares import rest_slow
 MOST = r"(?!every_slice_follows_every_slice$)\w+"
 
 
+class WithSlots(wiring.Component):
+    """Issue, and the jobs in their slots, of which it reads one in each cycle."""
+
+    def __init__(self, config):
+        self.issue = Issue(config)
+        self.shared = {name: member for name, member in self.issue.signature.members.items()
+                       if name not in ("slot", "job")}
+        super().__init__({**self.shared, "jobs": In(data.ArrayLayout(
+            job_layout(config), JOBS_ALIVE))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.issue = issue = self.issue
+        for name, member in self.shared.items():
+            outer, inner = getattr(self, name), getattr(issue, name)
+            if member.is_signature:
+                wiring.connect(m, wiring.flipped(outer), inner)
+            elif member.flow == In:
+                m.d.comb += inner.eq(outer)
+            else:
+                m.d.comb += outer.eq(inner)
+        job = self.jobs[issue.slot]
+        m.d.comb += [issue.job[name].eq(job[name] if name in job.shape().members
+                                        else job.header[name]) for name in ISSUE_JOB]
+        return m
+
+
 @pytest.mark.parametrize("config,tests", rest_slow(
     {"1x18-most": (CONFIGS["1x18"], MOST)} | {name: (config, None)
                                               for name, config in CONFIGS.items()}))
 def test_issue_on_verilator(config, tests):
-    run_block(Together(u=Issue(config)), Path(__file__).with_name("bench_issue.py"),
+    run_block(Together(u=WithSlots(config)), Path(__file__).with_name("bench_issue.py"),
               test_case=tests, parameters={"config": config.to_dict()})
 
 

@@ -30,6 +30,8 @@ WORDS = CONFIG.buffers.window_words
 DECISION = decision_latency(CONFIG) - ISSUE_LATENCY
 #: Planes of a tile, and of its residual operand; tiles that two halves hold.
 PLANES, OPERANDS, HALVES = 4, 3, 2
+#: Rows of windows that a base pass counts ahead, at most.
+ROWS_AHEAD = 3
 #: ``early_words`` of a layer whose passes wait for whole planes.
 WHOLE = 0xFFFF
 #: Outputs that make something happen around the block.
@@ -78,22 +80,20 @@ class Job:
         """Pixels that its conditional passes visit."""
         return [] if self.kind == Gated.SCORE else self.opened or []
 
-    def bits(self, res_group, last, place):
-        """The job in its slot, the lane's last one or not, its tile at this place; fields
-        that the block does not use are random."""
+    def bits(self, res_group, last, kind):
+        """The job in its slot, the lane's last one or not, its tile of this kind; fields that the
+        block does not use are random."""
         values, header = ({name: random.getrandbits(f.width - 1) for name, f in layout
                            if name != "header"}
                           for layout in (job_layout(CONFIG), header_struct(CONFIG)))
-        header |= {"base_blocks": self.base, "cond_blocks": self.cond, "gated": self.kind,
-                   "mult_residual": 0}
-        if self.operand is not None:
-            # Any factor but zero, and any channel of the output group that the plane is added to.
-            header["mult_residual"] = random.choice((1, -2)) << random.randrange(15)
+        header |= {"base_blocks": self.base, "cond_blocks": self.cond, "gated": self.kind}
+        if self.operand is not None:  # any channel of the output group that the plane is added to
             values["channel"] = ((res_group + self.operand) * CONFIG.channels
                                  + random.randrange(CONFIG.channels))
         return pack(job_layout(CONFIG), values | {
             "tile": self.tile, "last": last, "header": header, "tasks": self.tasks,
-            "place": {"first": place == "first", "last": place == "last"}})
+            "adds": self.operand is not None, "out_pixels": kind["pixels"],
+            **{name: kind[name] for name in ("images", "early_words", "pad_top", "row_end")}})
 
 
 def slice_jobs(opened, jobs, base=1, cond=1, **kind):
@@ -146,7 +146,9 @@ class Layer:
     others: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        self.seen = -1, {}
+        self.seen, self.oldest = (-1, {}), self.jobs[0].tile  # that of the oldest job at work
+        self.rows = {place: {"pad_top": random.getrandbits(2), "row_end": random.getrandbits(16)}
+                     for place in PLACES}
         self.row_words, self.res_group = random.randrange(WORDS), random.randrange(4)
         self.image_words = random.randrange(WORDS)
         self.tiles = 1 + max(job.tile for job in self.jobs)
@@ -166,15 +168,12 @@ class Layer:
             "out_width": self.width, "step_q": step_q,
             "step_m": step_m, "row_step": step_q * self.row_words, "row_words": self.row_words,
             "reduce": self.reduce, "res_group": self.res_group,
-            "image_words": self.image_words, "early_step": self.early_step},
-            {place: {"out_pixels": self.kind(place)["pixels"],
-                     "images": self.kind(place)["images"],
-                     "early_words": self.kind(place)["early_words"]} for place in PLACES})
+            "image_words": self.image_words, "early_step": self.early_step})
 
     def kind(self, place):
-        """Pixels of an image, images and early words of tiles at a place."""
-        return {"pixels": self.pixels, "images": self.images,
-                "early_words": self.early_words, **self.others.get(place, {})}
+        """Pixels of an image, images, early words and rows of tiles at a place."""
+        return {"pixels": self.pixels, "images": self.images, "early_words": self.early_words,
+                **self.rows[place], **self.others.get(place, {})}
 
     def of(self, tile):
         """The same of a tile."""
@@ -204,18 +203,25 @@ class Layer:
 
     def progress(self, now):
         """Loaded tiles, planes of the next one and pixels of its next plane, the same of the
-        residual operand, of which nothing comes if no job adds one, and stored tiles in a cycle."""
+        residual operand, of which nothing comes if no job adds one, and stored tiles in a cycle.
+
+        Tiles are loaded into the halves that the oldest job has left, and stored when their jobs
+        have ended; the operand is no further behind than if every tile waited for it.
+        """
         if self.seen[0] != now:
             self.seen = now, self._progress(now)
         return self.seen[1]
 
     def _progress(self, now):
+        limit = self.oldest + HALVES, 0
         (tile, plane), added = (
-            next((place for place, at in times.items() if at > now), (self.tiles, 0))
+            min(limit, next((place for place, at in times.items() if at > now), (self.tiles, 0)))
             for times in (self.loaded_at, self.added_at))
         stored = next((tile for tile, at in self.stored_at.items() if at > now), self.tiles)
-        added = added if self.adds else (0, 0)
-        words = max((n for at, n in self.words_at.get((tile, plane), ()) if at <= now), default=0)
+        stored = min(stored, self.oldest)
+        added = max(added, (self.oldest - 1, 0)) if self.adds else (0, 0)
+        words = max((n for at, n in self.words_at.get((tile, plane), ())
+                     if at <= now and (tile, plane) < limit), default=0)
         return {"loaded_tile": tile, "loaded_plane": plane, "loaded_words": words,
                 "residual_tile": added[0], "residual_plane": added[1], "stored_tile": stored}
 
@@ -226,6 +232,14 @@ class Layer:
         return next_plane > (tile, plane) or (
             row is not None and next_plane == (tile, plane)
             and progress["loaded_words"] >= self.of(tile)["early_words"] + row * self.early_step)
+
+    def ends_image(self, tile, index):
+        """A window is the last one of its image."""
+        return (index + 1) % self.of(tile)["pixels"] == 0
+
+    def ends_row(self, tile, index):
+        """A window is the last one of a whole row."""
+        return (index % self.of(tile)["pixels"] + 1) % self.width == 0
 
     def pixel_bits(self, tile, index):
         """Position of a window of a tile, as it travels."""
@@ -242,7 +256,8 @@ class Tasks:
     def __init__(self, jobs):
         self.jobs = jobs
         self.items, self.drained = [[] for _ in range(CONTEXTS)], [False] * CONTEXTS
-        self.reading, self.position, self.valid = 0, 0, False
+        self.reading, self.position, self.valid, self.last = 0, 0, False, False
+        self.ended = None  # job whose last decision came in the cycle before
         # Windows that decide, and the first one of a job after its score: (cycle, job, open pixel
         # or None, the job's last decision, asks).
         self.coming = deque()
@@ -256,6 +271,10 @@ class Tasks:
         conditional weights, or None: its first task came, or it begins with tasks of its score."""
         self.position = self.position + taken if rewind is None else 0
         self.reading = self.reading if rewind is None else self.jobs[rewind].tasks
+        self.last = self.position + 1 == len(self.items[self.reading])
+        if self.ended is not None:  # its tasks have counted for a cycle
+            self.drained[self.jobs[self.ended].tasks] = True
+        self.ended = None
         if clear is not None:
             place = self.jobs[clear].tasks
             self.items[place], self.drained[place] = [], False
@@ -266,7 +285,7 @@ class Tasks:
         items = self.items[self.jobs[job].tasks]
         if self.jobs[job].kind == Gated.SHARED:
             return job if asks and items else None
-        self.drained[self.jobs[job].tasks] |= last
+        self.ended = job if last else None
         if index is not None:
             items.append(index)
         first = index is not None and len(items) == 1 and self.jobs[job].kind == Gated.OWN
@@ -280,6 +299,8 @@ class Model:
         self.layer, self.tasks = layer, Tasks(layer.jobs)
         self.passes = deque(layer.passes())
         self.running, self.left = None, deque()
+        self.rows = self.released = 0  # that may be read, and that have been since the start
+        self.chosen, self.ready = None, False  # the next pass; nothing held it up a cycle ago
         self.sent = self.arrived = self.done = 0  # jobs: base blocks, header, end, each in order
         self.over = [False] * len(layer.jobs)
         self.started = None  # pass that starts in this cycle
@@ -296,66 +317,89 @@ class Model:
         return queue[0][1] if queue and queue[0][0] <= now else None
 
     def cycle(self, now):
-        """Expected outputs of a cycle: activity, strobes, and the pass and window issued."""
+        """Expected outputs of a cycle: what it is spent on, strobes, and the window issued, with
+        its pass and whether that ends."""
         tasks, was, end, window = self.tasks, self.running, self.running is None, None
         if was and was.cond:
-            items, drained = tasks.of(was.job)
             if tasks.valid:
                 window = self.left.popleft()
-                assert window.pixel == items[tasks.position]
-            end = drained and tasks.position + (window is not None) == len(items)
+                assert window.pixel == tasks.items[tasks.reading][tasks.position]
+            end = tasks.of(was.job)[1] and (tasks.last or not tasks.valid)
         elif was:
-            row = self.left[0].pixel // self.layer.width
-            if self.layer.readable(now, self.layer.jobs[was.job].tile, was.head["plane"], row):
-                window = self.left.popleft()
+            window = self._row_window(now, was)
             end = not self.left
-        held = self._held(now)
+
+        strobes, self.started = dict.fromkeys(STROBES, 0), None
+        if was and end:
+            assert not self.left
+            self.running = None
+            self.over[was.job] |= was.ends_job
+        if self.chosen is None:
+            held = self._choose(now, strobes)
+        else:
+            held, starts = self._held(now), end and self.ready
+            self.ready = held is None and not starts
+            if starts:
+                self._start(strobes)
+        strobes["task_next"] = bool(window and window.cond)
         if window is not None:
             activity = "conditional" if was.cond else "base"
         elif was:
             activity = "gate" if was.cond else "windows"
         else:
             activity = held or "turnaround"
+        return activity, strobes, (was, window, end) if window else None
 
-        strobes, self.started = dict.fromkeys(STROBES, 0), None
-        if was and end:
-            self.running = None
-            self.over[was.job] |= was.ends_job
-        if end and held is None:
-            new = self.running = self.started = self.passes.popleft()
-            self.left = deque(new.windows)
-            strobes["cond__ready" if new.cond else "base__ready"] = 1
-            strobes["task_rewind"], strobes["task_clear"] = new.cond, new.clear
-            if not new.cond and new.number == 0:
-                strobes["take"] = 1 << new.job % JOBS_ALIVE
-        elif held == "gate" and self._skips(self.passes[0].job):  # also while another pass runs
-            self.over[self.passes.popleft().job] = True
-        strobes["task_next"] = bool(window and window.cond)
-        return activity, strobes, (was, window) if window else None
+    def _row_window(self, now, running):
+        """The window of a base pass, or None if its row is not known to be there; another row may
+        be known from the next cycle on."""
+        job = self.layer.jobs[running.job]
+        window = self.left.popleft() if self.rows else None
+        more = self.rows < ROWS_AHEAD and self.layer.readable(
+            now, job.tile, running.head["plane"], self.released)
+        self.released += more
+        self.rows += more - bool(window and self.layer.ends_row(job.tile, window.pixel))
+        return window
+
+    def _start(self, strobes):
+        """The pass that was chosen starts."""
+        new = self.running = self.started = self.chosen
+        self.chosen, self.left, self.rows, self.released = None, deque(new.windows), 1, 1
+        strobes["task_rewind"], strobes["task_clear"] = new.cond, new.clear
+
+    def _choose(self, now, strobes):
+        """Choose the next pass, or skip one, also while another runs; why it could not be chosen,
+        or None."""
+        if not self.passes:
+            return "idle"
+        new = self.passes[0]
+        listed, first = self.layer.jobs[new.job].listed, new.number == 0
+        if new.cond and first and not (listed and self.tasks.of(new.job)[0]):
+            if self._skips(new.job):
+                self.over[self.passes.popleft().job] = True
+            return "gate"
+        fresh = self.fresh[new.job % JOBS_ALIVE]
+        if self.head(new.cond, now) is None or not new.cond and first and not fresh:
+            return "weights"
+        self.chosen = self.passes.popleft()
+        strobes["cond__ready" if new.cond else "base__ready"] = 1
+        if not new.cond and first:
+            strobes["take"] = 1 << new.job % JOBS_ALIVE
+        return None
 
     def _skips(self, job):
         """A job is known to have no conditional passes."""
         return self.layer.jobs[job].kind == Gated.SCORE or self.tasks.of(job)[1]
 
     def _held(self, now):
-        """Why the next pass cannot start, or None."""
-        if not self.passes:
-            return "idle"
-        new, progress = self.passes[0], self.layer.progress(now)
-        first = not new.cond and new.number == 0
-        if new.cond and new.number == 0 and not (self.layer.jobs[new.job].listed
-                                                 and self.tasks.of(new.job)[0]):
-            return "gate"
-        if self.head(new.cond, now) is None or first and not self.fresh[new.job % JOBS_ALIVE]:
-            return "weights"
-        job = self.layer.jobs[new.job]
-        tile = job.tile
-        if not self.layer.readable(now, tile, new.head["plane"], None if new.cond else 0):
-            return "windows"
+        """Why the pass that was chosen cannot start, or None."""
+        new, progress, job = self.chosen, self.layer.progress(now), self.layer.jobs[self.chosen.job]
         added = progress["residual_tile"], progress["residual_plane"]
-        if new.adds and added <= (tile, job.operand):
+        if (not self.layer.readable(now, job.tile, new.head["plane"], None if new.cond else 0)
+                or new.adds and added <= (job.tile, job.operand)):
             return "windows"
-        return "output" if first and tile >= progress["stored_tile"] + HALVES else None
+        first = not new.cond and new.number == 0
+        return "output" if first and job.tile >= progress["stored_tile"] + HALVES else None
 
     def step(self, now, strobes, issued):
         """Everything moves on to the next cycle."""
@@ -385,6 +429,7 @@ class Model:
             self._send(now + 1 + jobs[first].cond_late, first, True)
         while self.done < len(jobs) and self.over[self.done]:
             self.done += 1
+        layer.oldest = jobs[min(self.done, len(jobs) - 1)].tile
         alive = min(self.done + JOBS_ALIVE, len(jobs))
         if self.sent < alive and jobs[self.sent].base_at <= now + 1:
             self._send(now + 1, self.sent, False)
@@ -393,7 +438,7 @@ class Model:
             self.fresh[self.arrived % JOBS_ALIVE] = True
             self.slots[self.arrived % JOBS_ALIVE] = jobs[self.arrived].bits(
                 layer.res_group, self.arrived == len(jobs) - 1,
-                place_of(jobs[self.arrived].tile, layer.round_tiles))
+                layer.of(jobs[self.arrived].tile))
             self.arrived += 1
 
     def _send(self, at, number, cond):
