@@ -185,23 +185,25 @@ class Scenario:
     # Programs that contradict themselves
 
     def flipped(self, fields, flips):
-        """(what, start) of programs with one flipped bit, as often in each of these fields of a job
-        and the descriptor of each layer."""
+        """(what, start) of programs with one flipped bit, as often in each of these fields of the
+        descriptor, and of jobs, of each layer: one of its value or the next higher one."""
         descriptor, header = descriptor_layout(), header_layout(self.config)
         for index, (_, _, d) in enumerate(self.steps):
-            places = [(descriptor, self.binding.program_address + index * descriptor.size_bytes),
-                      *((header, d["weights_address"] + int(channel) * d["job_stride"])
-                        for channel in self.rng.integers(d["out_channels"], size=flips))]
-            for layout, address in places:
-                first = 8 * address
+            channels = self.rng.integers(d["out_channels"], size=flips)
+            address = self.binding.program_address + index * descriptor.size_bytes
+            places = [(descriptor, address)] * flips + [
+                (header, d["weights_address"] + int(n) * d["job_stride"]) for n in channels]
+            for layout, at in places:
                 for field in layout.fields:
+                    size = field.bits // 8
                     if fields is None or field.name in fields:
-                        bit = first + int(self.rng.integers(field.bits))
+                        value = int.from_bytes(self.image[at:at + size].tobytes(), "little")
+                        bit = int(self.rng.integers(min(field.bits, value.bit_length() + 1)))
                         memory = self.image.copy()
-                        memory[bit // 8] ^= 1 << bit % 8
-                        yield ((index, field.name, bit - first),
+                        memory[at + bit // 8] ^= 1 << bit % 8
+                        yield ((index, field.name, value, bit),
                                self.start(memory, deadline=2 * self.cycles))
-                    first += field.bits
+                    at += size
 
     # What a run must leave
 
