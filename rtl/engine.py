@@ -134,6 +134,8 @@ class Engine(wiring.Component):
                 lane.progress.stored_tile.eq(store.stored_tile),
                 lane.column_address.eq(store.address), store.columns[n].eq(lane.column),
                 self.monitor.events[n].eq(lane.event)]
+            with m.If(~sequencer.busy | sequencer.starting):  # of the program before
+                m.d.comb += self.monitor.events[n].valid.eq(0)
         off_chip, idle = self._off_chip(m, clearable, writer, loader, residual, store.layer)
         maps_idle = self._maps(m, clearable, reader, off_chip, loader, residual, store) & idle
         m.d.comb += [
@@ -219,7 +221,7 @@ class Engine(wiring.Component):
                   for bit, name in enumerate(LANE_COUNTERS)}
         for counter, name in zip(self.monitor.counters, counter_names(self.config)):
             m.d.comb += getattr(bank, f"{name}__value").eq(counter)
-            with m.If(bank.control__start & ~sequencer.busy):
+            with m.If(sequencer.starting):
                 m.d.sync += counter.eq(0)
             with m.Elif(sequencer.busy):
                 m.d.sync += counter.eq(counter + steps[name])

@@ -10,8 +10,10 @@ from hwgate.machine.regs import ErrorCause
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import descriptor_struct
 
-__all__ = ["DECODE_CYCLES", "FINISH_CYCLES", "Sequencer"]
+__all__ = ["DECODE_CYCLES", "FINISH_CYCLES", "START_CYCLES", "Sequencer"]
 
+#: Cycles from the start to the request for the first descriptor, if nothing is under way.
+START_CYCLES = 3
 #: Cycles from the last beat of a descriptor at the input to the start of its layer, or to done.
 DECODE_CYCLES = 2
 #: Cycles from the end of a layer to the request for the next descriptor.
@@ -21,8 +23,9 @@ FINISH_CYCLES = 2
 class Sequencer(wiring.Component):
     """Fetches descriptors, starts layers one after another, and stops on errors.
 
-    An error (unknown opcode, another digest, an error response of the bus) halts the requesters,
-    lets everything that is under way on the bus end, clears the datapath and sets ``done``.
+    A start halts the requesters, lets everything that is under way on the bus end, and clears the
+    datapath, whatever the program before has left there; then it fetches. An error (unknown opcode,
+    another digest, an error response of the bus) does the same, and sets ``done``.
 
     Parameters
     ----------
@@ -48,6 +51,8 @@ class Sequencer(wiring.Component):
         Strobe after its end.
     halt, clear : Out
         Request nothing further; reset the datapath.
+    starting : Out
+        Until the datapath of a program has been cleared.
     busy, done, error, layers : Out
         For the registers.
     """
@@ -60,20 +65,25 @@ class Sequencer(wiring.Component):
             "valid": In(1), "data": In(config.bus.data_bits), "last": In(1), "finished": In(1),
             "read_error": In(1), "write_error": In(1), "quiet": In(1),
             "layer": Out(descriptor_struct()), "begin": Out(1), "layer_done": Out(1),
-            "halt": Out(1), "clear": Out(1), "busy": Out(1), "done": Out(1), "error": Out(4),
-            "layers": Out(32)})
+            "halt": Out(1), "clear": Out(1), "starting": Out(1), "busy": Out(1), "done": Out(1),
+            "error": Out(4), "layers": Out(32)})
 
     def elaborate(self, platform):
         m = Module()
-        fault, fetched_fault, end = Signal(4), Signal(4), Signal()
-        m.submodules.walk = ResetInserter(self.clear)(self._walk(fetched_fault, end))
+        fault, fetched_fault, end, stop = Signal(4), Signal(4), Signal(), Signal()
+        m.submodules.walk = ResetInserter(stop)(self._walk(fetched_fault, end))
 
-        # The first error counts; it ends the program once nothing is under way.
-        m.d.comb += [self.halt.eq(fault != 0), self.clear.eq(self.halt & self.quiet)]
+        # A start and an error halt, and clear once nothing is under way. The first error counts.
+        m.d.comb += [self.halt.eq(self.starting | (fault != 0)),
+                     stop.eq(self.clear & ~self.starting)]
+        m.d.sync += self.clear.eq(self.halt & self.quiet & ~self.clear)
         with m.If(self.start & ~self.busy):
-            m.d.sync += [self.busy.eq(1), self.done.eq(0), self.error.eq(0), self.layers.eq(0)]
-        with m.Elif(self.clear | end):
+            m.d.sync += [self.busy.eq(1), self.starting.eq(1), self.done.eq(0), self.error.eq(0),
+                         self.layers.eq(0)]
+        with m.Elif(stop | end):
             m.d.sync += [self.busy.eq(0), self.done.eq(1), self.error.eq(fault), fault.eq(0)]
+        with m.Elif(self.clear):
+            m.d.sync += self.starting.eq(0)
         with m.Elif(self.busy & ~self.halt):
             m.d.sync += fault.eq(Mux(self.read_error, ErrorCause.READ, Mux(
                 self.write_error, ErrorCause.WRITE, fetched_fault)))
@@ -84,14 +94,15 @@ class Sequencer(wiring.Component):
     def _walk(self, fault, end):
         """One descriptor after the other; reset after an error."""
         m = Module()
-        layer, size = self.layer, descriptor_layout().size_bytes
-        address = Signal(self.config.bus.address_bits)
-        m.d.comb += [self.o.payload.address.eq(address),
+        layer, size = Signal(descriptor_struct(), reset_less=True), descriptor_layout().size_bytes
+        address = Signal(self.config.bus.address_bits, reset_less=True)
+        m.d.comb += [self.layer.eq(layer), self.o.payload.address.eq(address),
                      self.o.payload.beats.eq(size // self.config.bus.bytes)]
         with m.FSM():
             with m.State("Idle"):
-                with m.If(self.start):
+                with m.If(self.start & ~self.busy):
                     m.d.sync += address.eq(self.program)
+                with m.If(self.starting & self.clear):
                     m.next = "Fetch"
             with m.State("Fetch"):
                 m.d.comb += self.o.valid.eq(1)

@@ -227,7 +227,7 @@ def counter_names(config: AcceleratorConfig) -> list[str]:
 
 def engine_registers(config: AcceleratorConfig) -> RegisterMap:
     """Registers of an engine; counter ``x`` is register ``X``, whose field is ``value``."""
-    documents = ["Cycles from the one after the start pulse until done.",
+    documents = ["Cycles from the one after the start has cleared the datapath until done.",
                  *(f"Bytes of {doc}, in whole beats." for doc in STREAMS.values()),
                  *(f"Cycles in which lane {lane} {doc}." for lane in range(config.lanes)
                    for doc in LANE_COUNTERS.values())]
@@ -239,7 +239,7 @@ def engine_registers(config: AcceleratorConfig) -> RegisterMap:
             Field("value", REGISTER_BITS, ro, "Configuration digest, also part of every program",
                   constant=config.digest),)),
         Register("CONTROL", "Start and interrupt.", (
-            Field("start", 1, Access.W1P, "Clear the counters and run the program; "
+            Field("start", 1, Access.W1P, "Clear counters and datapath, and run the program; "
                                           "has no effect while busy"),
             Field("irq_enable", 1, rw, "Raise the interrupt while done"))),
         Register("STATUS", "Progress.", (

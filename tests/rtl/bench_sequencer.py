@@ -10,7 +10,7 @@ from hwgate.machine.config import AcceleratorConfig
 from hwgate.machine.layouts import Opcode, descriptor_layout
 from hwgate.machine.regs import ErrorCause
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES
+from hwgate.rtl.sequencer import DECODE_CYCLES, FINISH_CYCLES, START_CYCLES
 from hwgate.sim.streams import pack, parameters, start
 from support.shares import repeats
 
@@ -43,15 +43,15 @@ class Bench:
     def __init__(self, dut, *, latency=12, idle=0.3, length=25):
         self.dut, self.latency, self.idle, self.length = dut, latency, idle, length
 
-    async def run(self, listing, *, read_error=None, write_error=None, busy=0):
+    async def run(self, listing, *, read_error=None, write_error=None, busy=0, drain=0):
         """Run to done; the cycles from start to done, and the cause and the layers it reports.
 
         Errors come in the given cycles after the start, and for ``busy`` cycles from then on the
-        bus is not quiet.
+        bus is not quiet; nor is it for ``drain`` cycles from the start on.
         """
         self.errors = {"read_error": read_error, "write_error": write_error}
         self.troubled = {e + n for e in self.errors.values() if e is not None
-                         for n in range(busy + 1)}
+                         for n in range(busy + 1)} | {*range(drain)}
         self.listing, self.log, self.quiet, self.cycle = listing, [], [], 0
         self.base = BEAT * random.randrange(1 << 10)
         self.beats, self.wait, self.fetched, self.running = [], 0, 0, 0
@@ -76,7 +76,7 @@ class Bench:
     def drive(self):
         """Inputs of a cycle."""
         dut, random_beat = self.dut, random.getrandbits(8 * BEAT)
-        occupied = (self.beats or self.running) and not self.before["halt"]
+        occupied = (self.beats or self.running) and not self.before["halt"] or 0 < self.cycle < 3
         dut.start.value = self.cycle == 0 or bool(occupied) and random.random() < 0.05  # ignored
         self.wait -= self.wait > 0
         comes = bool(self.beats) and not self.wait and random.random() >= self.idle
@@ -125,8 +125,10 @@ def expected(listing, log, quiet):
     lasts = [cycle for cycle, event in log if event == "last"]
     requests = [cycle for cycle, event in log if event == "request"]
     finishes = [cycle for cycle, event in log if event == "finished"]
+    cleared = 1 + next(n for n, still in enumerate(quiet) if still and n >= 1)
+    begun = cleared - 2 + START_CYCLES
     assert all(request == due for request, due in zip(
-        requests, [1, *(cycle + FINISH_CYCLES for cycle in finishes)], strict=False))
+        requests, [begun, *(cycle + FINISH_CYCLES for cycle in finishes)], strict=False))
     for raw, last in zip(listing, lasts, strict=False):
         fields = LAYOUT.unpack(raw)
         if fields["opcode"] not in (Opcode.LAYER, Opcode.END):
@@ -140,11 +142,12 @@ def expected(listing, log, quiet):
     wanted += [(cycle + FINISH_CYCLES - 1, "layer_done") for cycle in finishes]
     faults += [(cycle, order, cause) for order, (name, cause) in enumerate(
         [("read_error", ErrorCause.READ), ("write_error", ErrorCause.WRITE)])
-        for cycle, event in log if event == name]
+        for cycle, event in log if event == name and cycle > cleared]
+    wanted += [(1, "halt"), (cleared, "clear")]
     if faults and (end is None or min(faults)[0] < end):
         cycle, _, cause = min(faults)
         halt = cycle + 1
-        clear = next(n for n, still in enumerate(quiet) if still and n >= halt)
+        clear = 1 + next(n for n, still in enumerate(quiet) if still and n >= halt)
         wanted = [event for event in wanted if event[0] < halt]
         wanted += [(halt, "halt"), (clear, "clear"), (clear + 1, "done")]
     else:
@@ -201,7 +204,7 @@ async def an_error_in_any_cycle_stops_it(dut):
                                     {"read_error": cycle, "write_error": cycle + 2}])
             _, cause, done = await bench.run(program(2), busy=busy, **errors)
             causes.add((cause, done))
-            _, cause, done = await bench.run(program(2))
+            _, cause, done = await bench.run(program(2), drain=busy)
             assert (cause, done) == (ErrorCause.NONE, 2)
     assert causes >= {(cause, done) for cause in (ErrorCause.READ, ErrorCause.WRITE)
                       for done in (0, 1)}
@@ -214,4 +217,5 @@ async def random_runs(dut):
         end = random.choice([None, None, bytes(SIZE), descriptor(Opcode.LAYER, 0)])
         cycle = random.randint(1, 200)
         error = random.choice([{}, {}, {"read_error": cycle}, {"write_error": cycle}])
-        await bench.run(program(random.randint(0, 4), end), busy=random.choice([0, 0, 30]), **error)
+        await bench.run(program(random.randint(0, 4), end), busy=random.choice([0, 0, 30]),
+                        drain=random.choice([0, 0, 30]), **error)

@@ -11,7 +11,7 @@ import pytest
 
 import hwgate
 from hwgate.machine.config import MemoryTiming
-from hwgate.machine.layouts import descriptor_layout
+from hwgate.machine.layouts import descriptor_layout, header_layout
 from hwgate.machine.regs import ErrorCause
 from hwgate.sim import engine
 from hwgate.sim.axi_bench import run_starts_with_backpressure
@@ -34,6 +34,13 @@ each_config = pytest.mark.parametrize("name", rest_slow(
 
 #: A seed of which a network with all of it is found soon.
 QUICK = 2
+
+#: Fields of job headers and descriptors that others must agree with: what is asked for, comes, is
+#: computed and is written.
+COUNTS = {"gated", "base_blocks", "cond_blocks", "base_bitmap", "cond_bitmap", "first_blocks",
+          "in_rows_last", "in_run_beats_last", "images_last", "out_pixels_last", "job_outputs_last",
+          "out_planes", "out_beats_last", "out_run_beats_last", "store_pixels_last", "res_planes",
+          "res_beats_last", "res_run_beats_last"}
 
 
 class Scenario:
@@ -66,8 +73,8 @@ class Scenario:
         self.end = 4 * self.image.size
 
     def start(self, memory=None, **options):
-        options.setdefault("program_address", self.binding.program_address)
-        return Start(deadline=500_000, memory=self.image if memory is None else memory, **options)
+        options = {"program_address": self.binding.program_address, "deadline": 500_000} | options
+        return Start(memory=self.image if memory is None else memory, **options)
 
     def run(self, starts, timing=MemoryTiming()):
         return engine.run_engine(self.config, starts, faults=self.faults, timing=timing,
@@ -175,6 +182,29 @@ class Scenario:
         yield ("opcode", self.start(self.patched(last, opcode=7)), ErrorCause.OPCODE, last)
         yield "nothing", self.start(np.zeros_like(self.image)), ErrorCause.OPCODE, 0
 
+    # Programs that contradict themselves
+
+    def flipped(self, fields, flips):
+        """(what, start) of programs with one flipped bit, as often in each of these fields of the
+        descriptor, and of jobs, of each layer: one of its value or the next higher one."""
+        descriptor, header = descriptor_layout(), header_layout(self.config)
+        for index, (_, _, d) in enumerate(self.steps):
+            channels = self.rng.integers(d["out_channels"], size=flips)
+            address = self.binding.program_address + index * descriptor.size_bytes
+            places = [(descriptor, address)] * flips + [
+                (header, d["weights_address"] + int(n) * d["job_stride"]) for n in channels]
+            for layout, at in places:
+                for field in layout.fields:
+                    size = field.bits // 8
+                    if fields is None or field.name in fields:
+                        value = int.from_bytes(self.image[at:at + size].tobytes(), "little")
+                        bit = int(self.rng.integers(min(field.bits, value.bit_length() + 1)))
+                        memory = self.image.copy()
+                        memory[at + bit // 8] ^= 1 << bit % 8
+                        yield ((index, field.name, value, bit),
+                               self.start(memory, deadline=2 * self.cycles))
+                    at += size
+
     # What a run must leave
 
     def assert_stopped(self, outcome, cause, steps, what=""):
@@ -242,6 +272,35 @@ def test_what_cannot_run_stops_the_engine(name):
     outcomes = scenario.run(starts_in_pairs(scenario, broken))
     assert_errors(scenario, broken, outcomes)
     assert outcomes[0].counters["cycles"] == scenario.cycles
+
+
+def check_flips(name, seed, fields, flips):
+    scenario = Scenario(name, seed)
+    what, broken = zip(*scenario.flipped(fields, flips), strict=True)
+    good = scenario.start()
+    reference, *outcomes, last = scenario.run([
+        good, *(start for bad in broken for start in (bad, good)), good])
+    assert reference.counters["cycles"] == scenario.cycles
+    for bad, clean, flip in zip(outcomes[::2], outcomes[1::2], what, strict=True):
+        # One that never ends is busy until the reset.
+        assert bad.fault or bad.late == bad.status.busy == (not bad.status.done), flip
+        scenario.assert_clean(clean, reference, flip)
+    scenario.assert_clean(last, reference)
+    ended = [bad for bad in outcomes[::2] if bad.status.error == ErrorCause.NONE]
+    assert {bad.status.done for bad in ended} == {True, False}
+
+
+@each_config
+def test_a_contradicting_program_leaves_no_trace(name):
+    """It has one wrong bit, and ends with wrong outputs, or never."""
+    check_flips(name, QUICK, COUNTS, 1)
+
+
+@pytest.mark.slow
+@each_config
+@pytest.mark.parametrize("seed", [3, 4])
+def test_any_flipped_bit_leaves_no_trace(name, seed):
+    check_flips(name, seed, None, 4)
 
 
 @each_config
