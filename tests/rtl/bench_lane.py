@@ -376,7 +376,7 @@ async def jobs_that_end_before_others(dut):
     job of its context ends."""
     await begin(dut)
     overtaken, met = 0, 0
-    for seed, pixels in enumerate((1, 1, 4)):
+    for seed, pixels in enumerate((1, 4, 2, 6, 9)):
         network, images = one_layer(
             seed, tiles=3, size=4, gated=True, reduce=False, features=Features(stride=True),
             wanted=lambda layer, pixels=pixels: (np.prod(layer.conv_shape[1:]) == pixels
