@@ -76,6 +76,7 @@ async def play_layer(dut, plan, d, memory, golden, base, operands, lane, pace):
     times["early"] = len(early)
     dut.u__lane.value = lane
     dut.u__layer.value = descriptor_bits(d)
+    await RisingEdge(dut.clk)  # it is stable from the cycle before the start on
     while (store.places or checked or now < 40 + 40 * (not jobs)
            or min(loader.tile - loader.tiles, operands.tile - operands.tiles) < 0 and jobs):
         left = status["tile"] if jobs else d["tiles"]
