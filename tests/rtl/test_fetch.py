@@ -9,11 +9,12 @@ import pytest
 import hwgate
 from hwgate.machine.config import BufferConfig
 from hwgate.quant.fetch import LaneJob, lane_jobs, lane_order, requests
-from hwgate.rtl.fetch import BlockFetch, JobFetch
+from hwgate.rtl.fetch import JOBS_ALIVE, BlockFetch, JobFetch, JobTable
 from hwgate.sim.block import run_block
 from support import control
 from support.control import Together
 from support.random_layers import random_images, random_network
+from support.rtl import run
 from support.shares import rest_slow
 
 CONFIGS = control.CONFIGS | {"keeps": replace(control.CONFIGS["1x18"], lanes=4,
@@ -26,6 +27,30 @@ each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_fetch_on_verilator(config):
     run_block(Together(blocks=BlockFetch(config), jobs=JobFetch(config)),
               Path(__file__).with_name("bench_fetch.py"), parameters={"config": config.to_dict()})
+
+
+def test_table_shows_what_was_stored_last():
+    """Members of jobs and of their headers, slot by slot, from the cycle after the strobe on."""
+    dut = JobTable(CONFIGS["4x36"], ["bias_open", "channel", "gated"])
+    rng = np.random.default_rng(1)
+    slots = [None] * JOBS_ALIVE
+
+    async def bench(ctx):
+        for number in range(40):
+            slot, valid = int(rng.integers(JOBS_ALIVE)), number % 3 > 0
+            bias, channel, gated = (int(rng.integers(100)) for _ in range(3))
+            ctx.set(dut.store, {"valid": valid, "slot": slot, "job": {
+                "channel": channel, "header": {"bias_open": bias - 50, "gated": gated}}})
+            await ctx.tick()
+            if valid:
+                slots[slot] = bias - 50, channel, gated
+            for n, wanted in enumerate(slots):
+                ctx.set(dut.slot, n)
+                found = ctx.get(dut.o)
+                assert wanted in (None, (found.bias_open, found.channel, found.gated))
+
+    run(dut, bench)
+    assert None not in slots
 
 
 @each_config

@@ -40,14 +40,15 @@ class Pace:
 
 
 class Reader:
-    """Grants requests one at a time and answers with headers, which stay, and blocks. A block is
-    longer than a beat, so no request's first block comes directly after the last one of another, or
-    after a header."""
+    """Grants requests one at a time and answers with headers and blocks. A block is longer than a
+    beat, so no request's first block comes directly after a header, or the last one of another
+    request; a header stays for another cycle."""
 
     def __init__(self, memory, pace):
         self.memory, self.pace, self.taken = memory, pace, {"base": [], "cond": []}
         self.granted, self.blocks = {"base": [], "cond": []}, {"base": [], "cond": []}  # cycles
-        self.strobes, self.at, self.grant_at, self.header = deque(), 0, 0, 0
+        self.strobes, self.at, self.grant_at = deque(), 0, 0
+        self.header = 0, 0  # the last one, and until when it stays
 
     def take(self, now, stream, request, header):
         self.taken[stream].append((request["address"], request["beats"], header))
@@ -70,9 +71,11 @@ class Reader:
         turn = random.choice(("base", "cond"))
         if self.strobes and self.strobes[0][0] == now:
             _, name, bits = self.strobes.popleft()
-        self.header = bits if name == "header" else self.header
+        if name == "header":
+            self.header = bits, now + 1
+        header, stays = self.header
         return {"u__header_valid": name == "header", "u__base_valid": name == "base",
-                "u__cond_valid": name == "cond", "u__job_header": self.header,
+                "u__cond_valid": name == "cond", "u__job_header": header if now <= stays else 0,
                 "u__block": bits if name != "header" else 0,
                 "u__base__ready": ready and turn == "base",
                 "u__cond__ready": ready and turn == "cond"}
