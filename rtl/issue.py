@@ -110,7 +110,7 @@ class Issue(wiring.Component):
             "o": Out(tag_layout(config)), "pixel": Out(pixel_layout(config)),
             "block": Out(pass_layout(config)), "half": Out(1), "pad_top": Out(2),
             "row_end": Out(16),
-            "activity": Out(len(LANE_COUNTERS))})
+            "activity": Out(len(LANE_COUNTERS), init=1 << Activity["idle"])})
 
     def elaborate(self, platform):
         m = Module()
