@@ -103,54 +103,61 @@ class Loader(wiring.Component):
 
         # Two beats: the one that is cut, from its word ``offset`` on, and the next one.
         beat, full = Signal(config.bus.data_bits, reset_less=True), Signal()
-        offset = Signal(range(max(2, pixels)))
-        go, emptied, end = Signal(), Signal(), Signal(2 + pixels.bit_length())
-        # What is left of a row, or of the words before the first one; a share is at most ``most``.
+        offset, end = Signal(range(max(2, pixels))), Signal(2 + pixels.bit_length())
+        # What is left of a row, or of the words before the first one, and the share of a cycle,
+        # which may empty the beat, or reach into the next one, which it may leave for nothing.
         left, step, share_last = Signal(16), Signal(2), Signal()
-        skips, width_fits = Signal(), Signal()
-        skip, above = Signal.like(layer.in_skip), Signal.like(layer.pad_top)
-        row_end, end_image, end_plane, end_tile = (Signal() for _ in range(4))
+        empties, reaches, skips = Signal(), Signal(), Signal()
+        go, emptied, image_last, plane_last, tile_last = (Signal() for _ in range(5))
         m.d.comb += [
-            step.eq(Mux(share_last, left, most)), end.eq(offset + step),
-            go.eq(full & ((end <= pixels) | queue.o.valid)),
-            row_end.eq(go & share_last & ~skips), end_image.eq(row_end & rows.last),
-            end_plane.eq(end_image & images.last), end_tile.eq(end_plane & planes.last),
-            emptied.eq(go & ((end >= pixels) | share_last & ~skips & rows.last)),
-            queue.o.ready.eq((~full | emptied) & ~turn & (~end_tile | (end > pixels)))]
+            go.eq(full & (~reaches | queue.o.valid)),
+            image_last.eq(share_last & ~skips & rows.last),
+            plane_last.eq(image_last & images.last), tile_last.eq(plane_last & planes.last),
+            emptied.eq(go & (empties | image_last)),
+            queue.o.ready.eq(~turn & Mux(full, emptied & (~tile_last | reaches), 1))]
         loads = queue.o.valid & queue.o.ready
-        # A write that ends an image's plane in the beat behind leaves nothing of that one.
-        spent = end_image & (end > pixels)
         with m.If(loads):
             m.d.sync += beat.eq(queue.o.payload)
         with m.If(loads | emptied):
-            m.d.sync += full.eq(loads & ~spent)
-        with m.If(go):
-            m.d.sync += offset.eq(Mux(end_image, 0, end & (pixels - 1)))
+            m.d.sync += full.eq(loads & ~(go & image_last & reaches))
 
         # Latched once a tile; the first write is two cycles later.
-        m.d.sync += [turn.eq(self.start | end_tile), turned.eq(turn)]
-        m.d.comb += [
-            counter.restart.eq(self.start), counter.next.eq(end_tile),
-            counter.round_tiles.eq(layer.round_tiles)]
+        skip, above = Signal.like(layer.in_skip), Signal.like(layer.pad_top)
+        width_fits, restart, begins, last = Signal(), Signal(), Signal(), Signal()
+        fitting = Signal(2)
+        m.d.sync += [turn.eq(self.start | go & tile_last), turned.eq(turn),
+                     width_fits.eq(layer.in_width <= most)]
         with m.If(turn):
             m.d.sync += [
                 skip.eq(of_tile(layer, "in_skip", counter.place)),
                 rows.count.eq(of_tile(layer, "in_rows", counter.place)),
                 images.count.eq(of_tile(layer, "images", counter.place)),
                 above.eq(of_tile(layer, "pad_top", counter.place))]
-        m.d.sync += width_fits.eq(layer.in_width <= most)
         m.d.comb += [
-            planes.count.eq(layer.in_planes), planes.restart.eq(turned), planes.next.eq(end_plane),
-            images.restart.eq(turned | end_plane), images.next.eq(end_image),
-            rows.restart.eq(turned | end_image), rows.next.eq(row_end)]
-        with m.If(turned | end_image):
-            m.d.sync += [skips.eq(skip != 0), left.eq(Mux(skip != 0, skip, layer.in_width)),
-                         share_last.eq(Mux(skip != 0, skip <= most, width_fits))]
-        with m.Elif(go & share_last):
-            m.d.sync += [skips.eq(0), left.eq(layer.in_width), share_last.eq(width_fits)]
-        with m.Elif(go):
-            m.d.sync += [left.eq(left - most), share_last.eq(Mux(bank_mode, left <= 2,
-                                                              left <= 2 * config.write_words))]
+            counter.restart.eq(self.start), counter.next.eq(go & tile_last),
+            counter.round_tiles.eq(layer.round_tiles), restart.eq(turned | go & image_last),
+            planes.count.eq(layer.in_planes), planes.restart.eq(turned),
+            planes.next.eq(go & plane_last), images.restart.eq(turned | go & plane_last),
+            images.next.eq(go & image_last), rows.restart.eq(restart),
+            rows.next.eq(go & share_last & ~skips), begins.eq(turned | go & share_last)]
+
+        # The share after this one.
+        to, share = Signal.like(offset), Signal.like(step)
+        with m.If(restart & (skip != 0)):
+            m.d.comb += [last.eq(skip <= most), fitting.eq(skip)]
+        with m.Elif(begins):
+            m.d.comb += [last.eq(width_fits), fitting.eq(layer.in_width)]
+        with m.Else():
+            m.d.comb += [last.eq(Mux(bank_mode, left <= 2, left <= 2 * config.write_words)),
+                         fitting.eq(left - most)]
+        m.d.comb += [end.eq(offset + step), share.eq(Mux(last, fitting, most)),
+                     to.eq(Mux(restart, 0, end & (pixels - 1)))]
+        with m.If(turned | go):
+            m.d.sync += [
+                share_last.eq(last), step.eq(share), offset.eq(to),
+                empties.eq(to + share >= pixels), reaches.eq(to + share > pixels),
+                skips.eq(restart & (skip != 0)), left.eq(Mux(
+                    restart & (skip != 0), skip, Mux(begins, layer.in_width, left - most)))]
         m.d.comb += self.idle.eq(queue.idle & ~full)
 
         words = Signal(8 * config.channels * config.write_words, reset_less=True)
@@ -158,9 +165,9 @@ class Loader(wiring.Component):
         m.d.sync += [
             words.eq(both >> (offset << (8 * config.channels - 1).bit_length())),
             flags.step.eq(step), flags.counted.eq(go), flags.written.eq(go & ~skips),
-            flags.row_end.eq(row_end), flags.image_end.eq(end_image),
-            flags.plane_end.eq(end_plane), flags.tile_begin.eq(turned),
-            flags.tile_end.eq(end_tile), flags.half.eq(counter.tile[0])]
+            flags.row_end.eq(go & share_last & ~skips), flags.image_end.eq(go & image_last),
+            flags.plane_end.eq(go & plane_last), flags.tile_begin.eq(turned),
+            flags.tile_end.eq(go & tile_last), flags.half.eq(counter.tile[0])]
         return words, flags, above
 
     def _place(self, m, words, flags, above):
