@@ -288,6 +288,7 @@ def _at(progress, tile, plane):
 
 def _passed(tile, plane, wanted_tile, wanted_plane):
     """Progress (tile, plane) includes the wanted plane. Of tiles the lowest bits tell: progress is
-    at most two tiles ahead of a job, and no job as many ahead of it as a lane has jobs."""
+    at most two tiles ahead of a job, and no job as many ahead of it as a lane has jobs; that of a
+    residual operand stays beside the jobs, since in every tile the same channels add one."""
     ahead = (tile - wanted_tile)[:3].as_signed()
     return (ahead > 0) | (ahead == 0) & (plane > wanted_plane)

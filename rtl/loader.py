@@ -53,7 +53,7 @@ class Loader(wiring.Component):
         Loaded tiles, loaded planes of the next one, each of all its images, and pixels of the next
         plane of an image, those counted that come before a band.
     idle : Out
-        Every tile of the layer has been written.
+        Every tile of the layer has been cut; the last write is on its way.
     table : Out
         Look-ups in the chunk table, see :func:`lookup_signature`; only with
         ``buffers.compressed_chunks``.
@@ -105,9 +105,9 @@ class Loader(wiring.Component):
         beat, full = Signal(config.bus.data_bits, reset_less=True), Signal()
         offset, end = Signal(range(max(2, pixels))), Signal(2 + pixels.bit_length())
         # What is left of a row, or of the words before the first one, and the share of a cycle,
-        # which may empty the beat, or reach into the next one, which it may leave for nothing.
+        # which may empty the beat, or reach into the next one, of which it may leave nothing.
         left, step, share_last = Signal(16), Signal(2), Signal()
-        empties, reaches, skips = Signal(), Signal(), Signal()
+        empties, reaches, leaves, skips = Signal(), Signal(), Signal(), Signal()
         go, emptied, image_last, plane_last, tile_last = (Signal() for _ in range(5))
         m.d.comb += [
             go.eq(full & (~reaches | queue.o.valid)),
@@ -119,7 +119,7 @@ class Loader(wiring.Component):
         with m.If(loads):
             m.d.sync += beat.eq(queue.o.payload)
         with m.If(loads | emptied):
-            m.d.sync += full.eq(loads & ~(go & image_last & reaches))
+            m.d.sync += full.eq(loads & ~(go & reaches & (image_last | ~leaves)))
 
         # Latched once a tile; the first write is two cycles later.
         skip, above = Signal.like(layer.in_skip), Signal.like(layer.pad_top)
@@ -156,7 +156,8 @@ class Loader(wiring.Component):
             m.d.sync += [
                 share_last.eq(last), step.eq(share), offset.eq(to),
                 empties.eq(to + share >= pixels), reaches.eq(to + share > pixels),
-                skips.eq(restart & (skip != 0)), left.eq(Mux(
+                leaves.eq(to + share != 2 * pixels),
+                skips.eq(Mux(begins, restart & (skip != 0), skips)), left.eq(Mux(
                     restart & (skip != 0), skip, Mux(begins, layer.in_width, left - most)))]
         m.d.comb += self.idle.eq(queue.idle & ~full)
 

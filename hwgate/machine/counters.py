@@ -10,7 +10,7 @@ LANE_COUNTERS: dict[str, str] = {
     "windows": "waited for a channel group of its tile, or of the residual operand",
     "output": "waited for a free half of the output buffer",
     "gate": "waited for decisions of the gate",
-    "turnaround": "started a pass after waiting",
+    "turnaround": "chose and started a pass",
     "idle": "had no job left in this layer, or no layer ran",
 }
 

@@ -159,8 +159,9 @@ class Progress:
             self.at, self.words = self.at + 1, end
         if take:
             self.queued -= 1
-        self.held = take and not (last and reaches) or self.held and not spent
         self.taken += take
+        left = not (go and reaches and (last or end == self.taken * PIXELS))  # of the beat taken
+        self.held = take and left or self.held and not spent
         if last:
             self.last.add(end - first)
             self.at = self.words = 0
@@ -184,6 +185,7 @@ class Bench:
         self.halves = [{}, {}]               # (bank, address) to word
         self.progress, self.loaded = Progress(layer), (0, 0, 0)  # tiles, planes, words
         self.cycle = self.last_write = self.written = 0
+        self.idle = False
         self.rising = Counter()              # cycles from a plane's last write to its count
 
     def step(self):
@@ -193,9 +195,10 @@ class Bench:
             tile = self.layer.tile_of[len(self.port.asked) - len(asked)]
             assert tile < self.lanes.slowest() + 2, "still in use"
         self.write()
-        if self.dut.idle.value:
+        if self.idle:  # since the cycle before
             complete = self.written == sum(map(len, self.layer.words))
             assert complete, "idle, though pixels are missing"
+        self.idle = bool(self.dut.idle.value)
 
     def write(self):
         write = unpack(PORT, int(self.dut.write.value))
