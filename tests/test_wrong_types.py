@@ -257,9 +257,9 @@ def compiled(**named):
     case(lambda: hwgate.load(3), "Path of a network file must be a text or a path, not 3"),
     # Configurations
     case(lambda: hwgate.preset(None), "There is no preset None; there are cifar, digits, resident, "
-         "tiny, wide"),
+         "small, tiny, ulx3s, wide"),
     case(lambda: hwgate.preset(["digits"]), "There is no preset a list; there are cifar, digits, "
-         "resident, tiny, wide"),
+         "resident, small, tiny, ulx3s, wide"),
     case(lambda: hwgate.preset("digits", speed=3), "Configuration has no field 'speed'; there are "
          "lanes, channels, formats, buffers, bus"),
     case(lambda: hwgate.preset("digits", lanes=4.0), "Lane count must be a power of two, not 4.0"),

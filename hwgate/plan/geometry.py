@@ -13,6 +13,10 @@ __all__ = ["Band", "Lack", "Part", "Shape", "Tiling", "bands_or_lack", "describe
            "kernel_blocks", "map_bytes", "map_lack", "most_images", "plane_beats", "shortage",
            "split_rows"]
 
+#: Most pixels of a channel group that the loader counts, those before its first row among them;
+#: one more is no number of early words.
+_MOST_WORDS = 0xFFFE
+
 #: (C, H, W) of a feature map.
 Shape = tuple[int, int, int]
 
@@ -279,6 +283,9 @@ def _describe_tile(layer: QuantizedLayer, residual: Shape | None, config: Accele
     row_words, image_words = _window_words(layer, count, above)
     skip = first * width % beat_pixels
     in_beats = _ceil(skip + count * width, beat_pixels)
+    if skip + count * width > _MOST_WORDS:
+        raise ValueError(f"{count} input rows of {width:,} pixels; the loader counts "
+                         f"{_MOST_WORDS:,} pixels of a channel group")
     if top + rows == out_height:
         store_rows = store_height - top // layer.pool
     else:

@@ -117,7 +117,7 @@ def test_json(folder, invoke):
      "The shape of an image is written CxHxW, as 3x32x32, or C of a vector, as 8, not '3x8'"),
     (("a" * 5000 + ".py:X", "--input", "3x8x8"), f"There is no file {'a' * 5000}.py"),
     (("mine.py:Network", "--input", "3x8x8", "--preset", "huge"), "There is no preset 'huge'; "
-     "there are cifar, digits, resident, tiny, wide")])
+     "there are cifar, digits, resident, small, tiny, ulx3s, wide")])
 def test_unusable_input_is_one_sentence(folder, invoke, arguments, sentence):
     assert invoke("check", *arguments) == (2, "", sentence + "\n")
 

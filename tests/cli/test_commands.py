@@ -254,7 +254,7 @@ def test_compile_leaves_out_zero_bytes(invoke, tmp_path):
     (("simulate", "good.npz", "--images", "kind.npy"), "Images must be float or int8, not int64"),
     (("verilog", "--lanes", "3"), "Lane count must be a power of two, not 3"),
     (("verilog", "--preset", "huge"),
-     "There is no preset 'huge'; there are cifar, digits, resident, tiny, wide"),
+     "There is no preset 'huge'; there are cifar, digits, resident, small, tiny, ulx3s, wide"),
     (("compare", "good.npz", "--images", "good.npy", "--read-latency", "1"),
      "Read latency must be in 2..1023, not 1"),
     (("simulate", "good.npz", "--images", "good.npy", "--bus", "32"),

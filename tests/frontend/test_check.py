@@ -119,7 +119,8 @@ def test_the_smallest_preset_is_the_smallest():
     model = network(conv=nn.Conv2d(160, 8, 3, padding=1))
     fits = {name: hwgate.check(model, (160, 30, 30), config).fits
             for name, config in PRESETS.items()}
-    assert fits == {"digits": False, "tiny": False, "cifar": True, "resident": True, "wide": True}
+    assert fits == {"digits": False, "tiny": False, "cifar": True, "resident": True, "wide": True,
+                    "ulx3s": False, "small": False}
 
 
 def test_layers_that_no_buffers_hold():
@@ -136,8 +137,8 @@ def test_layers_that_no_buffers_hold():
 def test_bands_that_a_descriptor_cannot_tell_of():
     def told(name):
         return (f"Layer {name!r}, a 3x3 convolution of 2x256x256, has bands too large for a "
-                "descriptor (Field 'plane_words' of the layer descriptor must be in 0..65535, not "
-                "65536); use smaller maps, or smaller buffers.pixels for smaller bands")
+                "descriptor (256 input rows of 256 pixels; the loader counts 65,534 pixels of a "
+                "channel group); use smaller maps, or smaller buffers.pixels for smaller bands")
 
     large = nn.Conv2d(2, 2, 3, 2, 1)
     roomy = with_buffers(window_words=8192, pixels=16384, output_words=16384)

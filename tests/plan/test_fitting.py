@@ -74,7 +74,7 @@ def test_a_layer_with_a_tau_must_fit_in_one_band():
 def test_maps_that_exceed_the_fields_of_a_descriptor():
     large = Placed(make_layer(2, 256, 256, 2, stride=2), None)
     assert described(large, widest(CONFIG)) == (
-        "Field 'plane_words' of the layer descriptor must be in 0..65535, not 65536")
+        "256 input rows of 256 pixels; the loader counts 65,534 pixels of a channel group")
     assert not described(large, smallest([large], CONFIG))
 
 

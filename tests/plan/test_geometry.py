@@ -11,7 +11,13 @@ from hypothesis import assume, given, settings
 from hwgate.errors import CompileError
 from hwgate.machine.config import TAPS, AcceleratorConfig, BufferConfig, BusConfig
 from hwgate.machine.layouts import descriptor_layout
-from hwgate.plan.geometry import kernel_blocks, map_bytes, plane_beats, split_rows
+from hwgate.plan.geometry import (
+    image_beats,
+    kernel_blocks,
+    map_bytes,
+    plane_beats,
+    split_rows,
+)
 from hwgate.plan.layer import plan_layer
 from hwgate.quant.layer import KERNELS
 from hwgate.quant.loader import feature_map
@@ -145,9 +151,8 @@ def test_windows_of_a_band_lie_over_the_rows_it_loads(case):
     for top, rows, fields in bands_or_discard(case):
         pixel = fields["in_address"] // case.config.bus.bytes * beat + fields["in_skip"]
         first, column = divmod(pixel, width)
-        count = fields["plane_words"] // width
-        assert column == 0 and fields["plane_words"] == count * width
-        assert fields["row_end"] == fields["pad_top"] + count
+        count = fields["in_rows"]
+        assert column == 0 and fields["row_end"] == fields["pad_top"] + count
         read = rows_read(layer, top, rows)
         assert list(range(first, first + count)) == list(range(read[0], read[-1] + 1))
         for row in range(rows):
@@ -188,9 +193,10 @@ def test_requests_cover_the_rows_and_stay_in_their_planes(case):
         asked = [fields["in_address"] // size + run * fields["in_run_stride"] // size + at
                  for run in range(fields["in_runs"]) for at in range(fields["in_run_beats"])]
         first = fields["in_address"] // size * beat + fields["in_skip"]
+        last = first + fields["in_rows"] * fields["in_width"] - 1
         wanted = [group * plane + at for group in range(groups)
-                  for at in range(first // beat, (first + fields["plane_words"] - 1) // beat + 1)]
-        assert asked == wanted and len(asked) == groups * fields["plane_beats"]
+                  for at in range(first // beat, last // beat + 1)]
+        assert asked == wanted and len(asked) == groups * image_beats(config, fields)
 
 
 @settings(deadline=None, max_examples=100)

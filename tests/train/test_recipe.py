@@ -51,7 +51,7 @@ def test_a_recipe_survives_its_file(tmp_path):
     ({"loss.smoothing": 2}, "Label smoothing must be in 0..1, not 2.0"),
     ({"loss.temperature": 0}, "Temperature must be positive, not 0.0"),
     ({"hardware.preset": "big"}, "There is no preset 'big'; there are cifar, digits, resident, "
-     "tiny, wide"),
+     "small, tiny, ulx3s, wide"),
     ({"hardware.budget": "money"}, "Budget must be one of '', bytes, cycles, not 'money'"),
     ({"gate.granularity": "row"}, "Gate granularity must be one of activation, pixel, slice, not "
      "'row'"),
