@@ -13,9 +13,9 @@ from hwgate.rtl.burst import request_layout
 from hwgate.rtl.structs import delay, descriptor_struct, header_struct, of_tile
 from hwgate.rtl.tiles import TileCounter
 
-__all__ = ["HEADER_TO_CLAIM", "HEADER_TO_REST", "JOBS_ALIVE", "REQUEST_CYCLES", "BlockFetch",
-           "JobFetch", "JobTable", "job_layout", "kept_jobs", "kept_member", "run_layout",
-           "start_latency", "store_layout"]
+__all__ = ["HEADER_TO_CLAIM", "HEADER_TO_REST", "JOBS_ALIVE", "JOB_OF_TILE", "REQUEST_CYCLES",
+           "BlockFetch", "JobFetch", "JobTable", "job_layout", "kept_jobs", "kept_member",
+           "run_layout", "start_latency", "store_layout"]
 
 #: Cycles from accepting a run, taking a request or a swap to offering the request that follows.
 REQUEST_CYCLES = 2
@@ -26,8 +26,8 @@ HEADER_TO_REST, HEADER_TO_CLAIM = 2, 3
 #: Jobs of a lane between the request for their header and their last output: one in each context,
 #: and two whose weights come.
 JOBS_ALIVE = 4
-#: Descriptor fields that depend on the tile, of 16 bits, that a job carries.
-_OF_TILE = ("early_words", "out_pixels", "images", "job_outputs", "row_end")
+#: Descriptor fields that depend on the tile, and that a job carries.
+JOB_OF_TILE = ("early_words", "out_pixels", "images", "job_outputs", "row_end", "pad_top")
 
 
 def kept_member(config: AcceleratorConfig) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def job_layout(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout({
         "header": header_struct(config), "channel": 16, "tile": 16, "tile_last": 1, "last": 1,
         "tasks": 1, "adds": 1, "column": (config.buffers.output_words - 1).bit_length(),
-        "conditional": config.bus.address_bits, **dict.fromkeys(_OF_TILE, 16),
+        "conditional": config.bus.address_bits, **dict.fromkeys(JOB_OF_TILE, 16),
         "pad_top": 2, **kept_member(config)})
 
 
@@ -262,7 +262,7 @@ class JobFetch(wiring.Component):
         last_channel, last_tile = Signal(reset_less=True), Signal(reset_less=True)
         conditional = Signal.like(address, reset_less=True)
         own = {name: Signal.like(job[name], name=name, reset_less=True)
-               for name in (*_OF_TILE, "pad_top")}
+               for name in JOB_OF_TILE}
         m.submodules.counter = counter = TileCounter()
         next_channel = Signal(17)
         m.d.comb += [counter.restart.eq(self.start), counter.round_tiles.eq(layer.round_tiles),

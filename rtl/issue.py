@@ -138,7 +138,7 @@ class Issue(wiring.Component):
         choose, skip, skipped, chosen, ready, score = (Signal() for _ in range(6))
         new, list_ = Signal(_pass_layout(self.config), reset_less=True), Signal()
         m.d.comb += [
-            self.slot.eq(Mux(cond, back, fore)),
+            self.slot.eq(Mux(self.start, 0, Mux(cond, back, fore))),
             list_.eq(Mux(cond, lists.bit_select(back % CONTEXTS, 1), job.tasks)),
             score.eq(Mux(cond, scores.bit_select(back % CONTEXTS, 1), job.gated == Gated.SCORE)),
             final.eq(index + 1 == Mux(cond, job.cond_blocks, job.base_blocks)),

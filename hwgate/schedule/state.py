@@ -178,8 +178,9 @@ class LayerState:
         #: Parts of writes that join the queue of a shared bus: (cycle, beats).
         self.writes = deque[tuple[int, int]]()
         self.moved = self.times()  # cycle in which each beat of a write moves on it
-        # Last beats of the requests on their way; as many as the reader has room for.
-        requests = OUTSTANDING * (3 + 2 * len(self.lanes))
+        # Last beats of the requests on their way; as many as the reader has room for, and the one
+        # whose beats come.
+        requests = OUTSTANDING * (3 + 2 * len(self.lanes)) + 1
         self._ends = deque([-1] * requests, maxlen=requests)
 
     def times(self) -> Times:
@@ -204,7 +205,8 @@ class LayerState:
                     missing.waiting.append(block)
             # What a grant makes known comes after it, so the earlier one is next.
             on_bus, on_chip = bus.next(), chip.next()
-            if writes and writes[0][0] - GRANT_LATENCY < min(on_bus, on_chip):
+            if writes and writes[0][0] < min(self._address(on_bus),
+                                             on_chip + CHOICE_CYCLES + GRANT_LATENCY):
                 self._turn_of_writes(*writes.popleft())
             elif on_chip < on_bus:
                 self._grant_on_chip(chip.take(on_chip), on_chip)
@@ -218,7 +220,7 @@ class LayerState:
     def _grant_on_bus(self, request: Request, now: int) -> None:
         """Grants of the reader: beats come in their order, from the bus or the weight memory.
         A request that is chosen waits for its room among those on their way."""
-        grant = max(now + CHOICE_CYCLES, self._ends[0] + 1, self.grants_from)
+        grant = self._grant(now)
         size = request.beats * self.config.bus.bytes
         self.kept_bytes += size * request.kept.keep
         if request.kept.there:
@@ -226,7 +228,7 @@ class LayerState:
             self.last_owed = start + request.beats - 1
         else:
             interval = self.timing.beat_interval
-            cut = max(grant + GRANT_LATENCY - FIRST_BURST_CYCLES, self.cuts_from)
+            cut = self._address(now) - FIRST_BURST_CYCLES
             start = max(cut + FIRST_BURST_CYCLES + self.timing.read_latency,
                         self.last_beat + interval, self.last_owed + 1)
             self.last_beat = self.last_owed = start + (request.beats - 1) * interval
@@ -237,6 +239,14 @@ class LayerState:
         self._ends.append(self.last_owed)
         self.bus.free = grant + CHOICE_CYCLES
         request.answer.add((grant, start + self.beat_latency))
+
+    def _grant(self, now: int) -> int:
+        """Cycle in which a request that is chosen now is granted."""
+        return max(now + CHOICE_CYCLES, self._ends[0] + 1, self.grants_from)
+
+    def _address(self, now: int) -> int:
+        """Cycle of its first address on the bus."""
+        return max(self._grant(now) + GRANT_LATENCY, self.cuts_from + FIRST_BURST_CYCLES)
 
     def _turn_of_writes(self, now: int, beats: int) -> None:
         """Beats of a write that have joined the queue of a shared bus. Those of a request that is

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from itertools import chain, cycle, pairwise
 
 import cocotb
+from amaranth.lib import data
 from cocotb.triggers import FallingEdge, RisingEdge
 
 from hwgate.machine.config import TAPS, AcceleratorConfig
-from hwgate.machine.layouts import Gated, header_layout
+from hwgate.machine.layouts import FIRST, LAST, Gated, header_layout
 from hwgate.quant.fetch import Request, lane_jobs, requests
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.fetch import (
     HEADER_TO_CLAIM,
     HEADER_TO_REST,
+    JOB_OF_TILE,
     JOBS_ALIVE,
     job_layout,
     kept_member,
@@ -185,7 +187,7 @@ async def play_jobs(dut, lane, layer, *, gate=None, slow=0, stalls=(), longest=8
     """Run a layer, whose channels may share gates; headers and the lane's progress come up to
     ``slow`` cycles late, and a job takes up to ``longest`` more than these.
 
-    Checks every cycle: the run on offer, what is stored, the slots, ``fresh`` and ``finished``.
+    Checks every cycle: the run on offer, what is stored, ``fresh`` and ``finished``.
     Returns the most jobs alive, and the cycles in which a claim met the end of another job.
     """
     jobs = lane_jobs(CONFIG, layer, lane, gate)
@@ -233,12 +235,8 @@ async def play_jobs(dut, lane, layer, *, gate=None, slow=0, stalls=(), longest=8
         if store & 1:
             layout = store_layout(CONFIG)
             assert store >> layout["slot"].offset & JOBS_ALIVE - 1 == header % JOBS_ALIVE
-            check_job(store >> layout["job"].offset, jobs[header], headers[header])
+            check_job(store >> layout["job"].offset, jobs[header], headers[header], layer)
         if now:
-            slots = int(dut.jobs__jobs.value)
-            for number in range(done, shown):
-                check_job(slots >> number % JOBS_ALIVE * job_layout(CONFIG).size, jobs[number],
-                          headers[number])
             assert int(dut.jobs__fresh.value) == sum(bit << n for n, bit in enumerate(fresh))
             assert dut.jobs__finished.value == (shown == len(jobs)), f"cycle {now}"
 
@@ -276,14 +274,26 @@ async def play_jobs(dut, lane, layer, *, gate=None, slow=0, stalls=(), longest=8
     return most, both
 
 
-def check_job(bits, job, header):
-    """Bits of a job with this header."""
+def of_tile(layer, name, job):
+    """Value of a descriptor field for a job's tile."""
+    found = layer[name]
+    for which, names, here in (("first", FIRST, job.round_first), ("last", LAST, job.round_last)):
+        if here and name in names:
+            bits = data.StructLayout({n: descriptor_struct()[n].width for n in names})
+            found = unpack(bits, layer[which])[name]
+    return found & (1 << job_layout(CONFIG)[name].width) - 1
+
+
+def check_job(bits, job, header, layer):
+    """Bits of a job with this header, in a layer."""
+    own = {name: of_tile(layer, name, job) for name in JOB_OF_TILE}
+    factor = unpack(header_struct(CONFIG), header)["mult_residual"]
     found = {name: bits >> field.offset & (1 << field.width) - 1
              for name, field in job_layout(CONFIG)}
     kept = {"kept": job.keep | job.there << 1} if KEPT else {}
     assert found == kept | {
         "header": header, "channel": job.channel, "tile": job.tile,
-        "place": job.round_first | job.round_last << 1,
+        "adds": factor != 0, **own,
         "tasks": job.tasks, "tile_last": job.tile_last, "last": job.last,
         "conditional": job.conditional,
         "column": job.column % CONFIG.buffers.output_words}, job

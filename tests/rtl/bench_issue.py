@@ -14,6 +14,7 @@ from hwgate.rtl.issue import (
     CHOICE_LATENCY,
     ISSUE_LATENCY,
     PROGRESS_LATENCY,
+    SKIP_CYCLES,
     Activity,
     progress_layout,
     tag_layout,
@@ -59,7 +60,7 @@ def inputs(model, now):
     found = {
         "start": now == 0, "no_more": now == 0 or model.all_arrived,
         "jobs": sum(bits << n * SLOT_BITS for n, bits in enumerate(model.slots)),
-        "fresh": sum(bit << n for n, bit in enumerate(model.fresh)),
+        "fresh": 0 if now == 0 else sum(bit << n for n, bit in enumerate(model.fresh)),
         "progress": progress_bits(**layer.progress(now)),
         "task_some": sum(bool(items) << n for n, items in enumerate(tasks.items)),
         "drained": sum(bit << n for n, bit in enumerate(tasks.drained)),
@@ -292,7 +293,8 @@ async def closed_jobs_are_skipped(dut):
                     skip = max(free, drains(starts[number], pixels))
                     if number + 1 < jobs:
                         kinds.add((skip > end) - (skip < end))
-                    gate, at, free = gate + max(0, skip - at), max(at, skip), skip + 1
+                    free = skip + SKIP_CYCLES
+                    gate, at = gate + max(0, free - 1 - at), max(at, free - 1)
                 else:
                     begins = max(at, free + CHOICE_LATENCY)
                     late, at, free = late + begins - at, begins + pixels, begins + 1

@@ -303,9 +303,11 @@ class Model:
         self.chosen, self.ready = None, False  # the next pass; nothing held it up a cycle ago
         self.sent = self.arrived = self.done = 0  # jobs: base blocks, header, end, each in order
         self.over = [False] * len(layer.jobs)
+        self.skipped = False  # a job in the cycle before
         self.started = None  # pass that starts in this cycle
         self.fresh, self.slots = [False] * JOBS_ALIVE, [random.getrandbits(60)] * JOBS_ALIVE
         self.blocks = {False: deque(), True: deque()}  # by path: (cycle, head)
+        self._arrive(-1)
 
     @property
     def all_arrived(self):
@@ -370,13 +372,16 @@ class Model:
     def _choose(self, now, strobes):
         """Choose the next pass, or skip one, also while another runs; why it could not be chosen,
         or None."""
+        if self.skipped:
+            self.skipped = False
+            return "gate"
         if not self.passes:
             return "idle"
         new = self.passes[0]
         listed, first = self.layer.jobs[new.job].listed, new.number == 0
         if new.cond and first and not (listed and self.tasks.of(new.job)[0]):
             if self._skips(new.job):
-                self.over[self.passes.popleft().job] = True
+                self.over[self.passes.popleft().job] = self.skipped = True
             return "gate"
         fresh = self.fresh[new.job % JOBS_ALIVE]
         if self.head(new.cond, now) is None or not new.cond and first and not fresh:
@@ -431,10 +436,17 @@ class Model:
             self.done += 1
         layer.oldest = jobs[min(self.done, len(jobs) - 1)].tile
         alive = min(self.done + JOBS_ALIVE, len(jobs))
-        if self.sent < alive and jobs[self.sent].base_at <= now + 1:
+        # A job is known for a cycle before its first block comes.
+        if self.sent < min(alive, self.arrived) and jobs[self.sent].base_at <= now + 1:
             self._send(now + 1, self.sent, False)
             self.sent += 1
-        if self.arrived < alive and jobs[self.arrived].header_at <= now + 1:
+        self._arrive(now)
+
+    def _arrive(self, now):
+        """A header, a cycle before its job may go on."""
+        layer, jobs = self.layer, self.layer.jobs
+        if (self.arrived < min(self.done + JOBS_ALIVE, len(jobs))
+                and jobs[self.arrived].header_at <= now + 2):
             self.fresh[self.arrived % JOBS_ALIVE] = True
             self.slots[self.arrived % JOBS_ALIVE] = jobs[self.arrived].bits(
                 layer.res_group, self.arrived == len(jobs) - 1,
