@@ -19,7 +19,7 @@ from hwgate.rtl.residual import ResidualLoader
 from hwgate.rtl.sequencer import Sequencer
 from hwgate.rtl.shared import SharedInstance
 from hwgate.rtl.store import Store
-from hwgate.rtl.structs import event_layout
+from hwgate.rtl.structs import descriptor, event_layout
 from hwgate.rtl.unpack import Unpack
 from hwgate.rtl.writer import BEAT_QUEUE, Writer
 
@@ -136,7 +136,8 @@ class Engine(wiring.Component):
                 self.monitor.events[n].eq(lane.event)]
             with m.If(~sequencer.busy | sequencer.starting):  # of the program before
                 m.d.comb += self.monitor.events[n].valid.eq(0)
-        off_chip, idle = self._off_chip(m, clearable, writer, loader, residual, store.layer)
+        off_chip, idle = self._off_chip(m, clearable, writer, loader, residual,
+                                        descriptor(store.layer))
         maps_idle = self._maps(m, clearable, reader, off_chip, loader, residual, store) & idle
         m.d.comb += [
             store.others_idle.eq(maps_idle & loader.idle & residual.idle),
@@ -176,7 +177,7 @@ class Engine(wiring.Component):
     def _maps(self, m, clearable, reader, off_chip, loader, residual, store):
         """Maps come from the bus and go there, or stay on chip; true when those on chip are
         written."""
-        layer = store.layer
+        layer = descriptor(store.layer)
         sides = ((loader, layer.in_chip[0], reader.sources - 2),
                  (residual, layer.res_chip[0], reader.sources - 1))
         for block, _, source in sides:

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.machine.layouts import Gated, header_layout
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import delay, descriptor_struct, header_struct, of_tile
+from hwgate.rtl.structs import delay, descriptor, descriptor_struct, header_struct, of_tile
 from hwgate.rtl.tiles import TileCounter
 
 __all__ = ["HEADER_TO_CLAIM", "HEADER_TO_REST", "JOBS_ALIVE", "JOB_OF_TILE", "REQUEST_CYCLES",
@@ -237,7 +237,7 @@ class JobFetch(wiring.Component):
         self.config = config
         super().__init__({
             "lane": In(range(max(2, config.lanes))), "start": In(1),
-            "layer": In(descriptor_struct()),
+            "layer": In(descriptor_struct().size),
             "o": Out(stream.Signature(run_layout(config))),
             "header_valid": In(1), "header": In(header_struct(config)), "done": In(1),
             "store": Out(store_layout(config)),
@@ -245,7 +245,7 @@ class JobFetch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        layer, lane, lanes = self.layer, self.lane, self.config.lanes
+        layer, lane, lanes = descriptor(self.layer), self.lane, self.config.lanes
         stride_bits = (lanes - 1).bit_length()
         alive, slot = Signal(range(JOBS_ALIVE + 1)), Signal(range(JOBS_ALIVE))
         job, kind = self.store.job, self.header.gated

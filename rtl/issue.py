@@ -10,7 +10,7 @@ from hwgate.machine.layouts import Gated
 from hwgate.rtl.countdown import Countdown
 from hwgate.rtl.fetch import JOBS_ALIVE, table_layout
 from hwgate.rtl.pixels import PixelCounter
-from hwgate.rtl.structs import CONTEXTS, descriptor_struct, pixel_layout
+from hwgate.rtl.structs import CONTEXTS, descriptor, descriptor_struct, pixel_layout
 from hwgate.rtl.weights import pass_layout
 
 __all__ = ["CHOICE_LATENCY", "ISSUE_JOB", "ISSUE_LATENCY", "PROGRESS_LATENCY", "SKIP_CYCLES",
@@ -98,7 +98,7 @@ class Issue(wiring.Component):
         self.config = config
         passes = stream.Signature(pass_layout(config))
         super().__init__({
-            "start": In(1), "layer": In(descriptor_struct()),
+            "start": In(1), "layer": In(descriptor_struct().size),
             "slot": Out(range(JOBS_ALIVE)), "job": In(table_layout(config, ISSUE_JOB)),
             "fresh": In(JOBS_ALIVE), "take": Out(JOBS_ALIVE), "no_more": In(1),
             "progress": In(progress_layout()),
@@ -161,7 +161,7 @@ class Issue(wiring.Component):
                 # The last base pass is the first one that may make outputs.
                 new.adds.eq(final & ~cond & job.adds),
                 new.group.eq((job.channel >> (self.config.channels - 1).bit_length())
-                             - self.layer.res_group),
+                             - descriptor(self.layer).res_group),
                 *(new[name].eq(job[name]) for name in _OF_TILE),
                 first.eq(final), index.eq(Mux(final, 0, index + 1))]
         with m.Elif(go):
@@ -207,7 +207,7 @@ class Issue(wiring.Component):
     def _run(self, m, go, new, ready):
         """Run a pass, and start the next one with its last window. Returns (running, on what it
         spends the cycle)."""
-        layer, progress = self.layer, self.progress
+        layer, progress = descriptor(self.layer), self.progress
         m.submodules.raster = raster = PixelCounter(self.config)
         m.submodules.pixels = pixels = Countdown()
         m.submodules.images = images = Countdown()

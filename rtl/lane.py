@@ -26,6 +26,7 @@ from hwgate.rtl.structs import (
     CONTEXTS,
     block_layout,
     delay,
+    descriptor,
     descriptor_struct,
     event_layout,
     header_struct,
@@ -62,7 +63,8 @@ def lane_signature(config: AcceleratorConfig) -> wiring.Signature:
     kept = {f"{path}_kept": Out(layout) for path in ("base", "cond")
             for layout in kept_member(config).values()}
     return wiring.Signature({
-        "lane": In(range(max(2, config.lanes))), "start": In(1), "layer": In(descriptor_struct()),
+        "lane": In(range(max(2, config.lanes))), "start": In(1),
+        "layer": In(descriptor_struct().size),
         "write": In(window_write_layout(config)),
         "residual_write": In(residual_write_layout(config)), "progress": In(progress_layout()),
         "base": Out(requests), "header": Out(1), "cond": Out(requests),
@@ -116,7 +118,7 @@ class Lane(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, layer = self.config, self.layer
+        config, layer = self.config, descriptor(self.layer)
         m.submodules.fetch = fetch = JobFetch(config)
         m.submodules.base_fetch = base_fetch = BlockFetch(config)
         m.submodules.cond_fetch = cond_fetch = BlockFetch(config)
@@ -289,7 +291,7 @@ class Lane(wiring.Component):
 
     def _datapath(self, m, issue, base_queue, cond_queue, fetch):
         """Window, dot product, psum, gate. Returns (tag, job, psum, decision) of a window."""
-        config, layer = self.config, self.layer
+        config, layer = self.config, descriptor(self.layer)
         m.submodules.window = window = WindowMemory(config)
         m.submodules.dot = dot = DotProduct(config)
         m.submodules.psum = psum = PsumMemory(config)

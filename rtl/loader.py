@@ -8,7 +8,13 @@ from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.chunks import lookup_signature
 from hwgate.rtl.countdown import Countdown
-from hwgate.rtl.structs import descriptor_struct, of_tile, status_layout, window_write_layout
+from hwgate.rtl.structs import (
+    descriptor,
+    descriptor_struct,
+    of_tile,
+    status_layout,
+    window_write_layout,
+)
 from hwgate.rtl.tiles import TileCounter, TileQueue
 
 __all__ = ["LOADED_LATENCY", "TILE_CYCLES", "Loader"]
@@ -63,7 +69,7 @@ class Loader(wiring.Component):
         self.config = config
         table = {"table": Out(lookup_signature(config))}
         super().__init__((table if config.buffers.compressed_chunks else {}) | {
-            "start": In(1), "layer": In(descriptor_struct()),
+            "start": In(1), "layer": In(descriptor_struct().size),
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
             "o": Out(stream.Signature(request_layout(config))), "valid": In(1),
             "data": In(config.bus.data_bits), "write": Out(window_write_layout(config)),
@@ -71,7 +77,7 @@ class Loader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        layer = self.layer
+        layer = descriptor(self.layer)
         m.submodules.queue = queue = TileQueue(self.config)
         wiring.connect(m, wiring.flipped(self.o), queue.request)
         m.d.comb += [
@@ -91,7 +97,7 @@ class Loader(wiring.Component):
     def _choose(self, m, queue):
         """Cut the beats into what is written in a cycle, a share of a row. Returns (words, flags)
         of the cycle before, which are never refused, and the rows of padding above."""
-        config, layer, pixels = self.config, self.layer, self.config.beat_pixels
+        config, layer, pixels = self.config, descriptor(self.layer), self.config.beat_pixels
         bank_mode = layer.bank_mode[0]
         most = Mux(bank_mode, 1, config.write_words)
         m.submodules.counter = counter = TileCounter()
@@ -173,7 +179,7 @@ class Loader(wiring.Component):
 
     def _place(self, m, words, flags, above):
         """Walk over the banks: a share of a row begins in bank (ym, xm) at an address."""
-        config, layer, write = self.config, self.layer, self.write
+        config, layer, write = self.config, descriptor(self.layer), self.write
         word = 8 * config.channels
         bits = (config.buffers.window_words - 1).bit_length()
         bank_mode = layer.bank_mode[0]

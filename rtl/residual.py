@@ -8,7 +8,13 @@ from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
 from hwgate.rtl.chunks import lookup_signature
 from hwgate.rtl.countdown import Countdown
-from hwgate.rtl.structs import descriptor_struct, of_tile, residual_write_layout, status_layout
+from hwgate.rtl.structs import (
+    descriptor,
+    descriptor_struct,
+    of_tile,
+    residual_write_layout,
+    status_layout,
+)
 from hwgate.rtl.tiles import TileCounter, TileQueue
 
 __all__ = ["ResidualLoader"]
@@ -51,7 +57,7 @@ class ResidualLoader(wiring.Component):
         self.config = config
         table = {"table": Out(lookup_signature(config))}
         super().__init__((table if config.buffers.compressed_chunks else {}) | {
-            "start": In(1), "layer": In(descriptor_struct()),
+            "start": In(1), "layer": In(descriptor_struct().size),
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)),
             "o": Out(stream.Signature(request_layout(config))), "valid": In(1),
             "data": In(config.bus.data_bits), "write": Out(residual_write_layout(config)),
@@ -59,7 +65,7 @@ class ResidualLoader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, layer = self.config, self.layer
+        config, layer = self.config, descriptor(self.layer)
         m.submodules.queue = queue = TileQueue(config)
         wiring.connect(m, wiring.flipped(self.o), queue.request)
         m.d.comb += [
@@ -81,7 +87,7 @@ class ResidualLoader(wiring.Component):
 
         Returns (beat, flags) of the cycle before, and whether pixels are sampled.
         """
-        config, layer, pixels = self.config, self.layer, self.config.beat_pixels
+        config, layer, pixels = self.config, descriptor(self.layer), self.config.beat_pixels
         sampled = Signal()
         m.d.sync += sampled.eq(layer.res_step == 2)
         m.submodules.counter = counter = TileCounter()
@@ -146,7 +152,7 @@ class ResidualLoader(wiring.Component):
 
     def _place(self, m, beat, flags, sampled):
         """Where a step goes: its output column word, and its pixels, counted as they are kept."""
-        config, layer, write = self.config, self.layer, self.write
+        config, layer, write = self.config, descriptor(self.layer), self.write
         pixels = config.beat_pixels
         shift = (pixels - 1).bit_length()
         # Words of a channel's first pixel: of this read of the group, and of its first one.

@@ -64,7 +64,7 @@ class Sequencer(wiring.Component):
             "o": Out(stream.Signature(request_layout(config))),
             "valid": In(1), "data": In(config.bus.data_bits), "last": In(1), "finished": In(1),
             "read_error": In(1), "write_error": In(1), "quiet": In(1),
-            "layer": Out(descriptor_struct()), "begin": Out(1), "layer_done": Out(1),
+            "layer": Out(descriptor_struct().size), "begin": Out(1), "layer_done": Out(1),
             "halt": Out(1), "clear": Out(1), "starting": Out(1), "busy": Out(1), "done": Out(1),
             "error": Out(4), "layers": Out(32)})
 

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
-from hwgate.rtl.structs import delay, descriptor_struct, of_tile, status_layout
+from hwgate.rtl.structs import delay, descriptor, descriptor_struct, of_tile, status_layout
 from hwgate.rtl.tiles import TileCounter
 from hwgate.rtl.writer import BEAT_QUEUE
 
@@ -63,7 +63,7 @@ class Store(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         super().__init__({
-            "start": In(1), "layer": In(descriptor_struct()),
+            "start": In(1), "layer": In(descriptor_struct().size),
             "lanes": In(data.ArrayLayout(status_layout(), config.lanes)), "halt": In(1),
             "address": Out((2 * config.buffers.output_words - 1).bit_length()),
             "columns": In(data.ArrayLayout(data.ArrayLayout(signed(8), config.beat_pixels),
@@ -84,7 +84,7 @@ class Store(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, layer = self.config, self.layer
+        config, layer = self.config, descriptor(self.layer)
         m.submodules.counter = counter = TileCounter()
         tile, place, own = counter.tile, delay(m, counter.place, 1, name="place"), {}
         for name in ("images", "out_beats", "out_run_beats", "out_stride", "store_pixels"):
@@ -164,7 +164,7 @@ class Store(wiring.Component):
     def _walk(self, m, own, restart, step, slot, plane_end):
         """Reads of a plane of a tile: images, units (words, or pooled pixels), taps of a pooling
         window, slots. Returns the tag of the read at hand, less its lanes."""
-        layer, config, pixels = self.layer, self.config, self.config.beat_pixels
+        layer, config, pixels = descriptor(self.layer), self.config, self.config.beat_pixels
         shift = (pixels - 1).bit_length()
         place = range(config.buffers.output_words * pixels)
         plain, units = Signal(), Signal(range(place.stop + 1))
@@ -240,9 +240,10 @@ class Store(wiring.Component):
     def _kept(self, m, part, read, last_plane):
         """Lanes whose word, in this read, is of a channel of the layer and of the plane."""
         config, kept = self.config, Signal(self.config.channels)
+        last = descriptor(self.layer).last_channels
         m.d.comb += kept.eq(~0)
         with m.If(last_plane):
-            m.d.comb += kept.eq(Cat(n < self.layer.last_channels for n in range(config.channels)))
+            m.d.comb += kept.eq(Cat(n < last for n in range(config.channels)))
         lanes = range(config.lanes)
         if config.slot_groups > 1:
             return Cat(kept[n % config.channels] & (part == n // config.channels) for n in lanes)
@@ -260,7 +261,7 @@ class Store(wiring.Component):
         tag, plain = delay(m, tag, 1, name="tag_here"), Signal()
         done = delay(m, tag, POOL_LATENCY, name="tag_best")
         done = done.shape()(Mux(plain, tag, done))
-        m.d.sync += [plain.eq(self.layer.pool == 1), self.beat.valid.eq(done.beat_end)]
+        m.d.sync += [plain.eq(descriptor(self.layer).pool == 1), self.beat.valid.eq(done.beat_end)]
         beat = data.ArrayLayout(data.ArrayLayout(8, config.channels), pixels)(self.beat.payload)
         for r in range(config.channels):
             best, picked = (Signal(signed(8), name=f"{name}{r}", reset_less=True)

@@ -6,7 +6,7 @@ from amaranth.lib import data
 from hwgate.machine.config import TAPS, AcceleratorConfig
 from hwgate.machine.layouts import FIRST, LAST, Layout, descriptor_layout, header_layout
 
-__all__ = ["CONTEXTS", "block_layout", "delay", "descriptor_struct", "event_layout",
+__all__ = ["CONTEXTS", "block_layout", "delay", "descriptor", "descriptor_struct", "event_layout",
            "header_struct", "of_tile", "pixel_layout", "place_layout", "residual_write_layout",
            "status_layout", "window_write_layout"]
 
@@ -24,7 +24,8 @@ def descriptor_struct() -> data.StructLayout:
     """Layer descriptor as it lies in memory; ``first`` and ``last`` are all fields of the first and
     of the last tile of a round, see :func:`of_tile`.
 
-    They are not structs, for every field of a struct is two lines of Verilog in each module.
+    They are not structs, and descriptors travel as plain bits, for every field of a struct is two
+    lines of Verilog in each module.
     """
     layout = descriptor_layout()
     bits = {f.name: f.bits for f in layout.fields}
@@ -34,6 +35,11 @@ def descriptor_struct() -> data.StructLayout:
     members |= {"first": sum(bits[name] for name in FIRST),
                 "last": sum(bits[name] for name in LAST)}
     return data.StructLayout(members | {"padding": 8 * layout.size_bytes - sum(bits.values())})
+
+
+def descriptor(bits):
+    """Fields of a layer descriptor on a port of plain bits, see :func:`descriptor_struct`."""
+    return descriptor_struct()(bits)
 
 
 def place_layout() -> data.StructLayout:

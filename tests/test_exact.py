@@ -38,18 +38,18 @@ def test_names_of_features_can_be_read_alone():
 
 
 def test_a_late_task_is_seen():
-    """A cost model in which tasks take a cycle less has other cycles in all cases that wait."""
+    """A cost model in which tasks take a cycle more has other cycles in all cases that wait."""
     cases = exact.draw(0, 0)
     assert {case.kind for case in cases} == {"tasks"} and {
         case.name for case in cases} == set(CONFIGS | MORE_CONFIGS)
     waits, changed = [], []
     for case in cases:
         run = case.estimate()
-        with mock.patch("hwgate.schedule.passes.TASK_LATENCY", TASK_LATENCY - 1):
-            early = case.estimate()
+        with mock.patch("hwgate.schedule.passes.TASK_LATENCY", TASK_LATENCY + 1):
+            late = case.estimate()
         waits.append(features_of(case.program, run, case.timing)[LATE] > 0)
         changed.append([layer.lanes for layer in run.layers] != [
-            layer.lanes for layer in early.layers])
+            layer.lanes for layer in late.layers])
     assert sum(waits) >= 5 and all(np.array(changed)[waits])
 
 
