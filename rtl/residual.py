@@ -186,12 +186,12 @@ class ResidualLoader(wiring.Component):
             sample.eq(beat.word_select(flags.pixel, 8 * config.channels))]
         m.d.sync += [write.word.eq(word + (target >> shift)), write.half.eq(flags.half)]
         for lane in range(config.lanes):
-            port, channels = write.lanes[lane], range(config.channels)
+            port = write.lanes[lane]
             m.d.sync += port.enable.eq(0)
             with m.If(flags.valid & (part == lane // config.channels % config.slot_groups)):
                 m.d.sync += port.enable.eq(enable)
             # Reads of a group go over its channels.
-            sources = [channels[(read * config.lanes + lane) % config.channels]
+            sources = [(read * config.lanes + lane) % config.channels
                        for read in range(config.slot_reads)]
             for n in range(pixels):
                 byte = Array(Mux(sampled, sample.word_select(r, 8), words[n][r]) for r in sources)

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgate.machine.config import AcceleratorConfig
 from hwgate.rtl.burst import request_layout
+from hwgate.rtl.countdown import Countdown
 from hwgate.rtl.structs import delay, descriptor, descriptor_struct, of_tile, status_layout
 from hwgate.rtl.tiles import TileCounter
 from hwgate.rtl.writer import BEAT_QUEUE
@@ -95,8 +96,8 @@ class Store(wiring.Component):
         slot = Signal(range(config.buffers.output_words))
         part, idle, begin = Signal(range(max(2, config.slot_groups))), Signal(), Signal()
         go, plane_end = Signal(), Signal()
-        last_plane = _countdown(m, layer.out_planes, idle, plane_end)
-        last_tile = _countdown(m, layer.tiles, idle, counter.next)
+        last_plane = _countdown(m, "planes", layer.out_planes, idle, plane_end)
+        last_tile = _countdown(m, "tiles", layer.tiles, idle, counter.next)
 
         # Lanes are at the tile that is waited for, or one or two beyond it. What is waited for
         # changes as the plane before begins, so nobody sees the register before it follows.
@@ -174,14 +175,15 @@ class Store(wiring.Component):
         read, word = Signal(range(max(2, config.slot_reads))), Signal.like(slot)
         # Whether a read ends a slot, a tap, a row of taps, a unit, an image; a row of windows.
         tap = read == config.slot_reads - 1
-        dx = _countdown(m, layer.pool, restart, step & tap)
+        dx = _countdown(m, "taps_x", layer.pool, restart, step & tap)
         line_ends = tap & dx
-        dy = _countdown(m, layer.pool, restart, step & line_ends)
+        dy = _countdown(m, "taps_y", layer.pool, restart, step & line_ends)
         unit_ends = line_ends & dy
-        unit = _countdown(m, units, restart, step & unit_ends)
+        unit = _countdown(m, "units", units, restart, step & unit_ends)
         image_ends = unit_ends & unit
-        image = _countdown(m, own["images"], restart, step & image_ends)
-        column = _countdown(m, layer.store_width, restart | step & image_ends, step & unit_ends)
+        image = _countdown(m, "images", own["images"], restart, step & image_ends)
+        column = _countdown(m, "columns", layer.store_width, restart | step & image_ends,
+                            step & unit_ends)
         row_ends = unit_ends & column & ~plain
         m.d.comb += plane_end.eq(step & image_ends & image)
         with m.If(restart | step & tap):
@@ -279,11 +281,9 @@ class Store(wiring.Component):
                         m.d.sync += beat[j][r].eq(Mux(plain, word[j], best))
 
 
-def _countdown(m, count, restart, step):
+def _countdown(m, name, count, restart, step):
     """Whether this is the last of ``count`` steps; begins again after it, or at ``restart``."""
-    left, last = Signal.like(count, name="left", reset_less=True), Signal()
-    with m.If(restart | step & last):
-        m.d.sync += [left.eq(count), last.eq(count == 1)]
-    with m.Elif(step):
-        m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
-    return last
+    m.submodules[name] = steps = Countdown(len(count))
+    m.d.comb += [steps.count.eq(count), steps.next.eq(step),
+                 steps.restart.eq(restart | step & steps.last)]
+    return steps.last
