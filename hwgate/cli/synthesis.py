@@ -69,7 +69,6 @@ def synth(
 
     * `hwgate synth --preset tiny`: resources and estimated paths
     * `hwgate synth --lanes 1 --seeds 3 --jobs 2`: place and route, two seeds at a time
-    * `hwgate synth --without gate`: what gating costs
     * `hwgate synth --preset cifar --part LFE5U-45F --json -`: all figures for machines
     """
     from hwgate.boards.parts import find_part

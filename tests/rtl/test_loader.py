@@ -13,12 +13,13 @@ from hwgate.sim.block import run_block
 from support.memory import band_memory
 from support.shares import rest_slow
 
-CONFIGS = [AcceleratorConfig(), AcceleratorConfig(lanes=8, channels=2),
-           AcceleratorConfig(channels=8),
+#: Beats of four, two, eight pixels and one; a share of three may use up two beats of two.
+CONFIGS = [AcceleratorConfig(), AcceleratorConfig(channels=8),
+           AcceleratorConfig(lanes=8, channels=2),
            AcceleratorConfig(lanes=2, channels=8, bus=BusConfig(data_bits=64))]
 
 
-@pytest.mark.parametrize("config", rest_slow(CONFIGS),
+@pytest.mark.parametrize("config", rest_slow(CONFIGS, quick=2),
                          ids=lambda c: f"{c.lanes}x{c.block_bytes}")
 def test_loader_on_verilator(config):
     run_block(Loader(config), Path(__file__).with_name("bench_loader.py"),
